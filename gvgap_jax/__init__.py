@@ -1,0 +1,48 @@
+"""gvgap_jax: an instrument for the generation-verification gap (arXiv 2503.01067).
+
+Reading the files in this order is reading the paper in order: completions, distances, reinforcement
+learning, what can be represented, data, losses, optimisation, the roads compared, what is measured.
+"""
+
+from gvgap_jax import (
+    algorithms,
+    complexity,
+    divergence,
+    features,
+    losses,
+    metrics,
+    optimize,
+    parallel,
+    policies,
+    preferences,
+    soft_rl,
+    tasks,
+    tree,
+    types,
+    verifiers,
+)
+from gvgap_jax.tree import TokenTree
+from gvgap_jax.types import Fit, Policy, Preferences, Verifier
+
+__all__ = [
+    "Fit",
+    "Policy",
+    "Preferences",
+    "TokenTree",
+    "Verifier",
+    "algorithms",
+    "complexity",
+    "divergence",
+    "features",
+    "losses",
+    "metrics",
+    "optimize",
+    "parallel",
+    "policies",
+    "preferences",
+    "soft_rl",
+    "tasks",
+    "tree",
+    "types",
+    "verifiers",
+]

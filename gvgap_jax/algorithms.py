@@ -1,0 +1,238 @@
+"""The roads from preferences to a policy, all with one signature: key, classes, problem, settings -> Fit.
+
+The returned parameters belong to ``classes.policy``. Every road is a pure function, so that seeds and
+cells are a ``vmap``; it sees the same pairs, reference policy, beta, tuning budget and selection rule as
+the others, and never asks whether its policy is a table or a network.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from gvgap_jax import losses, optimize
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import Fit, Params, Policy, Preferences, PRNGKey, Verifier
+
+PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
+
+
+class Problem(NamedTuple):
+    """The data that all arms share.
+
+    Attributes:
+      task: its reward is read by no road; reference, beta and temperature are.
+      train, held_out: pairs to fit and pairs to select by.
+      demonstrations: [X, L] joint law of prompts and demonstrated responses, summing to 1, for the
+        roads that learn from demonstrations.
+    """
+
+    task: Task
+    train: Preferences
+    held_out: Preferences
+    demonstrations: Float[Array, "X L"] | None = None
+
+
+class Classes(NamedTuple):
+    """What may be represented: policies, reward models, and Pi(R), the soft-optimal policies of those models."""
+
+    policy: Policy
+    verifier: Verifier | None = None
+    soft_optimal: Policy | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How fits are made; hashable, because it decides the program.
+
+    Attributes:
+      solver: ``newton`` follows the ridge penalties and selects one on the held-out pairs;
+        ``adam`` starts at the reference, and stops early on the held-out pairs.
+      penalties: the ridge penalties tried by ``newton``, in pairs.
+      tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
+      newton_steps: at most so many Newton steps for each penalty.
+      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps.
+      rl_tolerance, rl_steps: gradient norm and L-BFGS steps of a second stage that has no closed form.
+      spin_rounds: self-play rounds.
+      pair_loss: margins [N] and weights [N] -> mean loss, ``losses.bradley_terry`` or ``losses.ipo``.
+    """
+
+    solver: Literal["newton", "adam"] = "newton"
+    penalties: tuple[float, ...] = PENALTIES
+    tolerance: float = 1e-3
+    newton_steps: int = 30
+    learning_rate: float = 0.03
+    adam_steps: int = 2000
+    patience: int = 200
+    rl_tolerance: float = 1e-5
+    rl_steps: int = 300
+    spin_rounds: int = 10
+    pair_loss: Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, ""]] = losses.bradley_terry
+
+    def __post_init__(self):
+        if self.solver not in ("newton", "adam"):
+            raise ValueError(f"Settings: solver must be 'newton' or 'adam', got {self.solver!r}.")
+        if not self.penalties or min(self.penalties) < 0:
+            raise ValueError(f"Settings: penalties must be a non-empty list of numbers >= 0, got {self.penalties}.")
+
+
+Needed = TypeVar("Needed")
+Road = Callable[[PRNGKey, Classes, Problem, Settings], Fit]
+
+
+def dpo(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Offline preference likelihood over policies (arXiv 2305.18290): Bradley-Terry on local rewards."""
+    return _fit_policy(key, classes.policy, problem, settings)
+
+
+def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Stage one of RLHF: Bradley-Terry over reward models. The parameters returned are the verifier's."""
+    verifier = _needed(classes.verifier, "a verifier class")
+
+    def margins(params: Params, pairs: Preferences):
+        chosen = verifier.score(params, pairs.prompts, pairs.chosen)
+        return (chosen - verifier.score(params, pairs.prompts, pairs.rejected)) / problem.task.temperature
+
+    return _fit_margins(verifier.init(key), margins, problem, settings)
+
+
+def second_stage(
+    key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings
+) -> Fit:
+    """Stage two of RLHF: the policy of the class that maximises J for ``reward``.
+
+    Closed form where the class holds every policy; otherwise the reverse-KL projection of the
+    soft-optimal policy onto the class (Lemma 2.1), by L-BFGS on the exact objective.
+    """
+    leaf_log_probs = _needed(policy.leaf_log_probs, "a policy whose leaves can be enumerated")
+
+    def loss(params: Params):
+        return losses.kl_regularised(leaf_log_probs(params), reward, task.reference, task.beta, task.prompt_probs)
+
+    if policy.from_log_probs is not None:
+        params = policy.from_log_probs(task._replace(reward=reward).optimal)
+        value, zero = loss(params), jnp.zeros(())
+        return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
+    return optimize.minimise(
+        loss, policy.init(key), optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
+    )
+
+
+def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Two-stage RLHF: fit a reward model, then maximise J for it.
+
+    The losses and the penalty reported are the reward model's; the gradient norm is the larger of
+    the two stages' and ``converged`` speaks for both.
+    """
+    reward_key, policy_key = jax.random.split(key)
+    reward_fit = reward_model(reward_key, classes, problem, settings)
+    leaf_scores = _needed(_needed(classes.verifier, "a verifier class").leaf_scores, "a verifier that scores all leaves")
+    policy_fit = second_stage(policy_key, classes.policy, leaf_scores(reward_fit.params), problem.task, settings)
+    return reward_fit._replace(
+        params=policy_fit.params,
+        gradient_norm=jnp.maximum(reward_fit.gradient_norm, policy_fit.gradient_norm),
+        steps=reward_fit.steps + policy_fit.steps,
+        converged=reward_fit.converged & policy_fit.converged,
+    )
+
+
+def restricted_mle(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Offline likelihood over Pi(R) alone, the right-hand side of Theorem 3.1 (arXiv 2503.01067).
+
+    ``dpo`` whose policies are ``classes.soft_optimal``, handed to ``classes.policy``, which must hold every policy.
+    """
+    restricted = _needed(classes.soft_optimal, "Pi(R), see verifiers.soft_optimal_class")
+    hand_over = _needed(classes.policy.from_log_probs, "a policy class that holds every policy")
+    fit = _fit_policy(key, restricted, problem, settings)
+    return fit._replace(params=hand_over(_needed(restricted.leaf_log_probs, "leaves")(fit.params)))
+
+
+def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Maximum likelihood on demonstrations, as an exact sum over leaves."""
+    leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
+    demonstrations = _needed(problem.demonstrations, "demonstrations")
+
+    def loss(params: Params):
+        return losses.sft(leaf_log_probs(params).reshape(-1), demonstrations.reshape(-1))
+
+    return optimize.minimise(
+        loss, classes.policy.init(key), optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
+    )
+
+
+def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
+    """Self-play fine-tuning (arXiv 2401.01335): demonstrations against the current policy, exact over leaf pairs.
+
+    Every round fits the local rewards beta log pi/pi_t to tell demonstrations from responses of the
+    current policy pi_t, starting at the reference. The gradient norm and losses are the last round's.
+    """
+    leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
+    demonstrations = _needed(problem.demonstrations, "demonstrations")
+
+    def round_of_play(state, _):
+        opponent = leaf_log_probs(state.params)
+
+        def loss(params: Params):
+            reward = problem.task.beta * (leaf_log_probs(params) - opponent)
+            margin = reward[:, :, None] - reward[:, None, :]
+            weight = demonstrations[:, :, None] * jnp.exp(opponent)[:, None, :]
+            return settings.pair_loss(margin.reshape(-1), weight.reshape(-1))
+
+        fit = optimize.minimise(
+            loss, state.params, optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
+        )
+        return fit._replace(steps=state.steps + fit.steps), None
+
+    start = classes.policy.init(key)
+    zero = jnp.zeros(())
+    state = Fit(start, zero, zero, zero, zero, jnp.zeros((), int), jnp.array(True))
+    fit, _ = jax.lax.scan(round_of_play, state, length=settings.spin_rounds)
+    return fit
+
+
+def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settings) -> Fit:
+    def margins(params: Params, pairs: Preferences):
+        log_chosen = policy.log_prob(params, pairs.prompts, pairs.chosen)
+        log_rejected = policy.log_prob(params, pairs.prompts, pairs.rejected)
+        local = losses.local_margin(log_chosen, log_rejected, pairs.reference_margin, problem.task.beta)
+        return local / problem.task.temperature
+
+    return _fit_margins(policy.init(key), margins, problem, settings)
+
+
+def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:
+    train, held_out = problem.train, problem.held_out
+
+    def held_out_loss(params: Params):
+        return losses.bradley_terry(margins(params, held_out), held_out.weight)
+
+    if settings.solver == "newton":
+        return optimize.penalty_path(
+            lambda params: margins(params, train),
+            lambda values: settings.pair_loss(values, train.weight),
+            held_out_loss,
+            params,
+            jnp.sum(train.weight),
+            settings.penalties,
+            settings.tolerance,
+            settings.newton_steps,
+        )
+    return optimize.minimise(
+        lambda params: settings.pair_loss(margins(params, train), train.weight),
+        params,
+        optax.adam(settings.learning_rate),
+        settings.adam_steps,
+        held_out_loss,
+        tolerance=settings.tolerance / jnp.sqrt(jnp.sum(train.weight)),
+        patience=settings.patience,
+    )
+
+
+def _needed(value: Needed | None, what: str) -> Needed:
+    if value is None:
+        raise ValueError(f"this road needs {what}; the classes or the problem it was given have none.")
+    return value

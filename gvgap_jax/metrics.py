@@ -1,0 +1,71 @@
+"""What is measured: exact sums over leaves, averaged over a distribution of prompts."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gvgap_jax import soft_rl
+from gvgap_jax.divergence import kl
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.tasks import Task
+
+
+class PolicyMetrics(NamedTuple):
+    """Scores of one policy on one task.
+
+    Attributes:
+      regret: KL(pi || pi*) in nats; beta times it is J(pi*) - J(pi).
+      objective: J = E r - beta KL(pi || pi_ref), in units of reward.
+      gold_reward: E r under the policy.
+      kl_to_reference: KL(pi || pi_ref) in nats.
+    """
+
+    regret: Float[Array, ""]
+    objective: Float[Array, ""]
+    gold_reward: Float[Array, ""]
+    kl_to_reference: Float[Array, ""]
+
+
+def evaluate(
+    log_policy: Float[Array, "X L"], task: Task, prompt_probs: Float[Array, "X"] | None = None
+) -> PolicyMetrics:
+    """Metrics of a policy; other ``prompt_probs`` than the task's judge it on held-out prompts."""
+    weight = task.prompt_probs if prompt_probs is None else prompt_probs
+    gold_reward = jnp.sum(jnp.exp(log_policy) * task.reward, axis=-1)
+    return PolicyMetrics(
+        regret=weighted_mean(kl(log_policy, task.optimal), weight),
+        objective=weighted_mean(soft_rl.objective(log_policy, task.reward, task.reference, task.beta), weight),
+        gold_reward=weighted_mean(gold_reward, weight),
+        kl_to_reference=weighted_mean(kl(log_policy, task.reference), weight),
+    )
+
+
+def pair_accuracy(margin: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, ""]:
+    """Share of pairs whose chosen response scores higher; a tie counts one half."""
+    return weighted_mean((jnp.sign(margin) + 1) / 2, weight)
+
+
+def best_of_n(
+    log_policy: Float[Array, "*batch L"], score: Float[Array, "*batch L"], n: Float[Array, ""] | int
+) -> Float[Array, "*batch L"]:
+    """Exact law [.., L] of the best of ``n`` independent samples of a policy, ties drawn in proportion to the policy.
+
+    P(y) = pi(y) (F(s)^n - F(s-)^n) / P(score = s), with F the distribution function of the score s = s(y)
+    under the policy (arXiv 2401.01879, lemma 1). Probabilities, not logs: most leaves underflow.
+    """
+    probability = jnp.exp(log_policy)
+    order = jnp.argsort(score, axis=-1)
+    sorted_score = jnp.take_along_axis(score, order, -1)
+    below_or_here = jnp.cumsum(jnp.take_along_axis(probability, order, -1), axis=-1)
+    below_or_here = below_or_here / below_or_here[..., -1:]
+    padded = jnp.concatenate([jnp.zeros_like(below_or_here[..., :1]), below_or_here], axis=-1)
+    upper = jnp.take_along_axis(padded, _search(sorted_score, score, "right"), -1)
+    lower = jnp.take_along_axis(padded, _search(sorted_score, score, "left"), -1)
+    mass = upper - lower
+    return jnp.where(mass > 0, probability * (upper**n - lower**n) / jnp.where(mass > 0, mass, 1.0), 0.0)
+
+
+def _search(sorted_score, score, side):
+    search = jnp.vectorize(lambda a, v: jnp.searchsorted(a, v, side=side), signature="(l),(l)->(l)")
+    return search(sorted_score, score)

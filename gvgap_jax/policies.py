@@ -1,0 +1,113 @@
+"""Policy classes on token trees, from every policy (tabular) down to a few parameters.
+
+Every class adds its logits to ``base``, H levels of reference logits (uniform if left out), so that zero
+parameters are the reference policy, as in fine-tuning. Classes other than ``tabular`` share their
+parameters across prompts, which they read as tokens.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gvgap_jax.features import mlp, one_hot_prefixes
+from gvgap_jax.tree import Levels, TokenTree
+from gvgap_jax.types import Params, Policy, PRNGKey
+
+
+def tree_policy(
+    tree: TokenTree,
+    init: Callable[[PRNGKey], Params],
+    logits: Callable[[Params], Levels],
+    num_parameters: int,
+    base: Levels | None = None,
+    from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None,
+) -> Policy:
+    """Policy from its levels of logits [X, V**h, V]: everything else about a tree policy follows from them."""
+
+    def full_logits(params: Params) -> Levels:
+        levels = logits(params)
+        return levels if base is None else tuple(b + level for b, level in zip(base, levels, strict=True))
+
+    def leaf_log_probs(params: Params):
+        return tree.leaf_log_probs(full_logits(params))
+
+    def log_prob(params: Params, prompts, responses):
+        return tree.at(leaf_log_probs(params), prompts, responses)
+
+    def sample(key: PRNGKey, params: Params, prompts):
+        rows = tree.prompt_index(prompts)
+        prefix, tokens = jnp.zeros_like(rows), []
+        for level, step_key in zip(full_logits(params), jax.random.split(key, tree.horizon), strict=True):
+            token = jax.random.categorical(step_key, level[rows, prefix])
+            prefix = prefix * tree.vocabulary + token
+            tokens.append(token)
+        return jnp.stack(tokens, axis=-1)
+
+    return Policy(init, log_prob, sample, num_parameters, leaf_log_probs, from_log_probs)
+
+
+def tabular(tree: TokenTree, base: Levels | None = None) -> Policy:
+    """Every policy: one logit for each (prompt, prefix, token), starting at the reference."""
+    shapes = [(tree.prompts, tree.vocabulary**depth, tree.vocabulary) for depth in range(tree.horizon)]
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return tuple(jnp.zeros(shape) for shape in shapes)
+
+    def from_log_probs(log_probs: Float[Array, "X L"]) -> Params:
+        levels = tree.conditionals(log_probs)
+        return levels if base is None else tuple(level - b for level, b in zip(levels, base, strict=True))
+
+    size = sum(prompts * prefixes * tokens for prompts, prefixes, tokens in shapes)
+    return tree_policy(tree, init, lambda params: params, size, base, from_log_probs)
+
+
+def markov(tree: TokenTree, order: int, base: Levels | None = None) -> Policy:
+    """Logits that read the position and the last ``order`` tokens of (prompt, prefix).
+
+    Raises:
+      ValueError: ``order`` is negative.
+    """
+    if order < 0:
+        raise ValueError(f"markov: order must be at least 0 tokens, got {order}.")
+    contexts = [tree.vocabulary ** min(order, tree.prompt_length + depth) for depth in range(tree.horizon)]
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return tuple(jnp.zeros((rows, tree.vocabulary)) for rows in contexts)
+
+    def logits(params: Params) -> Levels:
+        levels = []
+        for depth, table in enumerate(params):
+            prefixes = tree.vocabulary**depth
+            repeated = jnp.tile(table, (tree.prompts * prefixes // table.shape[0], 1))
+            levels.append(repeated.reshape(tree.prompts, prefixes, tree.vocabulary))
+        return tuple(levels)
+
+    return tree_policy(tree, init, logits, sum(contexts) * tree.vocabulary, base)
+
+
+def linear(tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...], base: Levels | None = None) -> Policy:
+    """Logits linear in ``features`` of (prompt, prefix, next token), one array a level; d parameters."""
+    dimension = features[0].shape[-1]
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return jnp.zeros(dimension)
+
+    return tree_policy(tree, init, lambda params: tuple(level @ params for level in features), dimension, base)
+
+
+def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> Policy:
+    """Logits from one hidden layer of ``width`` tanh units that read the one-hot prompt and prefix."""
+    inputs = (tree.prompt_length + tree.horizon) * tree.vocabulary
+    init, apply = mlp(inputs, width, tree.vocabulary)
+    encodings = [one_hot_prefixes(tree, depth) for depth in range(tree.horizon)]
+
+    def logits(params: Params) -> Levels:
+        return tuple(apply(params, jnp.asarray(encoding, float)) for encoding in encodings)
+
+    size = (inputs + 1) * width + (width + 1) * tree.vocabulary
+    return tree_policy(tree, init, logits, size, base)

@@ -1,0 +1,99 @@
+"""Bradley-Terry pairs of a task: the exact population, and samples that are nested in n."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.optimize import linprog
+
+from gvgap_jax.tasks import Task
+from gvgap_jax.tree import TokenTree
+from gvgap_jax.types import Preferences, PRNGKey
+
+
+def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None = None) -> Preferences:
+    """Every ordered pair of responses, weighted by its probability; the weights sum to 1.
+
+    Both responses are drawn independently from ``coverage`` (log-probabilities, the reference by
+    default) and labelled by the gold reward at the task's temperature. N = X * L**2 pairs.
+    """
+    coverage = task.reference if coverage is None else coverage
+    first, second = (side.reshape(-1) for side in jnp.meshgrid(*2 * [jnp.arange(tree.leaves)], indexing="ij"))
+    drawn = jnp.exp(coverage[:, first] + coverage[:, second]) * task.prompt_probs[:, None]
+    preferred = 2 * jax.nn.sigmoid((task.reward[:, first] - task.reward[:, second]) / task.temperature)
+    rows = tree.prompts * tree.leaves**2
+    return Preferences(
+        prompts=tree.prompt_tokens(jnp.repeat(jnp.arange(tree.prompts), tree.leaves**2)),
+        chosen=jnp.tile(tree.responses(first), (tree.prompts, 1)),
+        rejected=jnp.tile(tree.responses(second), (tree.prompts, 1)),
+        reference_margin=(task.reference[:, first] - task.reference[:, second]).reshape(rows),
+        weight=(drawn * preferred / 2).reshape(rows),
+    )
+
+
+def sample(
+    key: PRNGKey, tree: TokenTree, task: Task, pairs: int, coverage: Float[Array, "X L"] | None = None
+) -> Preferences:
+    """``pairs`` independent labelled pairs: prompt, two responses from ``coverage``, and a label.
+
+    Pair i depends on the key and on i alone, so the first n pairs of a longer draw are the draw of n
+    pairs. Consumes the key.
+    """
+    coverage = task.reference if coverage is None else coverage
+    cumulative = jnp.cumsum(jnp.exp(coverage), axis=-1)
+
+    def pair(index):
+        prompt_key, first_key, second_key, label_key = jax.random.split(jax.random.fold_in(key, index), 4)
+        prompt = jax.random.categorical(prompt_key, jnp.log(task.prompt_probs))
+        first, second = (_inverse_cdf(cumulative[prompt], jax.random.uniform(k)) for k in (first_key, second_key))
+        odds = (task.reward[prompt, first] - task.reward[prompt, second]) / task.temperature
+        first_wins = jax.random.uniform(label_key) < jax.nn.sigmoid(odds)
+        return prompt, jnp.where(first_wins, first, second), jnp.where(first_wins, second, first)
+
+    prompt, chosen, rejected = jax.vmap(pair)(jnp.arange(pairs))
+    return Preferences(
+        prompts=tree.prompt_tokens(prompt),
+        chosen=tree.responses(chosen),
+        rejected=tree.responses(rejected),
+        reference_margin=task.reference[prompt, chosen] - task.reference[prompt, rejected],
+        weight=jnp.ones(pairs),
+    )
+
+
+def _inverse_cdf(cumulative: Float[Array, "L"], uniform: Float[Array, ""]):
+    # The last sum may be off 1 by rounding; scaling keeps the draw on the tree.
+    return jnp.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=cumulative.shape[0] - 1)
+
+
+def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Preferences, Preferences]:
+    """Training and held-out pairs among the first ``pairs`` (may be an array): every fifth is held out.
+
+    Both keep the shape of ``preferences``; pairs that do not belong have weight 0.
+    """
+    index = jnp.arange(preferences.weight.shape[0])
+    inside = jnp.where(index < pairs, preferences.weight, 0.0)
+    held_out = index % held_out_every == held_out_every - 1
+    return (
+        preferences._replace(weight=jnp.where(held_out, 0.0, inside)),
+        preferences._replace(weight=jnp.where(held_out, inside, 0.0)),
+    )
+
+
+def check_not_separable(differences: Float[Array, "N d"]) -> None:
+    """Raise unless the Bradley-Terry likelihood of a linear verifier has a finite minimiser without a penalty.
+
+    ``differences`` are features of the chosen minus features of the rejected response. The likelihood
+    has no minimiser when some direction never lowers a margin and raises at least one
+    (Albert and Anderson, 1984), which a linear program decides exactly.
+
+    Raises:
+      ValueError: the pairs are separable.
+    """
+    differences = np.asarray(differences, float)
+    gain = differences.sum(axis=0)
+    solution = linprog(-gain, A_ub=-differences, b_ub=np.zeros(len(differences)), bounds=(-1, 1))
+    if solution.status == 0 and -solution.fun > 1e-7 * max(1.0, np.abs(differences).max()):
+        raise ValueError(
+            f"the Bradley-Terry fit of {differences.shape[1]} parameters to {len(differences)} pairs is separable: "
+            "its likelihood grows without end. Give it a positive penalty, or more pairs."
+        )

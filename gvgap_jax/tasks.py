@@ -1,0 +1,152 @@
+"""A task: gold reward, reference policy, prompt distribution, beta and label temperature."""
+
+import difflib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from gvgap_jax import verifiers
+from gvgap_jax.soft_rl import soft_optimal_policy
+from gvgap_jax.tree import TokenTree
+from gvgap_jax.types import PRNGKey
+
+
+class Task(NamedTuple):
+    """What is to be learned, as arrays; a pytree, so that tasks batch over seeds and cells.
+
+    Attributes:
+      reward: [X, L] gold reward, in Bradley-Terry log odds at temperature 1.
+      reference: [X, L] log-probabilities of the reference policy.
+      prompt_probs: [X] distribution of prompts; 0 holds a prompt out.
+      beta: reward per nat of KL to the reference.
+      temperature: of the labels, P(y1 > y2) = sigmoid((r(y1) - r(y2)) / temperature); known to all arms.
+    """
+
+    reward: Float[Array, "X L"]
+    reference: Float[Array, "X L"]
+    prompt_probs: Float[Array, "X"]
+    beta: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+    @property
+    def optimal(self) -> Float[Array, "X L"]:
+        """Log-probabilities of pi*, the soft-optimal policy of the gold reward."""
+        return soft_optimal_policy(self.reward, self.reference, self.beta)
+
+
+def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1.0, temperature=1.0) -> Task:
+    """A checked task from concrete arrays; the reference and the prompts are uniform by default.
+
+    Raises:
+      ValueError: an array has the wrong shape or holds NaN or infinity, the reference or the prompt
+        distribution is not normalised, or beta or the temperature is not positive.
+    """
+    shape = (tree.prompts, tree.leaves)
+    reward = np.asarray(reward, float)
+    reference = np.full(shape, -np.log(tree.leaves)) if reference is None else np.asarray(reference, float)
+    prompt_probs = np.full(tree.prompts, 1 / tree.prompts) if prompt_probs is None else np.asarray(prompt_probs, float)
+    for name, array, expected in (
+        ("reward", reward, shape),
+        ("reference", reference, shape),
+        ("prompt_probs", prompt_probs, shape[:1]),
+    ):
+        if array.shape != expected:
+            raise ValueError(f"make_task: {name} must have shape {expected} (prompts, leaves), got {array.shape}.")
+        if not np.isfinite(array).all():
+            bad = np.argwhere(~np.isfinite(array))[0].tolist()
+            advice = "Give every response some probability" if name == "reference" else "Check how it was computed"
+            raise ValueError(f"make_task: {name} is {array[tuple(bad)]} at {bad}; it must be finite. {advice}.")
+    _check_normalised("reference (log-probabilities)", np.exp(reference).sum(-1))
+    _check_normalised("prompt_probs", prompt_probs.sum())
+    if prompt_probs.min() < 0:
+        raise ValueError(f"make_task: prompt_probs must not be negative, got {prompt_probs.min()}.")
+    for name, value in (("beta", beta), ("temperature", temperature)):
+        if not value > 0:
+            raise ValueError(f"make_task: {name} must be positive, got {value}.")
+    return Task(*(jnp.asarray(value, float) for value in (reward, reference, prompt_probs, beta, temperature)))
+
+
+def _check_normalised(name: str, totals) -> None:
+    worst = float(np.max(np.abs(totals - 1)))
+    if worst > 1e-4:
+        raise ValueError(f"make_task: {name} must sum to 1 for every prompt; a sum is off by {worst:.3g}. Normalise it first.")
+
+
+def interactions(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0) -> Task:
+    """Independent normal coefficients on every interaction of up to ``complexity`` positions (may be an array)."""
+    reward_key, reference_key = jax.random.split(key)
+    verifier = verifiers.interactions(tree, complexity, tree.prompt_length + tree.horizon)
+    coefficients = jax.random.normal(reward_key, verifier.init(reward_key).shape)
+    assert verifier.leaf_scores is not None
+    return _task(tree, verifier.leaf_scores(coefficients), random_reference(reference_key, tree, reference_scale))
+
+
+def sparse(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0) -> Task:
+    """``complexity`` interactions of equal size and random sign, chosen among those of all orders (may be an array)."""
+    sign_key, choice_key, reference_key = jax.random.split(key, 3)
+    verifier = verifiers.interactions(tree, tree.prompt_length + tree.horizon)
+    assert verifier.leaf_scores is not None
+    size = verifier.init(key).shape[0]
+    chosen = jax.random.permutation(choice_key, size) < complexity
+    coefficients = jnp.where(chosen, jax.random.rademacher(sign_key, (size,), jnp.result_type(float)), 0.0)
+    return _task(tree, verifier.leaf_scores(coefficients), random_reference(reference_key, tree, reference_scale))
+
+
+def automaton(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.0) -> Task:
+    """A random deterministic automaton of ``complexity`` states with normal final values."""
+    transition_key, value_key, reference_key = jax.random.split(key, 3)
+    target = jax.random.randint(transition_key, (tree.vocabulary, complexity), 0, complexity)
+    params = {
+        "transition": 1e4 * jax.nn.one_hot(target, complexity),
+        "value": jax.random.normal(value_key, (complexity,)),
+    }
+    leaf_scores = verifiers.automaton(tree, complexity).leaf_scores
+    assert leaf_scores is not None
+    return _task(tree, leaf_scores(params), random_reference(reference_key, tree, reference_scale))
+
+
+def token_counts(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.0) -> Task:
+    """Minus the distance of the counts of ``complexity`` tokens from random targets: an easy check, a searching writer."""
+    target_key, reference_key = jax.random.split(key)
+    _, responses = tree.rows()
+    counted = jnp.arange(complexity)
+    counts = jnp.sum(responses[:, None, :] == counted[:, None], axis=-1)
+    even = tree.horizon // tree.vocabulary
+    targets = even + jax.random.randint(target_key, (complexity,), 0, 2)
+    reward = -jnp.sum(jnp.abs(counts - targets), axis=-1).astype(float)
+    return _task(
+        tree, reward.reshape(tree.prompts, tree.leaves), random_reference(reference_key, tree, reference_scale)
+    )
+
+
+def random_reference(key: PRNGKey, tree: TokenTree, scale) -> Float[Array, "X L"]:
+    """Reference policy with independent normal logits of standard deviation ``scale``; 0 is uniform."""
+    levels = (
+        scale * jax.random.normal(jax.random.fold_in(key, depth), (tree.prompts, tree.vocabulary**depth, tree.vocabulary))
+        for depth in range(tree.horizon)
+    )
+    return tree.leaf_log_probs(tuple(levels))
+
+
+def _task(tree: TokenTree, reward: Float[Array, "X L"], reference: Float[Array, "X L"]) -> Task:
+    """Task with the reward centred for each prompt and standardised to s.d. 2 over all leaves, so that tasks compare."""
+    reward = reward - jnp.mean(reward, axis=-1, keepdims=True)
+    spread = jnp.std(reward)
+    reward = 2 * reward / jnp.where(spread > 0, spread, 1.0)
+    return Task(reward, reference, jnp.full(tree.prompts, 1 / tree.prompts), jnp.array(1.0), jnp.array(1.0))
+
+
+TASKS = {"interactions": interactions, "sparse": sparse, "automaton": automaton, "token_counts": token_counts}
+"""Families of gold rewards by name: key, tree, complexity -> Task with beta 1 and temperature 1."""
+
+
+def task_family(name: str):
+    """The family called ``name``; an unknown name raises ValueError with the nearest one."""
+    if name not in TASKS:
+        nearest = difflib.get_close_matches(name, TASKS, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"there is no task family {name!r}; there are {', '.join(TASKS)}.{hint}")
+    return TASKS[name]

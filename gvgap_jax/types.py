@@ -1,0 +1,104 @@
+"""The bundles of pure functions that every other file passes around.
+
+Axes, wherever a shape is written:
+
+| letter | axis |
+|---|---|
+| X | prompts of a task |
+| V | vocabulary |
+| P | tokens of a prompt |
+| H | horizon: tokens of a response |
+| L | leaves of a prompt's token tree, V**H complete responses |
+| N | pairs, or any other list of (prompt, response) rows |
+| S | seeds |
+
+Prompts are token arrays ``[N, P]`` and responses are token arrays ``[N, H]``; P may be 0.
+Rewards have the unit of the Bradley-Terry log odds, divergences are in nats, beta is reward per nat.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Params = Any
+PRNGKey = Key[Array, ""]
+Prompts = Int[Array, "N P"]
+Responses = Int[Array, "N H"]
+
+
+class Policy(NamedTuple):
+    """A class of policies: one choice of parameters is one policy.
+
+    Attributes:
+      init: key -> params.
+      log_prob: params, prompts [N, P], responses [N, H] -> log pi(y|x) [N], in nats.
+      sample: key, params, prompts [N, P] -> responses [N, H]; consumes the key.
+      num_parameters: numbers in the parameters.
+      leaf_log_probs: params -> [X, L]; the exact path, None where leaves cannot be enumerated.
+      from_log_probs: [X, L] leaf log-probabilities -> params, for classes that hold every policy.
+    """
+
+    init: Callable[[PRNGKey], Params]
+    log_prob: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
+    sample: Callable[[PRNGKey, Params, Prompts], Responses]
+    num_parameters: int | Int[Array, ""]
+    leaf_log_probs: Callable[[Params], Float[Array, "X L"]] | None = None
+    from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None
+
+
+class Verifier(NamedTuple):
+    """A class of reward models: one choice of parameters is one reward model.
+
+    Attributes:
+      init: key -> params.
+      score: params, prompts [N, P], responses [N, H] -> rewards [N].
+      num_parameters: free numbers of the class; where a class stores more numbers than it is
+        free to choose (masked orders, sparse supports) its docstring says so.
+      leaf_scores: params -> [X, L]; the exact path, None where leaves cannot be enumerated.
+    """
+
+    init: Callable[[PRNGKey], Params]
+    score: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
+    num_parameters: int | Int[Array, ""]
+    leaf_scores: Callable[[Params], Float[Array, "X L"]] | None = None
+
+
+class Preferences(NamedTuple):
+    """Labelled pairs. A pair of weight 0 is not there: masking keeps shapes fixed while n varies.
+
+    Attributes:
+      prompts: [N, P] tokens.
+      chosen, rejected: [N, H] tokens of the preferred and of the other response.
+      reference_margin: [N] log pi_ref(chosen|x) - log pi_ref(rejected|x), in nats. It travels with
+        the pairs, so that an offline loss needs no reference policy.
+      weight: [N] in pairs (0 or 1 for sampled pairs, probabilities for population preferences).
+    """
+
+    prompts: Prompts
+    chosen: Responses
+    rejected: Responses
+    reference_margin: Float[Array, "N"]
+    weight: Float[Array, "N"]
+
+
+class Fit(NamedTuple):
+    """What an optimisation returns, and how far it can be trusted.
+
+    Attributes:
+      params: the selected parameters.
+      loss: training loss there, without the penalty (per pair, in nats, for likelihoods).
+      held_out_loss: held-out loss there; equal to ``loss`` where nothing was held out.
+      gradient_norm: Euclidean norm of the gradient of the penalised objective that was minimised.
+      penalty: the selected ridge penalty, in pairs; 0 for none.
+      steps: optimiser steps taken over the whole search.
+      converged: the gradient met the tolerance everywhere the selection looked, and all is finite.
+    """
+
+    params: Params
+    loss: Float[Array, ""]
+    held_out_loss: Float[Array, ""]
+    gradient_norm: Float[Array, ""]
+    penalty: Float[Array, ""]
+    steps: Int[Array, ""]
+    converged: Bool[Array, ""]

@@ -1,0 +1,153 @@
+"""Verifier classes on token trees: reward models of a whole response, of controllable complexity."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from gvgap_jax.features import interaction_basis, mlp, one_hot_prefixes
+from gvgap_jax.policies import tree_policy
+from gvgap_jax.soft_rl import soft_optimal_policy
+from gvgap_jax.tree import TokenTree
+from gvgap_jax.types import Params, Policy, PRNGKey, Verifier
+
+
+def tree_verifier(
+    tree: TokenTree,
+    init: Callable[[PRNGKey], Params],
+    leaf_scores: Callable[[Params], Float[Array, "X L"]],
+    num_parameters: int | Int[Array, ""],
+) -> Verifier:
+    """Verifier from the scores of all leaves [X, L]."""
+
+    def score(params: Params, prompts, responses):
+        return tree.at(leaf_scores(params), prompts, responses)
+
+    return Verifier(init, score, num_parameters, leaf_scores)
+
+
+def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
+    """Scores linear in fixed ``features`` of (prompt, response); d parameters, starting at 0."""
+    features = jnp.asarray(features, float)
+    dimension = features.shape[-1]
+    return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
+
+
+def interactions(
+    tree: TokenTree, order: int | Int[Array, ""], max_order: int | None = None
+) -> Verifier:
+    """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table.
+
+    With ``max_order`` the order may be an array: parameters are stored for every interaction up to
+    ``max_order``, those above ``order`` do nothing and are not counted. Orders are then data, and
+    one compiled program fits them all.
+    """
+    basis, degree = interaction_basis(tree, int(order) if max_order is None else max_order)
+    features, used = jnp.asarray(basis, float), jnp.asarray(degree) <= order
+    return tree_verifier(
+        tree,
+        lambda key: jnp.zeros(len(degree)),
+        lambda params: features @ (params * used),
+        len(degree) if max_order is None else jnp.sum(used),
+    )
+
+
+def sparse(tree: TokenTree, size: int, order: int | None = None) -> Verifier:
+    """At most ``size`` non-zero interactions of up to ``order`` positions (all of them by default).
+
+    All interactions are stored and the ``size`` largest count. Gradients pass the selection
+    unchanged, so that an idle interaction can grow back: descent on them is iterative hard
+    thresholding (Blumensath and Davies, 2009). ``num_parameters`` counts the non-zero ones.
+    """
+    basis, _ = interaction_basis(tree, tree.prompt_length + tree.horizon if order is None else order)
+    features = jnp.asarray(basis, float)
+    if not 1 <= size <= basis.shape[-1]:
+        raise ValueError(f"sparse: size must be between 1 and the {basis.shape[-1]} interactions there are, got {size}.")
+
+    def leaf_scores(params: Params):
+        _, largest = jax.lax.top_k(jnp.abs(params), size)
+        kept = jnp.zeros_like(params).at[largest].set(params[largest])
+        return features @ (params + jax.lax.stop_gradient(kept - params))
+
+    return tree_verifier(tree, lambda key: jnp.zeros(basis.shape[-1]), leaf_scores, size)
+
+
+def automaton(tree: TokenTree, states: int) -> Verifier:
+    """A finite automaton that reads prompt and response token by token; the score is its expected final value.
+
+    Parameters: transition logits [V, states, states], a softmax over the next state, and the value
+    of each final state [states]. It starts in state 0.
+    """
+    if states < 1:
+        raise ValueError(f"automaton: it needs at least 1 state, got {states}.")
+
+    def init(key: PRNGKey) -> Params:
+        transition_key, value_key = jax.random.split(key)
+        return {
+            "transition": jax.random.normal(transition_key, (tree.vocabulary, states, states)),
+            "value": jax.random.normal(value_key, (states,)),
+        }
+
+    def leaf_scores(params: Params):
+        transition = jax.nn.softmax(params["transition"], axis=-1)
+        occupancy = jnp.zeros((1, states)).at[0, 0].set(1.0)
+        for _ in range(tree.prompt_length + tree.horizon):
+            occupancy = jnp.einsum("ps,vst->pvt", occupancy, transition).reshape(-1, states)
+        return (occupancy @ params["value"]).reshape(tree.prompts, tree.leaves)
+
+    return tree_verifier(tree, init, leaf_scores, tree.vocabulary * states**2 + states)
+
+
+def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_sum"] = "final") -> Verifier:
+    """One hidden layer of ``width`` tanh units over one-hot tokens.
+
+    Read-out ``final`` scores the complete response once; ``token_sum`` adds the scores of all its
+    prefixes, with the same parameters.
+    """
+    if read_out not in ("final", "token_sum"):
+        raise ValueError(f"mlp_verifier: read_out must be 'final' or 'token_sum', got {read_out!r}.")
+    inputs = (tree.prompt_length + tree.horizon) * tree.vocabulary
+    init, apply = mlp(inputs, width, 1)
+    depths = [tree.horizon] if read_out == "final" else range(1, tree.horizon + 1)
+    encodings = [one_hot_prefixes(tree, depth) for depth in depths]
+
+    def leaf_scores(params: Params):
+        total = jnp.zeros((tree.prompts, tree.leaves))
+        for encoding in encodings:
+            prefix_scores = apply(params, jnp.asarray(encoding, float))[..., 0]
+            total += jnp.repeat(prefix_scores, tree.leaves // prefix_scores.shape[1], axis=1)
+        return total
+
+    return tree_verifier(tree, init, leaf_scores, (inputs + 1) * width + width + 1)
+
+
+def implicit_verifier(policy: Policy, reference: Policy, reference_params: Params, beta: float) -> Verifier:
+    """R(Pi): the local reward models beta (log pi - log pi_ref) of a policy class (arXiv 2503.01067, section 2)."""
+
+    def score(params: Params, prompts, responses):
+        reference_log_prob = reference.log_prob(reference_params, prompts, responses)
+        return beta * (policy.log_prob(params, prompts, responses) - reference_log_prob)
+
+    leaf_scores = None
+    if policy.leaf_log_probs is not None and reference.leaf_log_probs is not None:
+        policy_leaves, reference_leaves = policy.leaf_log_probs, reference.leaf_log_probs
+
+        def leaf_scores(params: Params):
+            return beta * (policy_leaves(params) - reference_leaves(reference_params))
+
+    return Verifier(policy.init, score, policy.num_parameters, leaf_scores)
+
+
+def soft_optimal_class(tree: TokenTree, verifier: Verifier, reference: Float[Array, "X L"], beta: float) -> Policy:
+    """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1)."""
+    leaf_scores = verifier.leaf_scores
+    if leaf_scores is None:
+        raise ValueError("soft_optimal_class: the verifier must score all leaves; it has no leaf_scores.")
+    return tree_policy(
+        tree,
+        verifier.init,
+        lambda params: tree.conditionals(soft_optimal_policy(leaf_scores(params), reference, beta)),
+        verifier.num_parameters,
+    )
