@@ -42,12 +42,15 @@ def sample(
     coverage = task.reference if coverage is None else coverage
     cumulative = jnp.cumsum(jnp.exp(coverage), axis=-1)
 
+    prompt_cumulative = jnp.cumsum(task.prompt_probs)
+
     def pair(index):
-        prompt_key, first_key, second_key, label_key = jax.random.split(jax.random.fold_in(key, index), 4)
-        prompt = jax.random.categorical(prompt_key, jnp.log(task.prompt_probs))
-        first, second = (_inverse_cdf(cumulative[prompt], jax.random.uniform(k)) for k in (first_key, second_key))
+        # One draw of four numbers: every further random call is another hash to compile and to run.
+        uniform = jax.random.uniform(jax.random.fold_in(key, index), (4,))
+        prompt = _inverse_cdf(prompt_cumulative, uniform[0])
+        first, second = (_inverse_cdf(cumulative[prompt], side) for side in uniform[1:3])
         odds = (task.reward[prompt, first] - task.reward[prompt, second]) / task.temperature
-        first_wins = jax.random.uniform(label_key) < jax.nn.sigmoid(odds)
+        first_wins = uniform[3] < jax.nn.sigmoid(odds)
         return prompt, jnp.where(first_wins, first, second), jnp.where(first_wins, second, first)
 
     prompt, chosen, rejected = jax.vmap(pair)(jnp.arange(pairs))

@@ -124,11 +124,11 @@ def token_counts(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale
 
 def random_reference(key: PRNGKey, tree: TokenTree, scale) -> Float[Array, "X L"]:
     """Reference policy with independent normal logits of standard deviation ``scale``; 0 is uniform."""
-    levels = (
-        scale * jax.random.normal(jax.random.fold_in(key, depth), (tree.prompts, tree.vocabulary**depth, tree.vocabulary))
-        for depth in range(tree.horizon)
-    )
-    return tree.leaf_log_probs(tuple(levels))
+    sizes = [tree.vocabulary ** (depth + 1) for depth in range(tree.horizon)]
+    # One draw for all levels: every further random call is another hash to compile.
+    logits = scale * jax.random.normal(key, (tree.prompts, sum(sizes)))
+    levels = jnp.split(logits, np.cumsum(sizes)[:-1], axis=-1)
+    return tree.leaf_log_probs(tuple(level.reshape(tree.prompts, -1, tree.vocabulary) for level in levels))
 
 
 def _task(tree: TokenTree, reward: Float[Array, "X L"], reference: Float[Array, "X L"]) -> Task:
