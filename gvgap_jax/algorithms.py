@@ -56,7 +56,8 @@ class Settings:
       tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
       newton_steps: at most so many Newton steps for each penalty.
       learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps.
-      rl_tolerance, rl_steps: gradient norm and L-BFGS steps of a second stage that has no closed form.
+      rl_tolerance, rl_steps: gradient norm and most Newton steps of the exact objectives that have no
+        sampling noise: a second stage without closed form, SFT, a round of SPIN.
       spin_rounds: self-play rounds.
       pair_loss: margins [N] and weights [N] -> mean loss, ``losses.bradley_terry`` or ``losses.ipo``.
     """
@@ -68,8 +69,8 @@ class Settings:
     learning_rate: float = 0.03
     adam_steps: int = 2000
     patience: int = 200
-    rl_tolerance: float = 1e-5
-    rl_steps: int = 300
+    rl_tolerance: float = 1e-4
+    rl_steps: int = 100
     spin_rounds: int = 10
     pair_loss: Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, ""]] = losses.bradley_terry
 
@@ -100,26 +101,22 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
     return _fit_margins(verifier.init(key), margins, problem, settings)
 
 
-def second_stage(
-    key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings
-) -> Fit:
+def second_stage(key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings) -> Fit:
     """Stage two of RLHF: the policy of the class that maximises J for ``reward``.
 
     Closed form where the class holds every policy; otherwise the reverse-KL projection of the
-    soft-optimal policy onto the class (Lemma 2.1), by L-BFGS on the exact objective.
+    soft-optimal policy onto the class (Lemma 2.1), by natural-gradient descent on the exact objective.
     """
     leaf_log_probs = _needed(policy.leaf_log_probs, "a policy whose leaves can be enumerated")
 
-    def loss(params: Params):
-        return losses.kl_regularised(leaf_log_probs(params), reward, task.reference, task.beta, task.prompt_probs)
+    def loss(log_policy):
+        return losses.kl_regularised(log_policy, reward, task.reference, task.beta, task.prompt_probs)
 
     if policy.from_log_probs is not None:
         params = policy.from_log_probs(task._replace(reward=reward).optimal)
-        value, zero = loss(params), jnp.zeros(())
+        value, zero = loss(leaf_log_probs(params)), jnp.zeros(())
         return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
-    return optimize.minimise(
-        loss, policy.init(key), optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
-    )
+    return _natural_descent(policy.init(key), leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
 
 
 def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -130,7 +127,9 @@ def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     """
     reward_key, policy_key = jax.random.split(key)
     reward_fit = reward_model(reward_key, classes, problem, settings)
-    leaf_scores = _needed(_needed(classes.verifier, "a verifier class").leaf_scores, "a verifier that scores all leaves")
+    leaf_scores = _needed(
+        _needed(classes.verifier, "a verifier class").leaf_scores, "a verifier that scores all leaves"
+    )
     policy_fit = second_stage(policy_key, classes.policy, leaf_scores(reward_fit.params), problem.task, settings)
     return reward_fit._replace(
         params=policy_fit.params,
@@ -156,12 +155,10 @@ def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) ->
     leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
     demonstrations = _needed(problem.demonstrations, "demonstrations")
 
-    def loss(params: Params):
-        return losses.sft(leaf_log_probs(params).reshape(-1), demonstrations.reshape(-1))
+    def loss(log_policy):
+        return losses.sft(log_policy.reshape(-1), demonstrations.reshape(-1))
 
-    return optimize.minimise(
-        loss, classes.policy.init(key), optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
-    )
+    return _natural_descent(classes.policy.init(key), leaf_log_probs, loss, jnp.sum(demonstrations, axis=-1), settings)
 
 
 def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -175,16 +172,16 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
 
     def round_of_play(state, _):
         opponent = leaf_log_probs(state.params)
+        weight = demonstrations[:, :, None] * jnp.exp(opponent)[:, None, :]
 
-        def loss(params: Params):
+        def margins(params: Params):
             reward = problem.task.beta * (leaf_log_probs(params) - opponent)
-            margin = reward[:, :, None] - reward[:, None, :]
-            weight = demonstrations[:, :, None] * jnp.exp(opponent)[:, None, :]
-            return settings.pair_loss(margin.reshape(-1), weight.reshape(-1))
+            return (reward[:, :, None] - reward[:, None, :]).reshape(-1)
 
-        fit = optimize.minimise(
-            loss, state.params, optax.lbfgs(), settings.rl_steps, tolerance=settings.rl_tolerance
-        )
+        def loss(values):
+            return settings.pair_loss(values, weight.reshape(-1))
+
+        fit = optimize.newton(margins, loss, state.params, settings.rl_tolerance, settings.rl_steps)
         return fit._replace(steps=state.steps + fit.steps), None
 
     start = classes.policy.init(key)
@@ -192,6 +189,22 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     state = Fit(start, zero, zero, zero, zero, jnp.zeros((), int), jnp.array(True))
     fit, _ = jax.lax.scan(round_of_play, state, length=settings.spin_rounds)
     return fit
+
+
+def _natural_descent(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "X"], settings: Settings) -> Fit:
+    """Minimise a loss of leaf log-probabilities [X, L], with the Fisher information of each prompt as curvature."""
+
+    def fisher(log_policy):
+        return (prompt_weight[:, None] * jnp.exp(log_policy.reshape(prompt_weight.shape[0], -1))).reshape(-1)
+
+    return optimize.newton(
+        lambda params: leaf_log_probs(params).reshape(-1),
+        lambda log_policy: loss(log_policy.reshape(prompt_weight.shape[0], -1)),
+        params,
+        settings.rl_tolerance,
+        settings.rl_steps,
+        curvature=fisher,
+    )
 
 
 def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settings) -> Fit:

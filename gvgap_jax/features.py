@@ -54,7 +54,9 @@ def random_features(key: PRNGKey, tree: TokenTree, dimension: int) -> Float[Arra
 def random_prefix_features(key: PRNGKey, tree: TokenTree, dimension: int) -> tuple[Float[Array, "X prefixes V d"], ...]:
     """Independent standard normal features of every (prompt, prefix, next token), one array a level."""
     return tuple(
-        jax.random.normal(jax.random.fold_in(key, depth), (tree.prompts, tree.vocabulary**depth, tree.vocabulary, dimension))
+        jax.random.normal(
+            jax.random.fold_in(key, depth), (tree.prompts, tree.vocabulary**depth, tree.vocabulary, dimension)
+        )
         for depth in range(tree.horizon)
     )
 

@@ -85,7 +85,7 @@ def mdp_soft_optimal_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array,
     """
 
     def backup(value, _):
-        q = mdp.reward + jnp.sum(jnp.exp(mdp.transition) * value, axis=-1)
+        q = mdp.reward + jnp.exp(mdp.transition) @ value
         value = beta * jax.nn.logsumexp(mdp.reference + q / beta, axis=-1)
         return value, jax.nn.log_softmax(mdp.reference + q / beta, axis=-1)
 
@@ -101,7 +101,7 @@ def mdp_posterior_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array, "H
     """
 
     def backup(message, _):
-        action = mdp.reference + mdp.reward / beta + jax.nn.logsumexp(mdp.transition + message, axis=-1)
+        action = mdp.reference + mdp.reward / beta + jax.nn.logsumexp(mdp.transition + message[None, None], axis=-1)
         return jax.nn.logsumexp(action, axis=-1), jax.nn.log_softmax(action, axis=-1)
 
     _, policy = jax.lax.scan(backup, jnp.zeros(mdp.start.shape), length=horizon)

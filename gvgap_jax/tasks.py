@@ -72,7 +72,9 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
 def _check_normalised(name: str, totals) -> None:
     worst = float(np.max(np.abs(totals - 1)))
     if worst > 1e-4:
-        raise ValueError(f"make_task: {name} must sum to 1 for every prompt; a sum is off by {worst:.3g}. Normalise it first.")
+        raise ValueError(
+            f"make_task: {name} must sum to 1 for every prompt; a sum is off by {worst:.3g}. Normalise it first."
+        )
 
 
 def interactions(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0) -> Task:
@@ -109,14 +111,14 @@ def automaton(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.
 
 
 def token_counts(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.0) -> Task:
-    """Minus the distance of the counts of ``complexity`` tokens from random targets: an easy check, a searching writer."""
+    """Minus the distance of the counts of ``complexity`` tokens from random targets: easy to check, a search to write."""
     target_key, reference_key = jax.random.split(key)
     _, responses = tree.rows()
     counted = jnp.arange(complexity)
-    counts = jnp.sum(responses[:, None, :] == counted[:, None], axis=-1)
+    counts = jnp.sum(responses[:, None, :] == counted[None, :, None], axis=-1)
     even = tree.horizon // tree.vocabulary
     targets = even + jax.random.randint(target_key, (complexity,), 0, 2)
-    reward = -jnp.sum(jnp.abs(counts - targets), axis=-1).astype(float)
+    reward = -jnp.sum(jnp.abs(counts - targets[None]), axis=-1).astype(float)
     return _task(
         tree, reward.reshape(tree.prompts, tree.leaves), random_reference(reference_key, tree, reference_scale)
     )
@@ -132,7 +134,7 @@ def random_reference(key: PRNGKey, tree: TokenTree, scale) -> Float[Array, "X L"
 
 
 def _task(tree: TokenTree, reward: Float[Array, "X L"], reference: Float[Array, "X L"]) -> Task:
-    """Task with the reward centred for each prompt and standardised to s.d. 2 over all leaves, so that tasks compare."""
+    """Task with the reward centred for each prompt and standardised to s.d. 2 over all leaves."""
     reward = reward - jnp.mean(reward, axis=-1, keepdims=True)
     spread = jnp.std(reward)
     reward = 2 * reward / jnp.where(spread > 0, spread, 1.0)

@@ -95,18 +95,16 @@ class TokenTree:
             levels.append(children - log_probs[..., None])
         return tuple(reversed(levels))
 
-    def at(
-        self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses
-    ) -> Float[Array, "N"]:
+    def at(self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses) -> Float[Array, "N"]:
         """Read a leaf array at rows of (prompt, response) tokens."""
         return values[self.prompt_index(prompts), self.leaf_index(responses)]
 
 
 def _index(tokens: Int[Array, "N T"], vocabulary: int) -> Int[Array, "N"]:
     place_values = vocabulary ** np.arange(tokens.shape[-1])[::-1]
-    return jnp.sum(tokens * place_values.astype(np.int32), axis=-1, dtype=jnp.int32)
+    return jnp.sum(tokens * place_values.astype(np.int32)[None], axis=-1, dtype=jnp.int32)
 
 
 def _tokens(index: Int[Array, "N"], vocabulary: int, length: int) -> Int[Array, "N T"]:
     place_values = (vocabulary ** np.arange(length)[::-1]).astype(np.int32)
-    return (index[..., None] // place_values) % vocabulary
+    return (index[:, None] // place_values[None]) % vocabulary

@@ -35,9 +35,7 @@ def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
 
 
-def interactions(
-    tree: TokenTree, order: int | Int[Array, ""], max_order: int | None = None
-) -> Verifier:
+def interactions(tree: TokenTree, order: int | Int[Array, ""], max_order: int | None = None) -> Verifier:
     """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table.
 
     With ``max_order`` the order may be an array: parameters are stored for every interaction up to
@@ -64,7 +62,9 @@ def sparse(tree: TokenTree, size: int, order: int | None = None) -> Verifier:
     basis, _ = interaction_basis(tree, tree.prompt_length + tree.horizon if order is None else order)
     features = jnp.asarray(basis, float)
     if not 1 <= size <= basis.shape[-1]:
-        raise ValueError(f"sparse: size must be between 1 and the {basis.shape[-1]} interactions there are, got {size}.")
+        raise ValueError(
+            f"sparse: size must be between 1 and the {basis.shape[-1]} interactions there are, got {size}."
+        )
 
     def leaf_scores(params: Params):
         _, largest = jax.lax.top_k(jnp.abs(params), size)

@@ -1,0 +1,1 @@
+"""One module a question, each with ``Config``, ``PRESETS``, ``MEANING``, ``batches``, ``run`` and ``findings``."""

@@ -1,0 +1,135 @@
+"""The distance between the two roads as the classes drift apart.
+
+Policies are the soft-optimal policies of all interactions up to one order, reward models all
+interactions up to another, the gold reward is a full table that neither class holds (but the last).
+Offline DPO and two-stage RLHF get the same pairs and the same ridge penalty. Theorem 2.2 says that the
+roads end at the same policy where the orders are equal, for any number of pairs; where they are not, it is silent.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+
+from experiments.statistics import Finding, over_seeds
+from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Batch
+
+MEANING = 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the comparison.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); orders of both classes run from 1 to H.
+      pairs: numbers of labelled pairs.
+      seeds: independent repetitions: gold reward, pairs and labels anew; both roads share them.
+      penalty: ridge penalty of both roads, in pairs; it makes the optimum finite and unique.
+      beta: strength of the KL regularisation, reward per nat.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    pairs: tuple[int, ...] = (32, 256, 2048)
+    seeds: int = 8
+    penalty: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self):
+        for name in ("penalty", "beta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.seeds < 1 or not self.pairs or min(self.pairs) < 1:
+            raise ValueError(f"seeds and pairs must be at least 1, got {self.seeds} and {self.pairs}.")
+
+
+PRESETS = {
+    "quick": Config(),
+    "paper": Config(pairs=(8, 32, 128, 512, 2048, 8192), seeds=64),
+    "full": Config(horizon=5, pairs=tuple(2**power for power in range(3, 16)), seeds=256),
+}
+
+
+class Program(NamedTuple):
+    """What decides the compiled program: the tree, the padded number of pairs and the penalty."""
+
+    tree: TokenTree
+    pairs: int
+    penalty: float
+
+
+def batches(config: Config) -> list[Batch]:
+    """One batch: orders, n and seeds are data."""
+    tree = TokenTree(config.vocabulary, config.horizon)
+    orders = range(1, config.horizon + 1)
+    cells = [
+        (pairs, policy_order, verifier_order, seed)
+        for pairs in config.pairs
+        for policy_order in orders
+        for verifier_order in orders
+        for seed in range(config.seeds)
+    ]
+    names = ("pairs", "policy_order", "verifier_order", "seed")
+    columns = {name: np.array(values, np.int32) for name, values in zip(names, zip(*cells, strict=True), strict=True)}
+    columns["beta"] = np.full(len(cells), config.beta, np.float32)
+    program = Program(tree, max(config.pairs), config.penalty)
+    return [Batch("distances", program, {"horizon": config.horizon}, columns)]
+
+
+def run(program: Program, cell: dict) -> dict:
+    """Both roads on one data set, and how far apart they end."""
+    tree = program.tree
+    task_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
+    task = tasks.interactions(task_key, tree, tree.horizon)._replace(beta=cell["beta"])
+    pairs, _ = preferences.split(
+        preferences.sample(pairs_key, tree, task, program.pairs), cell["pairs"], program.pairs + 1
+    )
+    verifier, teacher = (
+        verifiers.interactions(tree, cell[name], max_order=tree.horizon) for name in ("verifier_order", "policy_order")
+    )
+    policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+    problem = algorithms.Problem(task, pairs, pairs)
+    classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings(penalties=(program.penalty,))
+    offline = algorithms.dpo(fit_key, classes, problem, settings)
+    two_stage = algorithms.rlhf(fit_key, classes, problem, settings)
+    assert policy.leaf_log_probs is not None
+    offline_policy, two_stage_policy = (policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))
+    return {
+        "kl": weighted_mean(divergence.kl(two_stage_policy, offline_policy), task.prompt_probs),
+        "total_variation": weighted_mean(
+            divergence.total_variation(two_stage_policy, offline_policy), task.prompt_probs
+        ),
+        "regret_offline": metrics.evaluate(offline_policy, task).regret,
+        "regret_two_stage": metrics.evaluate(two_stage_policy, task).regret,
+        "gradient_norm": jax.numpy.maximum(offline.gradient_norm, two_stage.gradient_norm),
+        "converged": offline.converged & two_stage.converged,
+    }
+
+
+def findings(distances: pl.DataFrame) -> list[Finding]:
+    """Distance by drift: equal classes first, where it must vanish, then one order apart, then the furthest."""
+    drift = (pl.col("policy_order") - pl.col("verifier_order")).abs()
+    by_seed = distances.group_by(drift.alias("drift"), "seed").agg(
+        pl.col("kl").mean(), pl.col("kl").max().alias("worst")
+    )
+    last = by_seed["drift"].max()
+    same = over_seeds(by_seed.filter(drift=0)["worst"])
+    rows = [
+        Finding(
+            "classes equal: largest KL between the two roads' policies, over orders and n", same, "nats", 1e-4, "below"
+        )
+    ]
+    for apart in sorted({1, last} - {0}):
+        interval = over_seeds(by_seed.filter(drift=apart)["kl"])
+        rows.append(
+            Finding(
+                f"classes {apart} order(s) apart: KL between the two roads' policies", interval, "nats", 1e-3, "above"
+            )
+        )
+    return rows

@@ -1,0 +1,234 @@
+"""Regret against the number of pairs: how many more does offline DPO need than two-stage RLHF?
+
+The gold reward is made of random interactions of token positions up to an order: low order is a simple
+verifier, the full table is as complex as a policy. All arms get the same pairs, hold out the same
+fifth of them, and select one of the same ridge penalties on it, every fit solved to a certified
+gradient norm. Regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over leaves.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+
+from experiments.statistics import Finding, Interval, over_seeds, ratio_over_seeds
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
+from gvgap_jax.sweep import Batch
+
+MEANING = 1
+HELD_OUT_EVERY = 5
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the sweep.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizons: tokens of a response (H); the tree has V**H responses.
+      pairs: numbers of labelled pairs, a fifth of which is held out for selection.
+      seeds: independent repetitions: gold reward, pairs and labels anew; all arms share them.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    horizons: tuple[int, ...] = (2, 6)
+    pairs: tuple[int, ...] = tuple(2**power for power in range(5, 14))
+    seeds: int = 8
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 0.0
+
+    def __post_init__(self):
+        for name in ("beta", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        if self.seeds < 1:
+            raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
+        if not self.pairs or min(self.pairs) < HELD_OUT_EVERY:
+            raise ValueError(f"pairs must be numbers of at least {HELD_OUT_EVERY} (one is held out), got {self.pairs}.")
+
+
+PRESETS = {
+    "quick": Config(),
+    "paper": Config(pairs=tuple(2**power for power in range(5, 17)), seeds=32),
+    "full": Config(horizons=(1, 2, 4, 6, 7), pairs=tuple(2**power for power in range(5, 18)), seeds=128),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the arm (or the prediction), the tree, and the padded number of pairs."""
+
+    arm: str
+    tree: TokenTree
+    pairs: int
+
+
+def gold_orders(horizon: int) -> dict[int, str]:
+    """Orders of a simple, a middling and a full-table gold reward, ascending; fewer where they coincide."""
+    return {max(1, 2 * horizon // 3): "middle", max(1, horizon // 3): "simple", horizon: "full table"}
+
+
+def batches(config: Config) -> list[Batch]:
+    """One batch an arm, tree and padded size; verifier orders, gold orders, n and seeds are data."""
+    found = []
+    for horizon in config.horizons:
+        tree = TokenTree(config.vocabulary, horizon)
+        golds = sorted(set(gold_orders(horizon).values()))
+        for size, pairs in _paddings(config.pairs).items():
+            for arm in ROADS:
+                cells = [
+                    dict(pairs=count, gold_order=gold, order=order, seed=seed)
+                    for count in pairs
+                    for gold in golds
+                    for order in {"DPO": [horizon], "RLHF": range(1, horizon + 1), "restricted MLE": [gold]}[arm]
+                    for seed in range(config.seeds)
+                ]
+                found.append(_batch("fits", Program(arm, tree, size), cells, config))
+        cells = [
+            dict(pairs=0, gold_order=gold, order=order, seed=seed)
+            for gold in golds
+            for order in sorted({gold, horizon})
+            for seed in range(config.seeds)
+        ]
+        found.append(_batch("dimensions", Program("d_eff", tree, 0), cells, config))
+    return found
+
+
+def _batch(table: str, program: Program, cells: list[dict], config: Config) -> Batch:
+    columns = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
+    for name in ("beta", "temperature", "reference_scale"):
+        columns[name] = np.full(len(cells), getattr(config, name), np.float32)
+    labels = {"arm": program.arm, "horizon": program.tree.horizon}
+    return Batch(table, program, labels, columns, chunk=128 if program.pairs <= 2048 else 32)
+
+
+def _paddings(pairs: tuple[int, ...]) -> dict[int, list[int]]:
+    """Numbers of pairs grouped under the size they are padded to: 2,048, then eight times as many each."""
+    groups: dict[int, list[int]] = {}
+    for count in sorted(pairs):
+        size = 2048
+        while size < count:
+            size *= 8
+        groups.setdefault(min(size, max(pairs)), []).append(count)
+    return groups
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one arm, or the effective dimension of one class, as scalars."""
+    tree = program.tree
+    key = jax.random.fold_in(jax.random.key(cell["seed"]), cell["gold_order"])
+    task_key, pairs_key, fit_key = jax.random.split(jax.random.fold_in(key, tree.horizon), 3)
+    task = tasks.interactions(task_key, tree, cell["gold_order"], cell["reference_scale"])
+    task = task._replace(beta=cell["beta"], temperature=cell["temperature"])
+    verifier = verifiers.interactions(tree, cell["order"], max_order=tree.horizon)
+    if program.arm == "d_eff":
+        gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
+        return {"effective_dimension": complexity.effective_dimension(gradients, task)}
+    pairs = preferences.sample(pairs_key, tree, task, program.pairs)
+    train, held_out = preferences.split(pairs, cell["pairs"], HELD_OUT_EVERY)
+    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    classes = algorithms.Classes(
+        policy, verifier, verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
+    )
+    problem = algorithms.Problem(task, train, held_out)
+    fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
+    assert policy.leaf_log_probs is not None
+    measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
+    return measured._asdict() | {name: value for name, value in fit._asdict().items() if name != "params"}
+
+
+def findings(fits: pl.DataFrame) -> list[Finding]:
+    """Verdicts, the headline first: how many times more pairs DPO needs, by gold order and horizon."""
+    rows = []
+    horizons = sorted(fits["horizon"].unique(), reverse=True)
+    for horizon in horizons:
+        for name, gold in _distinct(gold_orders(horizon)).items():
+            simple = gold < horizon
+            most = fits.filter(horizon=horizon)["pairs"].max()
+            rows.append(
+                Finding(
+                    f"H={horizon}, {name} gold reward (order {gold}): pairs DPO needs for each pair of two-stage RLHF, "
+                    f"at DPO's regret with {most:,}",
+                    pair_ratio(fits, horizon, gold),
+                    "times",
+                    1.0,
+                    "above" if simple else "at",
+                )
+            )
+    for horizon in horizons:
+        gold = gold_orders(horizon)["simple"]
+        at_512 = fits.filter(horizon=horizon, gold_order=gold, pairs=512)
+        if gold < horizon and len(at_512):
+            ratio = regret_ratio(at_512, gold)
+            claim = (
+                f"H={horizon}, simple gold (order {gold}), 512 pairs: regret of two-stage RLHF over DPO's is under half"
+            )
+            rows.append(Finding(claim, ratio, "times", 0.5, "below"))
+    return rows
+
+
+def _distinct(orders: dict[str, int]) -> dict[str, int]:
+    """Drop the names of gold orders that a later name also has."""
+    return {
+        name: order
+        for name, order in orders.items()
+        if order not in list(orders.values())[list(orders).index(name) + 1 :]
+    }
+
+
+def curves(fits: pl.DataFrame, arm: str, horizon: int, gold: int, order: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs [n] and regrets [seeds, n] of one arm."""
+    chosen = fits.filter(arm=arm, horizon=horizon, gold_order=gold, order=order).sort("seed", "pairs")
+    pairs = np.array(sorted(chosen["pairs"].unique()))
+    return pairs, chosen["regret"].to_numpy().reshape(-1, len(pairs))
+
+
+def regret_ratio(fits: pl.DataFrame, gold: int) -> Interval:
+    """Regret of two-stage RLHF with the gold order over that of DPO, paired by seed."""
+    rlhf = fits.filter(arm="RLHF", order=gold).sort("seed")["regret"].to_numpy()
+    dpo = fits.filter(arm="DPO").sort("seed")["regret"].to_numpy()
+    return ratio_over_seeds(np.log(rlhf / dpo))
+
+
+def pair_ratio(fits: pl.DataFrame, horizon: int, gold: int) -> Interval:
+    """Pairs DPO needs over pairs two-stage RLHF needs, at the regret DPO reaches with the most pairs.
+
+    Within a seed, RLHF's curve is interpolated in log regret against log n. A curve below that regret
+    from its first point on counts as needing that many: the ratio is then too small, never too large.
+    A curve that never comes down to it counts as 1 step of the grid beyond the last point.
+    """
+    pairs, dpo = curves(fits, "DPO", horizon, gold, horizon)
+    _, rlhf = curves(fits, "RLHF", horizon, gold, gold)
+    needed = [
+        _pairs_needed(np.log(pairs), np.log(curve), target)
+        for curve, target in zip(rlhf, np.log(dpo[:, -1]), strict=True)
+    ]
+    return ratio_over_seeds(np.log(pairs[-1]) - np.array(needed))
+
+
+def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) -> float:
+    """Log of the first n at which the curve is at the target."""
+    if not np.isfinite(log_regret).all() or not np.isfinite(target):
+        return float("nan")
+    below = np.flatnonzero(log_regret <= target)
+    if not below.size:
+        return 2 * log_pairs[-1] - log_pairs[-2]
+    first = below[0]
+    if first == 0:
+        return log_pairs[0]
+    high, low = log_regret[first - 1], log_regret[first]
+    share = (high - target) / (high - low)
+    return log_pairs[first - 1] + share * (log_pairs[first] - log_pairs[first - 1])
+
+
+def predicted_regret(dimensions: pl.DataFrame, horizon: int, gold: int, order: int, pairs: np.ndarray) -> np.ndarray:
+    """Mean over seeds of d_eff / (2 n), with n the pairs that are fitted."""
+    chosen = dimensions.filter(horizon=horizon, gold_order=gold, order=order)["effective_dimension"].to_numpy()
+    return over_seeds(chosen).estimate / (2 * pairs * (1 - 1 / HELD_OUT_EVERY))

@@ -1,0 +1,67 @@
+"""Estimates with intervals over seeds, and the verdicts that follow from them."""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+
+
+class Interval(NamedTuple):
+    """A mean over seeds with its two-sided 95 % interval; ``failed`` seeds gave no finite number and are not in it."""
+
+    estimate: float
+    low: float
+    high: float
+    seeds: int
+    failed: int = 0
+
+
+def over_seeds(values) -> Interval:
+    """Student's t interval of the mean of one number a seed; NaN bounds with fewer than 2 finite seeds."""
+    values = np.asarray(values, float)
+    finite = values[np.isfinite(values)]
+    failed = values.size - finite.size
+    if finite.size < 2:
+        estimate = float(finite.mean()) if finite.size else float("nan")
+        return Interval(estimate, float("nan"), float("nan"), finite.size, failed)
+    half = stats.t.ppf((1 + LEVEL) / 2, finite.size - 1) * finite.std(ddof=1) / np.sqrt(finite.size)
+    return Interval(float(finite.mean()), float(finite.mean() - half), float(finite.mean() + half), finite.size, failed)
+
+
+def ratio_over_seeds(log_ratios) -> Interval:
+    """Interval of a geometric mean ratio from one log ratio a seed."""
+    interval = over_seeds(log_ratios)
+    return interval._replace(**{name: float(np.exp(getattr(interval, name))) for name in ("estimate", "low", "high")})
+
+
+class Finding(NamedTuple):
+    """One row of an experiment's result.
+
+    Attributes:
+      claim: the sentence under test.
+      interval: the statistic that decides it, with its unit.
+      bound, direction: the claim holds where the statistic is ``above`` or ``below`` the bound; a control
+        claims that it is ``at`` the bound.
+    """
+
+    claim: str
+    interval: Interval
+    unit: str
+    bound: float
+    direction: str
+
+    @property
+    def verdict(self) -> str:
+        """Computed from the interval: supported, contradicted, undecided, or for a control no effect or effect."""
+        low, high = self.interval.low, self.interval.high
+        if not np.isfinite(low + high):
+            return "undecided: too few finite seeds"
+        if self.direction == "at":
+            return "no effect" if low <= self.bound <= high else f"effect, {'above' if low > self.bound else 'below'}"
+        above = low > self.bound
+        below = high < self.bound
+        if not above and not below:
+            return "undecided"
+        return "supported" if above == (self.direction == "above") else "contradicted"
