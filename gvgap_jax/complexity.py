@@ -28,7 +28,7 @@ def identifiable_dimension(gradients: Float[Array, "X L d"]) -> int:
 def fisher_information(
     gradients: Float[Array, "X L d"], task: Task, coverage: Float[Array, "X L"] | None = None
 ) -> Float[Array, "d d"]:
-    """Fisher information of one Bradley-Terry pair drawn from ``coverage``, [X, L] log-probabilities (reference by default)."""
+    """Fisher information of one Bradley-Terry pair drawn from ``coverage`` (the reference by default)."""
     probability = jnp.exp(task.reference if coverage is None else coverage)
     odds = (task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature
     label_variance = jax.nn.sigmoid(odds) * jax.nn.sigmoid(-odds) / task.temperature**2

@@ -111,7 +111,7 @@ def automaton(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.
 
 
 def token_counts(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.0) -> Task:
-    """Minus the distance of the counts of ``complexity`` tokens from random targets: easy to check, a search to write."""
+    """Minus the distance of ``complexity`` tokens' counts from random targets: easy to check, a search to write."""
     target_key, reference_key = jax.random.split(key)
     _, responses = tree.rows()
     counted = jnp.arange(complexity)

@@ -36,6 +36,11 @@ class Batch(NamedTuple):
     cells: Cells
     chunk: int = 128
 
+    @property
+    def size(self) -> int:
+        """Number of cells."""
+        return _size(self.cells)
+
 
 class Report(NamedTuple):
     """What a run cost: cells computed and skipped, compilations, seconds spent compiling and running."""
@@ -67,7 +72,7 @@ def run_batches(run: Callable, batches: list[Batch], folder: Path) -> Report:
     columns and its results. The folder must be open (``store.open_folder``).
     """
     waiting = [(batch, chunk) for batch in batches for chunk in _chunks(batch) if not store.exists(folder, chunk.name)]
-    total = sum(_size(batch.cells) for batch in batches)
+    total = sum(batch.size for batch in batches)
     todo = sum(_size(chunk.cells) for _, chunk in waiting)
     started = time.perf_counter()
     with _progress() as progress:
@@ -109,7 +114,7 @@ def _compile(run: Callable, waiting, progress: Progress) -> dict:
 
 def _chunks(batch: Batch) -> list[_Chunk]:
     """Split a batch into chunks of one padded shape, named by the hash of the program and of their cells."""
-    size = _size(batch.cells)
+    size = batch.size
     shape = min(batch.chunk, size)
     chunks = []
     for start in range(0, size, batch.chunk):

@@ -1,0 +1,21 @@
+"""Figures: one module an experiment, drawing records and nothing else, as PNG and PDF."""
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")  # figures are files; no screen is needed
+
+from experiments.figures import equivalence, sample_complexity  # noqa: E402
+from experiments.figures.style import save  # noqa: E402
+
+FIGURES = {"sample_complexity": sample_complexity.draw, "equivalence": equivalence.draw}
+
+
+def draw(name: str, folder: Path, out: Path) -> list[Path]:
+    """Draw one experiment's figures from the records in ``folder``; returns the files written.
+
+    Raises:
+      FileNotFoundError: the folder holds no such records.
+    """
+    return [path for title, figure in FIGURES[name](folder).items() for path in save(figure, out, title)]

@@ -1,0 +1,35 @@
+"""One look for all figures: full text width, readable type, colour-blind safe colours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+from tueplots import axes, fontsizes
+
+WIDTH = 6.75  # inches: the text width of a two-column paper
+
+
+@contextmanager
+def style(height: float) -> Iterator[None]:
+    """Matplotlib settings of a figure of the text width and ``height`` inches."""
+    settings = fontsizes.icml2024() | axes.lines() | axes.spines(right=False, top=False)
+    settings |= {
+        "axes.grid": True,
+        "grid.alpha": 0.3,
+        "figure.figsize": (WIDTH, height),
+        "figure.constrained_layout.use": True,
+    }
+    with plt.rc_context(settings):
+        yield
+
+
+def save(figure: Figure, out: Path, title: str) -> list[Path]:
+    """Write a figure as PNG and PDF, and close it."""
+    out.mkdir(parents=True, exist_ok=True)
+    paths = [out / f"{title}.{kind}" for kind in ("png", "pdf")]
+    for path in paths:
+        figure.savefig(path, dpi=200)
+    plt.close(figure)
+    return paths
