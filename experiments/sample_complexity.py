@@ -15,7 +15,7 @@ import polars as pl
 
 from experiments.statistics import Finding, Interval, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep import Batch
+from gvgap_jax.sweep import Batch, Cells
 
 MEANING = 1
 HELD_OUT_EVERY = 5
@@ -103,7 +103,7 @@ def batches(config: Config) -> list[Batch]:
 
 
 def _batch(table: str, program: Program, cells: list[dict], config: Config) -> Batch:
-    columns = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
+    columns: Cells = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
     for name in ("beta", "temperature", "reference_scale"):
         columns[name] = np.full(len(cells), getattr(config, name), np.float32)
     labels = {"arm": program.arm, "horizon": program.tree.horizon}
@@ -180,7 +180,7 @@ def _by_seed(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def two_stage(fits: pl.DataFrame, orders: str) -> pl.DataFrame:
-    """RLHF's fits with the verifier of the gold order, or with the order of the lowest held-out loss of each data set."""
+    """RLHF's fits with the gold order's verifier, or with the order of the lowest held-out loss of each data set."""
     rlhf = fits.filter(arm="RLHF")
     if orders == "gold":
         return rlhf.filter(pl.col("order") == pl.col("gold_order"))
@@ -226,13 +226,13 @@ def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) 
         return float("nan")
     below = np.flatnonzero(log_regret <= target)
     if not below.size:
-        return 2 * log_pairs[-1] - log_pairs[-2]
+        return float(2 * log_pairs[-1] - log_pairs[-2])
     first = below[0]
     if first == 0:
-        return log_pairs[0]
+        return float(log_pairs[0])
     high, low = log_regret[first - 1], log_regret[first]
     share = (high - target) / (high - low)
-    return log_pairs[first - 1] + share * (log_pairs[first] - log_pairs[first - 1])
+    return float(log_pairs[first - 1] + share * (log_pairs[first] - log_pairs[first - 1]))
 
 
 def predicted_regret(dimensions: pl.DataFrame, horizon: int, gold: int, order: int, pairs: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gvgap_jax.soft_rl import objective
+from gvgap_jax.types import Number
 
 
 def weighted_mean(values: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, ""]:
@@ -23,7 +24,7 @@ def local_margin(
     log_chosen: Float[Array, "N"],
     log_rejected: Float[Array, "N"],
     reference_margin: Float[Array, "N"],
-    beta: Float[Array, ""] | float,
+    beta: Number,
 ) -> Float[Array, "N"]:
     """beta (log pi/pi_ref of the chosen - log pi/pi_ref of the rejected): the local reward's margin."""
     chex.assert_equal_shape((log_chosen, log_rejected, reference_margin))

@@ -9,7 +9,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from gvgap_jax.types import Fit, Params
+from gvgap_jax.types import Fit, Number, Params
 
 Scalar = Float[Array, ""]
 
@@ -23,7 +23,7 @@ def minimise(
     optimiser: optax.GradientTransformation,
     steps: int,
     held_out_loss: Callable[[Params], Scalar] | None = None,
-    tolerance: float = 0.0,
+    tolerance: Number = 0.0,
     patience: int | None = None,
 ) -> Fit:
     """Gradient descent that keeps the parameters of the lowest held-out loss seen.
@@ -67,7 +67,7 @@ def minimise(
         held_out_loss=score,
         gradient_norm=gradient_norm,
         penalty=jnp.zeros_like(value),
-        steps=step,
+        steps=jnp.asarray(step),
         converged=stopped_itself & jnp.isfinite(value) & jnp.isfinite(gradient_norm),
     )
 
@@ -76,9 +76,9 @@ def newton(
     outputs: Callable[[Params], Float[Array, "N"]],
     loss: Callable[[Float[Array, "N"]], Scalar],
     params: Params,
-    tolerance: Scalar | float,
+    tolerance: Number,
     max_steps: int,
-    penalty: Scalar | float = 0.0,
+    penalty: Number = 0.0,
     curvature: Callable[[Float[Array, "N"]], Float[Array, "N"]] | None = None,
 ) -> Fit:
     """Minimise loss(outputs(params)) + penalty/2 |params|^2 until the gradient norm is at most ``tolerance``.

@@ -13,14 +13,14 @@ from jaxtyping import Array, Float
 
 from gvgap_jax.features import mlp, one_hot_prefixes
 from gvgap_jax.tree import Levels, TokenTree
-from gvgap_jax.types import Params, Policy, PRNGKey
+from gvgap_jax.types import Count, Params, Policy, PRNGKey
 
 
 def tree_policy(
     tree: TokenTree,
     init: Callable[[PRNGKey], Params],
     logits: Callable[[Params], Levels],
-    num_parameters: int,
+    num_parameters: Count,
     base: Levels | None = None,
     from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None,
 ) -> Policy:

@@ -92,11 +92,10 @@ def check_not_separable(differences: Float[Array, "N d"]) -> None:
     Raises:
       ValueError: the pairs are separable.
     """
-    differences = np.asarray(differences, float)
-    gain = differences.sum(axis=0)
-    solution = linprog(-gain, A_ub=-differences, b_ub=np.zeros(len(differences)), bounds=(-1, 1))
-    if solution.status == 0 and -solution.fun > 1e-7 * max(1.0, np.abs(differences).max()):
+    rows = np.asarray(differences, float)
+    solution = linprog(-rows.sum(axis=0), A_ub=-rows, b_ub=np.zeros(len(rows)), bounds=(-1, 1))
+    if solution.status == 0 and -solution.fun > 1e-7 * max(1.0, np.abs(rows).max()):
         raise ValueError(
-            f"the Bradley-Terry fit of {differences.shape[1]} parameters to {len(differences)} pairs is separable: "
+            f"the Bradley-Terry fit of {rows.shape[1]} parameters to {len(rows)} pairs is separable: "
             "its likelihood grows without end. Give it a positive penalty, or more pairs."
         )

@@ -13,17 +13,16 @@ from jaxtyping import Array, Float
 
 from gvgap_jax.divergence import kl
 from gvgap_jax.tree import Levels, TokenTree
+from gvgap_jax.types import Number
 
 
-def soft_value(
-    reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Float[Array, ""] | float
-) -> Float[Array, "X"]:
+def soft_value(reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Number) -> Float[Array, "X"]:
     """V(x) = beta log sum_y pi_ref(y|x) exp(r/beta), the largest attainable J."""
     return beta * jax.nn.logsumexp(reference + reward / beta, axis=-1)
 
 
 def soft_optimal_policy(
-    reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Float[Array, ""] | float
+    reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Number
 ) -> Float[Array, "X L"]:
     """Leaf log-probabilities of pi*_r, the maximiser of J over all policies."""
     return jax.nn.log_softmax(reference + reward / beta, axis=-1)
@@ -33,7 +32,7 @@ def objective(
     log_policy: Float[Array, "X L"],
     reward: Float[Array, "X L"],
     reference: Float[Array, "X L"],
-    beta: Float[Array, ""] | float,
+    beta: Number,
 ) -> Float[Array, "X"]:
     """J = E_pi[r] - beta KL(pi || pi_ref) of each prompt, in units of reward."""
     return jnp.sum(jnp.exp(log_policy) * reward, axis=-1) - beta * kl(log_policy, reference)
@@ -47,7 +46,7 @@ class SoftValues(NamedTuple):
 
 
 def backward_induction(
-    tree: TokenTree, reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: float
+    tree: TokenTree, reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Number
 ) -> SoftValues:
     """Soft values at every prefix, last token first, with the reward paid at the leaf.
 
@@ -78,7 +77,7 @@ class MDP(NamedTuple):
     reference: Float[Array, "S A"]
 
 
-def mdp_soft_optimal_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array, "H S A"]:
+def mdp_soft_optimal_policy(mdp: MDP, horizon: int, beta: Number) -> Float[Array, "H S A"]:
     """Log-probabilities of the policy that maximises E[sum r] - beta E[sum log pi/pi_ref].
 
     The expectation over the next state stands outside the exponential: luck is not chosen.
@@ -93,7 +92,7 @@ def mdp_soft_optimal_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array,
     return policy[::-1]
 
 
-def mdp_posterior_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array, "H S A"]:
+def mdp_posterior_policy(mdp: MDP, horizon: int, beta: Number) -> Float[Array, "H S A"]:
     """Action log-probabilities under the trajectory law P*_r proportional to P_dynamics pi_ref exp(r/beta).
 
     The expectation over the next state stands inside the exponential. With deterministic dynamics
@@ -108,7 +107,7 @@ def mdp_posterior_policy(mdp: MDP, horizon: int, beta: float) -> Float[Array, "H
     return policy[::-1]
 
 
-def mdp_objective(mdp: MDP, log_policy: Float[Array, "H S A"], beta: float) -> Float[Array, ""]:
+def mdp_objective(mdp: MDP, log_policy: Float[Array, "H S A"], beta: Number) -> Float[Array, ""]:
     """J of a time-dependent policy: expected total reward minus beta times its KL to the reference."""
 
     def forward(state, step_policy):

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int, Key
 
 Params = Any
+Number = Float[Array, ""] | float  # a scalar that may be traced
+Count = Int[Array, ""] | int
 PRNGKey = Key[Array, ""]
 Prompts = Int[Array, "N P"]
 Responses = Int[Array, "N H"]
@@ -42,7 +44,7 @@ class Policy(NamedTuple):
     init: Callable[[PRNGKey], Params]
     log_prob: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
     sample: Callable[[PRNGKey, Params, Prompts], Responses]
-    num_parameters: int | Int[Array, ""]
+    num_parameters: Count
     leaf_log_probs: Callable[[Params], Float[Array, "X L"]] | None = None
     from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None
 
@@ -60,7 +62,7 @@ class Verifier(NamedTuple):
 
     init: Callable[[PRNGKey], Params]
     score: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
-    num_parameters: int | Int[Array, ""]
+    num_parameters: Count
     leaf_scores: Callable[[Params], Float[Array, "X L"]] | None = None
 
 

@@ -5,20 +5,20 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from gvgap_jax.features import interaction_basis, mlp, one_hot_prefixes
 from gvgap_jax.policies import tree_policy
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Params, Policy, PRNGKey, Verifier
+from gvgap_jax.types import Count, Number, Params, Policy, PRNGKey, Verifier
 
 
 def tree_verifier(
     tree: TokenTree,
     init: Callable[[PRNGKey], Params],
     leaf_scores: Callable[[Params], Float[Array, "X L"]],
-    num_parameters: int | Int[Array, ""],
+    num_parameters: Count,
 ) -> Verifier:
     """Verifier from the scores of all leaves [X, L]."""
 
@@ -35,7 +35,7 @@ def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
 
 
-def interactions(tree: TokenTree, order: int | Int[Array, ""], max_order: int | None = None) -> Verifier:
+def interactions(tree: TokenTree, order: Count, max_order: int | None = None) -> Verifier:
     """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table.
 
     With ``max_order`` the order may be an array: parameters are stored for every interaction up to
@@ -123,24 +123,24 @@ def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_
     return tree_verifier(tree, init, leaf_scores, (inputs + 1) * width + width + 1)
 
 
-def implicit_verifier(policy: Policy, reference: Policy, reference_params: Params, beta: float) -> Verifier:
+def implicit_verifier(policy: Policy, reference: Policy, reference_params: Params, beta: Number) -> Verifier:
     """R(Pi): the local reward models beta (log pi - log pi_ref) of a policy class (arXiv 2503.01067, section 2)."""
 
     def score(params: Params, prompts, responses):
         reference_log_prob = reference.log_prob(reference_params, prompts, responses)
         return beta * (policy.log_prob(params, prompts, responses) - reference_log_prob)
 
-    leaf_scores = None
-    if policy.leaf_log_probs is not None and reference.leaf_log_probs is not None:
-        policy_leaves, reference_leaves = policy.leaf_log_probs, reference.leaf_log_probs
+    policy_leaves, reference_leaves = policy.leaf_log_probs, reference.leaf_log_probs
+    if policy_leaves is None or reference_leaves is None:
+        return Verifier(policy.init, score, policy.num_parameters)
 
-        def leaf_scores(params: Params):
-            return beta * (policy_leaves(params) - reference_leaves(reference_params))
+    def leaf_scores(params: Params):
+        return beta * (policy_leaves(params) - reference_leaves(reference_params))
 
     return Verifier(policy.init, score, policy.num_parameters, leaf_scores)
 
 
-def soft_optimal_class(tree: TokenTree, verifier: Verifier, reference: Float[Array, "X L"], beta: float) -> Policy:
+def soft_optimal_class(tree: TokenTree, verifier: Verifier, reference: Float[Array, "X L"], beta: Number) -> Policy:
     """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1)."""
     leaf_scores = verifier.leaf_scores
     if leaf_scores is None:

@@ -6,8 +6,8 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, sample_complexity  # noqa: E402
-from experiments.figures.style import save  # noqa: E402
+from experiments.figures import equivalence, sample_complexity
+from experiments.figures.style import save
 
 FIGURES = {"sample_complexity": sample_complexity.draw, "equivalence": equivalence.draw}
 

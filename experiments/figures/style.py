@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -14,7 +15,7 @@ WIDTH = 6.75  # inches: the text width of a two-column paper
 @contextmanager
 def style(height: float) -> Iterator[None]:
     """Matplotlib settings of a figure of the text width and ``height`` inches."""
-    settings = fontsizes.icml2024() | axes.lines() | axes.spines(right=False, top=False)
+    settings: dict[Any, Any] = fontsizes.icml2024() | axes.lines() | axes.spines(right=False, top=False)
     settings |= {
         "axes.grid": True,
         "grid.alpha": 0.3,

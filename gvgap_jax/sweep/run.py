@@ -6,7 +6,7 @@ from collections.abc import Callable, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gvgap_jax.parallel import over_devices
 from gvgap_jax.sweep import store
 
-Cells = dict[str, np.ndarray]
+Cells = dict[str, np.ndarray[Any, Any]]
 
 
 class Batch(NamedTuple):
