@@ -20,6 +20,7 @@ def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None
     coverage = task.reference if coverage is None else coverage
     first, second = (side.reshape(-1) for side in jnp.meshgrid(*2 * [jnp.arange(tree.leaves)], indexing="ij"))
     drawn = jnp.exp(coverage[:, first] + coverage[:, second]) * task.prompt_probs[:, None]
+    # Twice, because the chosen response may have been drawn first or second.
     preferred = 2 * jax.nn.sigmoid((task.reward[:, first] - task.reward[:, second]) / task.temperature)
     rows = tree.prompts * tree.leaves**2
     return Preferences(
@@ -27,7 +28,7 @@ def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None
         chosen=jnp.tile(tree.responses(first), (tree.prompts, 1)),
         rejected=jnp.tile(tree.responses(second), (tree.prompts, 1)),
         reference_margin=(task.reference[:, first] - task.reference[:, second]).reshape(rows),
-        weight=(drawn * preferred / 2).reshape(rows),
+        weight=(drawn * preferred).reshape(rows),
     )
 
 
