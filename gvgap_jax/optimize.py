@@ -114,8 +114,9 @@ def newton(
 
         direction, _ = cg(hessian, -gradient, tol=0.1, maxiter=CG_STEPS)
         candidates = flat[None] + jnp.outer(jnp.array(STEP_SIZES), direction)
-        flat = candidates[_longest_best(jax.lax.map(objective, candidates))]
-        return flat, jax.grad(objective)(flat), count + 1
+        values, gradients = jax.lax.map(jax.value_and_grad(objective), candidates)
+        chosen = _best(values, jnp.linalg.norm(gradients, axis=-1))
+        return candidates[chosen], gradients[chosen], count + 1
 
     def unfinished(state):
         _, gradient, count = state
@@ -134,11 +135,12 @@ def newton(
     )
 
 
-def _longest_best(values: Float[Array, "steps"]):
-    """Index of the first (longest) step whose value is the lowest, up to rounding."""
+def _best(values: Float[Array, "steps"], gradient_norms: Float[Array, "steps"]):
+    """Index of the lowest value; where rounding hides the difference, of the smallest gradient among the lowest."""
     values = jnp.where(jnp.isfinite(values), values, jnp.inf)
     lowest = jnp.min(values)
-    return jnp.argmax(values <= lowest + 8 * jnp.finfo(values.dtype).eps * jnp.abs(lowest))
+    tied = values <= lowest + 8 * jnp.finfo(values.dtype).eps * jnp.abs(lowest)
+    return jnp.argmin(jnp.where(tied, gradient_norms, jnp.inf))
 
 
 def penalty_path(
