@@ -1,13 +1,15 @@
 """Command line: ``python -m experiments list | run | figures | quickstart | bench``."""
 
 import difflib
+import functools
+import operator
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -22,7 +24,7 @@ PRESET_NAMES = ("quick", "paper", "full")
 def list_experiments() -> None:
     """Name every experiment, the question it answers and the size of its presets."""
     for name, module in EXPERIMENTS.items():
-        console.print(f"[bold]{name}[/bold]: {module.__doc__.strip().splitlines()[0]}")
+        console.print(f"[bold]{name}[/bold]: {(module.__doc__ or '').strip().splitlines()[0]}")
         for preset, config in module.PRESETS.items():
             cells = sum(batch.size for batch in module.batches(config))
             console.print(f"    {preset:6} {cells:>9,} cells", highlight=False)
@@ -117,20 +119,20 @@ def bench(out: Path = Path("results/benchmarks")) -> None:
 
 def main(arguments: list[str]) -> None:
     """Parse and run one command; bad input ends in one clear line and exit status 2."""
-    use_all_cores()
     try:
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
             arguments = ["run", known_experiment(arguments[1]), *arguments[2:]]
-        preset = _preset_in(arguments)
-        runs = tuple(
+        preset = preset_in(arguments)
+        runs = [
             Annotated[Any, tyro.conf.subcommand(name=name, constructor=run_command(name, preset))]
             for name in EXPERIMENTS
-        )
+        ]
 
-        def run(experiment: tyro.conf.OmitArgPrefixes[Union[runs]]) -> None:  # pyright: ignore[reportInvalidTypeForm] # noqa: UP007
+        def run(experiment) -> None:
             """Run one experiment into a folder of records; what is already there is not computed again."""
             del experiment
 
+        run.__annotations__["experiment"] = functools.reduce(operator.or_, runs)
         commands = {
             "list": list_experiments,
             "run": run,
@@ -151,7 +153,7 @@ def main(arguments: list[str]) -> None:
         sys.exit(2)
 
 
-def _preset_in(arguments: list[str]) -> str:
+def preset_in(arguments: list[str]) -> str:
     """The preset named in the arguments; its values are the defaults that the other options override."""
     for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
         for candidate in (value if option == "--preset" else "", option.removeprefix("--preset=")):
@@ -166,4 +168,5 @@ def use_all_cores() -> None:
 
 
 if __name__ == "__main__":
+    use_all_cores()
     main(sys.argv[1:])

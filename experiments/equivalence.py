@@ -69,16 +69,13 @@ def batches(config: Config) -> list[Batch]:
     tree = TokenTree(config.vocabulary, config.horizon)
     orders = range(1, config.horizon + 1)
     cells = [
-        (pairs, policy_order, verifier_order, seed)
+        dict(pairs=pairs, policy_order=policy_order, verifier_order=verifier_order, seed=seed)
         for pairs in config.pairs
         for policy_order in orders
         for verifier_order in orders
         for seed in range(config.seeds)
     ]
-    names = ("pairs", "policy_order", "verifier_order", "seed")
-    columns: Cells = {
-        name: np.array(values, np.int32) for name, values in zip(names, zip(*cells, strict=True), strict=True)
-    }
+    columns: Cells = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
     columns["beta"] = np.full(len(cells), config.beta, np.float32)
     program = Program(tree, max(config.pairs), config.penalty)
     return [Batch("distances", program, {"horizon": config.horizon}, columns)]

@@ -11,10 +11,12 @@ from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from gvgap_jax import losses, optimize
+from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import Fit, Params, Policy, Preferences, PRNGKey, Verifier
 
@@ -224,6 +226,8 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) 
         return losses.bradley_terry(margins(params, held_out), held_out.weight)
 
     if settings.solver == "newton":
+        if 0.0 in settings.penalties:
+            _check_has_minimiser(params, lambda params: margins(params, train), train)
         return optimize.penalty_path(
             lambda params: margins(params, train),
             lambda values: settings.pair_loss(values, train.weight),
@@ -243,6 +247,17 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) 
         tolerance=settings.tolerance / jnp.sqrt(jnp.sum(train.weight)),
         patience=settings.patience,
     )
+
+
+def _check_has_minimiser(params: Params, margins, pairs: Preferences) -> None:
+    """Raise ValueError for separable pairs; inside a compiled program, where values are not known yet, do nothing."""
+    flat, unravel = ravel_pytree(params)
+    differences = jax.jacfwd(lambda vector: margins(unravel(vector)))(flat)
+    try:
+        present = np.asarray(pairs.weight) > 0
+        preferences.check_not_separable(np.asarray(differences)[present])
+    except jax.errors.TracerArrayConversionError:
+        return
 
 
 def _needed(value: Needed | None, what: str) -> Needed:

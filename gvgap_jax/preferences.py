@@ -84,7 +84,7 @@ def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Pre
 
 
 def check_not_separable(differences: Float[Array, "N d"]) -> None:
-    """Raise unless the Bradley-Terry likelihood of a linear verifier has a finite minimiser without a penalty.
+    """Raise unless the unpenalised Bradley-Terry likelihood of a linear verifier has a finite minimiser.
 
     ``differences`` are features of the chosen minus features of the rejected response. The likelihood
     has no minimiser when some direction never lowers a margin and raises at least one
