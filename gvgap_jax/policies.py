@@ -25,6 +25,8 @@ def tree_policy(
     from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None,
 ) -> Policy:
     """Policy from its levels of logits [X, V**h, V]: everything else about a tree policy follows from them."""
+    if base is not None:
+        tree.check_levels(base)
 
     def full_logits(params: Params) -> Levels:
         levels = logits(params)
@@ -50,17 +52,16 @@ def tree_policy(
 
 def tabular(tree: TokenTree, base: Levels | None = None) -> Policy:
     """Every policy: one logit for each (prompt, prefix, token), starting at the reference."""
-    shapes = [(tree.prompts, tree.vocabulary**depth, tree.vocabulary) for depth in range(tree.horizon)]
 
     def init(key: PRNGKey) -> Params:
         del key
-        return tuple(jnp.zeros(shape) for shape in shapes)
+        return tuple(jnp.zeros(shape) for shape in tree.level_shapes)
 
     def from_log_probs(log_probs: Float[Array, "X L"]) -> Params:
         levels = tree.conditionals(log_probs)
         return levels if base is None else tuple(level - b for level, b in zip(levels, base, strict=True))
 
-    size = sum(prompts * prefixes * tokens for prompts, prefixes, tokens in shapes)
+    size = sum(prompts * prefixes * tokens for prompts, prefixes, tokens in tree.level_shapes)
     return tree_policy(tree, init, lambda params: params, size, base, from_log_probs)
 
 

@@ -48,12 +48,23 @@ class TokenTree:
     @property
     def prompts(self) -> int:
         """X, the number of prompts: V**P."""
-        return self.vocabulary**self.prompt_length
+        return int(self.vocabulary) ** int(self.prompt_length)
 
     @property
     def leaves(self) -> int:
         """L, the number of responses to one prompt: V**H."""
-        return self.vocabulary**self.horizon
+        return int(self.vocabulary) ** int(self.horizon)
+
+    @property
+    def level_shapes(self) -> list[tuple[int, int, int]]:
+        """[X, V**h, V] for every level h."""
+        return [(self.prompts, self.vocabulary**depth, self.vocabulary) for depth in range(self.horizon)]
+
+    def check_levels(self, levels: Levels) -> None:
+        """Raise ValueError unless there are H levels of the right shapes, which broadcasting would hide."""
+        found = [level.shape for level in levels]
+        if found != self.level_shapes:
+            raise ValueError(f"{self}: levels of logits must have shapes {self.level_shapes}, got {found}.")
 
     def leaf_index(self, responses: Responses) -> Int[Array, "N"]:
         """Index of each response [N, H] among the leaves."""
@@ -78,6 +89,7 @@ class TokenTree:
 
     def leaf_log_probs(self, logits: Levels) -> Float[Array, "X L"]:
         """Log-probability of every response, from H levels of logits [X, V**h, V]."""
+        self.check_levels(logits)
         log_probs = jnp.zeros((self.prompts, 1))
         for level in logits:
             log_probs = (log_probs[..., None] + jax.nn.log_softmax(level)).reshape(self.prompts, -1)
@@ -96,7 +108,9 @@ class TokenTree:
         return tuple(reversed(levels))
 
     def at(self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses) -> Float[Array, "N"]:
-        """Read a leaf array at rows of (prompt, response) tokens."""
+        """Read a leaf array at rows of (prompt, response) tokens; ValueError if it is not one of this tree."""
+        if values.shape != (self.prompts, self.leaves):
+            raise ValueError(f"{self}: a leaf array has shape {(self.prompts, self.leaves)}, got {values.shape}.")
         return values[self.prompt_index(prompts), self.leaf_index(responses)]
 
 
