@@ -68,7 +68,7 @@ def minimise(
         gradient_norm=gradient_norm,
         penalty=jnp.zeros_like(value),
         steps=jnp.asarray(step),
-        converged=stopped_itself & jnp.isfinite(value) & jnp.isfinite(gradient_norm),
+        converged=stopped_itself & jnp.isfinite(value) & jnp.isfinite(score) & jnp.isfinite(gradient_norm),
     )
 
 
@@ -160,10 +160,11 @@ def penalty_path(
     noise in the gradient: at 1e-3 the optimisation error is a thousandth of the statistical one.
     """
     limit = tolerance * jnp.sqrt(total_weight)
+    pairs = jnp.where(total_weight > 0, total_weight, 1.0)
 
     def solve(params, penalty):
         fit = newton(outputs, lambda values: total_weight * loss(values), params, limit, max_steps, penalty)
-        return fit.params, fit._replace(loss=fit.loss / total_weight, held_out_loss=held_out_loss(fit.params))
+        return fit.params, fit._replace(loss=fit.loss / pairs, held_out_loss=held_out_loss(fit.params))
 
     _, path = jax.lax.scan(solve, params, jnp.array(sorted(penalties, reverse=True)))
     best = jnp.argmin(jnp.where(jnp.isfinite(path.held_out_loss), path.held_out_loss, jnp.inf))
