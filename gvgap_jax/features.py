@@ -72,12 +72,13 @@ def one_hot_prefixes(tree: TokenTree, depth: int) -> np.ndarray:
 
 
 class MLP(nnx.Module):
-    """One hidden layer of ``width`` tanh units."""
+    """One hidden layer of ``width`` tanh units. The read-out starts at 0, and with it every output."""
 
     def __init__(self, inputs: int, width: int, outputs: int, rngs: nnx.Rngs):
         dtype = jnp.result_type(float)
         self.hidden = nnx.Linear(inputs, width, param_dtype=dtype, rngs=rngs)
-        self.readout = nnx.Linear(width, outputs, param_dtype=dtype, rngs=rngs)
+        zeros = nnx.initializers.zeros_init()
+        self.readout = nnx.Linear(width, outputs, param_dtype=dtype, kernel_init=zeros, rngs=rngs)
 
     def __call__(self, features):
         return self.readout(jnp.tanh(self.hidden(features)))
@@ -85,6 +86,8 @@ class MLP(nnx.Module):
 
 def mlp(inputs: int, width: int, outputs: int):
     """An ``MLP`` as two pure functions: init(key) -> params and apply(params, features) -> outputs."""
+    if width < 1:
+        raise ValueError(f"mlp: width must be at least 1 unit, got {width}.")
     graph = nnx.graphdef(nnx.eval_shape(lambda: MLP(inputs, width, outputs, nnx.Rngs(0))))
 
     def init(key: PRNGKey) -> Params:

@@ -155,18 +155,26 @@ def penalty_path(
 ) -> Fit:
     """Newton's optimum for every ridge penalty, strongest first, and the one of the lowest held-out loss.
 
-    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 |params|^2, so a
-    penalty counts in pairs. The tolerance is a share of sqrt(total_weight), the size of the sampling
+    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 |params - start|^2, so
+    a penalty counts in pairs, and pulls towards the start: a network pulled towards 0 would rest at its
+    saddle there. The tolerance is a share of sqrt(total_weight), the size of the sampling
     noise in the gradient: at 1e-3 the optimisation error is a thousandth of the statistical one.
     """
     limit = tolerance * jnp.sqrt(total_weight)
     pairs = jnp.where(total_weight > 0, total_weight, 1.0)
 
-    def solve(params, penalty):
-        fit = newton(outputs, lambda values: total_weight * loss(values), params, limit, max_steps, penalty)
-        return fit.params, fit._replace(loss=fit.loss / pairs, held_out_loss=held_out_loss(fit.params))
+    def moved(change):
+        return jax.tree.map(jnp.add, params, change)
 
-    _, path = jax.lax.scan(solve, params, jnp.array(sorted(penalties, reverse=True)))
+    def moved_outputs(change):
+        return outputs(moved(change))
+
+    def solve(change, penalty):
+        fit = newton(moved_outputs, lambda values: total_weight * loss(values), change, limit, max_steps, penalty)
+        found = moved(fit.params)
+        return fit.params, fit._replace(params=found, loss=fit.loss / pairs, held_out_loss=held_out_loss(found))
+
+    _, path = jax.lax.scan(solve, jax.tree.map(jnp.zeros_like, params), jnp.array(sorted(penalties, reverse=True)))
     best = jnp.argmin(jnp.where(jnp.isfinite(path.held_out_loss), path.held_out_loss, jnp.inf))
     selected = jax.tree.map(lambda values: values[best], path)
     converged = jnp.all(path.converged & jnp.isfinite(path.held_out_loss))

@@ -1,4 +1,7 @@
-"""Verifier classes on token trees: reward models of a whole response, of controllable complexity."""
+"""Verifier classes on token trees: reward models of a whole response, of controllable complexity.
+
+Every class starts at a reward of 0, whose soft-optimal policy is the reference.
+"""
 
 from collections.abc import Callable
 from typing import Literal
@@ -29,7 +32,7 @@ def tree_verifier(
 
 
 def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
-    """Scores linear in fixed ``features`` of (prompt, response); d parameters, starting at 0."""
+    """Scores linear in fixed ``features`` of (prompt, response); d parameters."""
     features = jnp.asarray(features, float)
     dimension = features.shape[-1]
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
@@ -84,11 +87,8 @@ def automaton(tree: TokenTree, states: int) -> Verifier:
         raise ValueError(f"automaton: it needs at least 1 state, got {states}.")
 
     def init(key: PRNGKey) -> Params:
-        transition_key, value_key = jax.random.split(key)
-        return {
-            "transition": jax.random.normal(transition_key, (tree.vocabulary, states, states)),
-            "value": jax.random.normal(value_key, (states,)),
-        }
+        transition = jax.random.normal(key, (tree.vocabulary, states, states))
+        return {"transition": transition, "value": jnp.zeros(states)}
 
     def leaf_scores(params: Params):
         transition = jax.nn.softmax(params["transition"], axis=-1)
