@@ -30,6 +30,10 @@ def interaction_basis(tree: TokenTree, order: int) -> tuple[np.ndarray, np.ndarr
     length = tree.prompt_length + tree.horizon
     if not 1 <= order <= length:
         raise ValueError(f"interaction order must be between 1 and {length} (prompt and response), got {order}.")
+    if tree.vocabulary == 1:
+        raise ValueError(
+            "interactions need at least 2 tokens: with one there is a single response, nothing to compare."
+        )
     contrasts = token_contrasts(tree.vocabulary)
     columns, degrees = [], []
     for size in range(1, order + 1):
@@ -44,6 +48,17 @@ def interaction_basis(tree: TokenTree, order: int) -> tuple[np.ndarray, np.ndarr
             degrees += [size] * block.shape[1]
     features = np.concatenate(columns, axis=1).reshape(tree.prompts, tree.leaves, -1)
     return features, np.array(degrees)
+
+
+def coefficient_degrees(tree: TokenTree) -> tuple[np.ndarray, np.ndarray]:
+    """For each of the V**(P+H) products of one token function a position, in the order of a Kronecker product.
+
+    Returns:
+      degree [V**(P+H)], the number of positions it reads, and whether it reads any of the response.
+    """
+    length = tree.prompt_length + tree.horizon
+    digits = np.stack(np.unravel_index(np.arange(tree.vocabulary**length), (tree.vocabulary,) * length), axis=-1)
+    return (digits > 0).sum(axis=-1), (digits[:, tree.prompt_length :] > 0).any(axis=-1)
 
 
 def random_features(key: PRNGKey, tree: TokenTree, dimension: int) -> Float[Array, "X L d"]:

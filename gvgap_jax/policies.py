@@ -1,8 +1,8 @@
 """Policy classes on token trees, from every policy (tabular) down to a few parameters.
 
 Every class adds its logits to ``base``, H levels of reference logits (uniform if left out), so that zero
-parameters, and the initial ones, are the reference policy, as in fine-tuning. Classes other than ``tabular`` share their
-parameters across prompts, which they read as tokens.
+parameters, and the initial ones, are the reference policy, as in fine-tuning. Classes other than
+``tabular`` share their parameters across prompts, which they read as tokens.
 """
 
 from collections.abc import Callable

@@ -54,7 +54,7 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
         ("prompt_probs", prompt_probs, shape[:1]),
     ):
         if array.shape != expected:
-            raise ValueError(f"make_task: {name} must have shape {expected} (prompts, leaves), got {array.shape}.")
+            raise ValueError(f"make_task: {name} must have shape {expected} for {tree}, got {array.shape}.")
         if not np.isfinite(array).all():
             bad = np.argwhere(~np.isfinite(array))[0].tolist()
             advice = "Give every response some probability" if name == "reference" else "Check how it was computed"
@@ -64,8 +64,8 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
     if prompt_probs.min() < 0:
         raise ValueError(f"make_task: prompt_probs must not be negative, got {prompt_probs.min()}.")
     for name, value in (("beta", beta), ("temperature", temperature)):
-        if not value > 0:
-            raise ValueError(f"make_task: {name} must be positive, got {value}.")
+        if not 0 < value < np.inf:
+            raise ValueError(f"make_task: {name} must be positive and finite, got {value}.")
     return Task(*(jnp.asarray(value, float) for value in (reward, reference, prompt_probs, beta, temperature)))
 
 
@@ -80,7 +80,7 @@ def _check_normalised(name: str, totals) -> None:
 def interactions(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0) -> Task:
     """Independent normal coefficients on every interaction of up to ``complexity`` positions (may be an array)."""
     reward_key, reference_key = jax.random.split(key)
-    verifier = verifiers.interactions(tree, complexity, tree.prompt_length + tree.horizon)
+    verifier = verifiers.nested_interactions(tree, complexity)
     coefficients = jax.random.normal(reward_key, verifier.init(reward_key).shape)
     assert verifier.leaf_scores is not None
     return _task(tree, verifier.leaf_scores(coefficients), random_reference(reference_key, tree, reference_scale))
