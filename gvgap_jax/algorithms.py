@@ -79,8 +79,8 @@ class Settings:
     def __post_init__(self):
         if self.solver not in ("newton", "adam"):
             raise ValueError(f"Settings: solver must be 'newton' or 'adam', got {self.solver!r}.")
-        if not self.penalties or min(self.penalties) < 0:
-            raise ValueError(f"Settings: penalties must be a non-empty list of numbers >= 0, got {self.penalties}.")
+        if not self.penalties or not all(penalty >= 0 for penalty in self.penalties):
+            raise ValueError(f"Settings: penalties must be a non-empty tuple of numbers >= 0, got {self.penalties}.")
 
 
 Needed = TypeVar("Needed")
@@ -167,7 +167,8 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     """Self-play fine-tuning (arXiv 2401.01335): demonstrations against the current policy, exact over leaf pairs.
 
     Every round fits the local rewards beta log pi/pi_t to tell demonstrations from responses of the
-    current policy pi_t, starting at the reference. The gradient norm and losses are the last round's.
+    current policy pi_t, starting at the reference. The gradient norm and losses are the last round's;
+    ``converged`` speaks for all of them.
     """
     leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
     demonstrations = _needed(problem.demonstrations, "demonstrations")
@@ -184,7 +185,7 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
             return settings.pair_loss(values, weight.reshape(-1))
 
         fit = optimize.newton(margins, loss, state.params, settings.rl_tolerance, settings.rl_steps)
-        return fit._replace(steps=state.steps + fit.steps), None
+        return fit._replace(steps=state.steps + fit.steps, converged=state.converged & fit.converged), None
 
     start = classes.policy.init(key)
     zero = jnp.zeros(())

@@ -26,14 +26,15 @@ def interaction_basis(tree: TokenTree, order: int) -> tuple[np.ndarray, np.ndarr
 
     Returns:
       features [X, L, d], and degree [d], the number of positions each column reads, ascending.
+
+    Raises:
+      ValueError: there is a single token, or no interaction of that order.
     """
+    if tree.vocabulary == 1:
+        raise ValueError("interactions need a vocabulary of at least 2 tokens: with 1 there is a single response.")
     length = tree.prompt_length + tree.horizon
     if not 1 <= order <= length:
         raise ValueError(f"interaction order must be between 1 and {length} (prompt and response), got {order}.")
-    if tree.vocabulary == 1:
-        raise ValueError(
-            "interactions need at least 2 tokens: with one there is a single response, nothing to compare."
-        )
     contrasts = token_contrasts(tree.vocabulary)
     columns, degrees = [], []
     for size in range(1, order + 1):

@@ -42,7 +42,7 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
 
     Raises:
       ValueError: an array has the wrong shape or holds NaN or infinity, the reference or the prompt
-        distribution is not normalised, or beta or the temperature is not positive.
+        distribution is not normalised, or beta or the temperature is not positive and finite.
     """
     shape = (tree.prompts, tree.leaves)
     reward = np.asarray(reward, float)
