@@ -89,9 +89,7 @@ def run(program: Program, cell: dict) -> dict:
     pairs, _ = preferences.split(
         preferences.sample(pairs_key, tree, task, program.pairs), cell["pairs"], program.pairs + 1
     )
-    verifier, teacher = (
-        verifiers.interactions(tree, cell[name], max_order=tree.horizon) for name in ("verifier_order", "policy_order")
-    )
+    verifier, teacher = (verifiers.nested_interactions(tree, cell[name]) for name in ("verifier_order", "policy_order"))
     policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
     problem = algorithms.Problem(task, pairs, pairs)
     classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings(penalties=(program.penalty,))

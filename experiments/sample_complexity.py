@@ -39,7 +39,7 @@ class Config:
 
     vocabulary: int = 3
     horizons: tuple[int, ...] = (2, 6)
-    pairs: tuple[int, ...] = tuple(2**power for power in range(5, 14))
+    pairs: tuple[int, ...] = tuple(2**power for power in range(5, 12))
     seeds: int = 8
     beta: float = 1.0
     temperature: float = 1.0
@@ -128,7 +128,7 @@ def run(program: Program, cell: dict) -> dict:
     task_key, pairs_key, fit_key = jax.random.split(jax.random.fold_in(key, tree.horizon), 3)
     task = tasks.interactions(task_key, tree, cell["gold_order"], cell["reference_scale"])
     task = task._replace(beta=cell["beta"], temperature=cell["temperature"])
-    verifier = verifiers.interactions(tree, cell["order"], max_order=tree.horizon)
+    verifier = verifiers.nested_interactions(tree, cell["order"])
     if program.arm == "d_eff":
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task)}

@@ -256,7 +256,7 @@ def _check_has_minimiser(params: Params, margins, pairs: Preferences) -> None:
     differences = jax.jacfwd(lambda vector: margins(unravel(vector)))(flat)
     try:
         present = np.asarray(pairs.weight) > 0
-        preferences.check_not_separable(np.asarray(differences)[present])
+        preferences.check_not_separable(differences[present])
     except jax.errors.TracerArrayConversionError:
         return
 

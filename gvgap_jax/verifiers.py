@@ -3,14 +3,16 @@
 Every class starts at a reward of 0, whose soft-optimal policy is the reference.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from gvgap_jax.features import interaction_basis, mlp, one_hot_prefixes
+from gvgap_jax.features import coefficient_degrees, interaction_basis, mlp, one_hot_prefixes, token_contrasts
 from gvgap_jax.policies import tree_policy
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tree import TokenTree
@@ -38,21 +40,33 @@ def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
 
 
-def interactions(tree: TokenTree, order: Count, max_order: int | None = None) -> Verifier:
-    """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table.
+def interactions(tree: TokenTree, order: int) -> Verifier:
+    """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table."""
+    features, _ = interaction_basis(tree, order)
+    return linear(tree, jnp.asarray(features))
 
-    With ``max_order`` the order may be an array: parameters are stored for every interaction up to
-    ``max_order``, those above ``order`` do nothing and are not counted. Orders are then data, and
-    one compiled program fits them all.
+
+def nested_interactions(tree: TokenTree, order: Count) -> Verifier:
+    """``interactions`` whose order may be an array, so that one compiled program fits every order.
+
+    A coefficient is stored for every combination of positions, [V**(P+H)]; those above ``order`` (and
+    those that read only the prompt) do nothing and are not counted. The basis is a Kronecker product
+    of one small matrix a position: scores cost L * (V**a + V**b) with a + b = P + H, not L * V**(P+H).
     """
-    basis, degree = interaction_basis(tree, int(order) if max_order is None else max_order)
-    features, used = jnp.asarray(basis, float), jnp.asarray(degree) <= order
-    return tree_verifier(
-        tree,
-        lambda key: jnp.zeros(len(degree)),
-        lambda params: features @ (params * used),
-        len(degree) if max_order is None else jnp.sum(used),
+    token_basis = np.column_stack([np.ones(tree.vocabulary), token_contrasts(tree.vocabulary)])
+    length = tree.prompt_length + tree.horizon
+    first, second = (
+        jnp.asarray(functools.reduce(np.kron, [token_basis] * positions, np.ones((1, 1))), float)
+        for positions in (length // 2, length - length // 2)
     )
+    degree, reads_response = coefficient_degrees(tree)
+    used = jnp.asarray(reads_response) & (jnp.asarray(degree) <= order)
+
+    def leaf_scores(params: Params):
+        coefficients = (params * used).reshape(first.shape[0], second.shape[0])
+        return (first @ coefficients @ second.T).reshape(tree.prompts, tree.leaves)
+
+    return tree_verifier(tree, lambda key: jnp.zeros(degree.shape), leaf_scores, jnp.sum(used))
 
 
 def sparse(tree: TokenTree, size: int, order: int | None = None) -> Verifier:
