@@ -55,9 +55,8 @@ def effective_dimension(
     same for offline likelihood, so that the ratio of the two is a number for the
     generation-verification gap. Infinite where the policy feels a direction that no pair reveals.
     """
-    information = fisher_information(gradients, task, coverage)
-    eigenvalues, vectors = jnp.linalg.eigh(information)
-    felt = jnp.einsum("di,de,ei->i", vectors, policy_covariance(gradients, task), vectors)
-    seen = eigenvalues > eigenvalues[-1] * 1e-6
+    eigenvalues, vectors = jnp.linalg.eigh(fisher_information(gradients, task, coverage))
+    felt = jnp.sum(vectors * (policy_covariance(gradients, task) @ vectors), axis=0)
+    seen = eigenvalues > eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75
     hidden = jnp.sum(jnp.where(seen, 0.0, felt)) > 1e-6 * jnp.sum(felt)
     return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(seen, felt / eigenvalues, 0.0)) / task.beta**2)

@@ -159,9 +159,14 @@ def soft_optimal_class(tree: TokenTree, verifier: Verifier, reference: Float[Arr
     leaf_scores = verifier.leaf_scores
     if leaf_scores is None:
         raise ValueError("soft_optimal_class: the verifier must score all leaves; it has no leaf_scores.")
-    return tree_policy(
-        tree,
-        verifier.init,
-        lambda params: tree.conditionals(soft_optimal_policy(leaf_scores(params), reference, beta)),
-        verifier.num_parameters,
+
+    def leaf_log_probs(params: Params):
+        return soft_optimal_policy(leaf_scores(params), reference, beta)
+
+    def log_prob(params: Params, prompts, responses):
+        return tree.at(leaf_log_probs(params), prompts, responses)
+
+    by_token = tree_policy(
+        tree, verifier.init, lambda params: tree.conditionals(leaf_log_probs(params)), verifier.num_parameters
     )
+    return by_token._replace(leaf_log_probs=leaf_log_probs, log_prob=log_prob)
