@@ -5,6 +5,11 @@ Every module has ``MEANING`` (a number that grows when records change their mean
 its docstring is the question. ``figures`` holds a module of the same name that draws its records.
 """
 
+import os
+
+# Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 from experiments import equivalence, sample_complexity
 
 EXPERIMENTS = {"sample_complexity": sample_complexity, "equivalence": equivalence}
