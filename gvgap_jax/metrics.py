@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import soft_rl
 from gvgap_jax.divergence import kl
-from gvgap_jax.losses import weighted_mean
+from gvgap_jax.losses import bradley_terry, weighted_mean
 from gvgap_jax.tasks import Task
 
 
@@ -44,6 +44,11 @@ def evaluate(
 def pair_accuracy(margin: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, ""]:
     """Share of pairs whose chosen response scores higher; a tie counts one half."""
     return weighted_mean((jnp.sign(margin) + 1) / 2, weight)
+
+
+def pair_likelihood(margin: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, ""]:
+    """Geometric mean of the probability given to the labels, in (0, 1]; 1/2 is chance."""
+    return jnp.exp(-bradley_terry(margin, weight))
 
 
 def best_of_n(
