@@ -16,9 +16,7 @@ def completions(vocabulary, length):
 def as_table(tree, array):
     """{prompt: {response: value}} of a leaf array [X, L]."""
     prompts, responses = completions(tree.vocabulary, tree.prompt_length), completions(tree.vocabulary, tree.horizon)
-    return {
-        prompt: dict(zip(responses, row, strict=True)) for prompt, row in zip(prompts, array.tolist(), strict=True)
-    }
+    return {prompt: dict(zip(responses, row, strict=True)) for prompt, row in zip(prompts, array.tolist(), strict=True)}
 
 
 def exponential(scores):

@@ -14,6 +14,10 @@ from tests import helpers
 KEY = jax.random.key(7)
 
 
+def draw(name, tree, complexity, key=KEY):
+    return jax.jit(lambda key: tasks.task_family(name)(key, tree, complexity))(key)
+
+
 def coefficients(tree, task):
     """Of the reward in the interaction basis, and the degree of each."""
     basis, degree = features.interaction_basis(tree, tree.prompt_length + tree.horizon)
@@ -51,29 +55,29 @@ def test_every_family_is_standardised_normalised_and_fixed_by_its_key(tree, name
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_interactions_reach_their_order_and_no_higher(tree, order):
-    found, degree = coefficients(tree, tasks.interactions(KEY, tree, order))
+    found, degree = coefficients(tree, draw("interactions", tree, order))
     assert np.all(np.abs(found[degree > order]) < 1e-12)
     assert np.all(np.abs(found[degree <= order]) > 1e-6)
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_sparse_rewards_have_that_many_equal_interactions(tree, size):
-    found, _ = coefficients(tree, tasks.sparse(KEY, tree, size))
+    found, _ = coefficients(tree, draw("sparse", tree, size))
     kept = np.abs(found[np.abs(found) > 1e-12])
     np.testing.assert_allclose(kept, np.full(size, 2 / math.sqrt(size)))
 
 
-@pytest.mark.parametrize("family", [tasks.interactions, tasks.sparse])
-def test_complexity_may_be_an_array(tree, family):
-    batched = jax.jit(jax.vmap(lambda complexity: family(KEY, tree, complexity)))(jnp.array([1, 3]))
+@pytest.mark.parametrize("name", ["interactions", "sparse"])
+def test_complexity_may_be_an_array(tree, name):
+    batched = jax.jit(jax.vmap(lambda complexity: tasks.TASKS[name](KEY, tree, complexity)))(jnp.array([1, 3]))
     for row, complexity in enumerate((1, 3)):
-        np.testing.assert_allclose(batched.reward[row], family(KEY, tree, complexity).reward, atol=1e-12)
+        np.testing.assert_allclose(batched.reward[row], draw(name, tree, complexity).reward, atol=1e-12)
 
 
 def test_automaton_rewards_are_computed_by_some_deterministic_automaton():
     """All 2-state automata of 2 tokens are tried; the reward must be constant on the final state of one."""
     tree = TokenTree(2, 3)
-    reward = helpers.as_table(tree, tasks.automaton(KEY, tree, 2).reward)[()]
+    reward = helpers.as_table(tree, draw("automaton", tree, 2, jax.random.key(1)).reward)[()]
     assert len({round(value, 9) for value in reward.values()}) == 2
 
     def final_state(table, response):
@@ -89,13 +93,13 @@ def test_automaton_rewards_are_computed_by_some_deterministic_automaton():
         return all(len(value) == 1 for value in values.values())
 
     assert any(fits(table) for table in itertools.product(range(2), repeat=4))
-    assert jnp.all(tasks.automaton(KEY, tree, 1).reward == 0), "one state tells nothing apart"
+    assert jnp.all(draw("automaton", tree, 1).reward == 0), "one state tells nothing apart"
 
 
 def test_token_counts_are_minus_the_distance_from_some_target():
     """Every possible target is tried; the reward must be its distance, centred and scaled to s.d. 2."""
     tree = TokenTree(3, 3)
-    reward = tasks.token_counts(KEY, tree, 2).reward[0]
+    reward = draw("token_counts", tree, 2).reward[0]
 
     def standardised(target):
         distances = [
@@ -110,7 +114,7 @@ def test_token_counts_are_minus_the_distance_from_some_target():
 
 def test_reference_scale_is_the_spread_of_the_logits():
     tree = TokenTree(4, 3, 1)
-    np.testing.assert_allclose(tasks.random_reference(KEY, tree, 0.0), -3 * math.log(4))
-    last = tree.conditionals(tasks.random_reference(KEY, tree, 1.5))[-1]
+    np.testing.assert_allclose(jax.jit(lambda: tasks.random_reference(KEY, tree, 0.0))(), -3 * math.log(4))
+    last = jax.jit(lambda: tree.conditionals(tasks.random_reference(KEY, tree, 1.5))[-1])()
     spread = np.sqrt(np.var(last, axis=-1, ddof=1).mean())
     assert spread == pytest.approx(1.5, rel=0.15), "64 rows of 4 logits: two standard errors are 10 %"

@@ -1,0 +1,139 @@
+"""Dimensions of a class: loops, identities, and directions that no pair reveals."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from gvgap_jax import complexity, losses, policies, preferences, verifiers
+from tests import helpers
+from tests.helpers import as_table, completions, exponential
+
+
+@pytest.fixture(scope="module")
+def features(tree):
+    return jnp.asarray(np.random.default_rng(5).normal(size=(tree.prompts, tree.leaves, 3)))
+
+
+@pytest.fixture(scope="module")
+def gradients(tree, features):
+    verifier = verifiers.linear(tree, features)
+    return complexity.reward_gradients(verifier, verifier.init(jax.random.key(0)))
+
+
+def as_lists(tree, gradients):
+    prompts, responses = completions(tree.vocabulary, tree.prompt_length), completions(tree.vocabulary, tree.horizon)
+    return {
+        prompt: dict(zip(responses, rows, strict=True))
+        for prompt, rows in zip(prompts, gradients.tolist(), strict=True)
+    }
+
+
+def laws(tree, log_probs):
+    return {prompt: exponential(scores) for prompt, scores in as_table(tree, log_probs).items()}
+
+
+def test_gradients_of_a_linear_verifier_are_its_features(features, gradients):
+    np.testing.assert_allclose(gradients, features)
+
+
+def test_gradients_of_a_class_that_is_not_linear_are_its_differences(tree):
+    verifier = verifiers.automaton(tree, 2)
+    flat, unravel = jax.flatten_util.ravel_pytree(verifier.init(jax.random.key(0)))
+    flat = flat + 0.3
+    found = complexity.reward_gradients(verifier, unravel(flat))
+    scores = jax.jit(lambda vector: verifier.leaf_scores(unravel(vector)))
+    for index in range(flat.size):
+        step = 1e-5 * np.eye(flat.size)[index]
+        difference = (scores(flat + step) - scores(flat - step)) / 2e-5
+        np.testing.assert_allclose(found[..., index], difference, atol=1e-8)
+
+
+@pytest.mark.parametrize("coverage", ["reference", "other"])
+def test_fisher_information_is_the_double_loop_over_pairs(tree, task, gradients, coverage):
+    law = task.reference if coverage == "reference" else jax.nn.log_softmax(-task.reward, axis=-1)
+    found = complexity.fisher_information(gradients, task, None if coverage == "reference" else law)
+    expected = helpers.fisher_information(
+        as_lists(tree, gradients),
+        task.prompt_probs.tolist(),
+        as_table(tree, task.reward),
+        laws(tree, law),
+        float(task.temperature),
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+def test_fisher_information_is_the_curvature_of_the_population_loss(tree, task, features, gradients):
+    pairs = preferences.population(tree, task)
+
+    def loss(change):
+        reward = task.reward + features @ change
+        chosen, rejected = (tree.at(reward, pairs.prompts, side) for side in pairs[1:3])
+        return losses.bradley_terry((chosen - rejected) / task.temperature, pairs.weight)
+
+    hessian = jax.jit(jax.hessian(loss))(jnp.zeros(3))
+    np.testing.assert_allclose(complexity.fisher_information(gradients, task), hessian, rtol=1e-10)
+
+
+def test_effective_dimension_is_the_double_loop(tree, task, gradients):
+    expected = helpers.effective_dimension(
+        as_lists(tree, gradients),
+        task.prompt_probs.tolist(),
+        as_table(tree, task.reward),
+        laws(tree, task.reference),
+        float(task.beta),
+        float(task.temperature),
+    )
+    assert complexity.effective_dimension(gradients, task) == pytest.approx(expected)
+
+
+def test_effective_dimension_does_not_depend_on_the_parametrisation(task, gradients):
+    mixed = gradients @ jnp.asarray(np.random.default_rng(6).normal(size=(3, 3)))
+    repeated = jnp.concatenate([gradients, gradients], axis=-1)
+    constant = jnp.concatenate([gradients, jnp.ones_like(gradients[..., :1])], axis=-1)
+    expected = float(complexity.effective_dimension(gradients, task))
+    for other in (mixed, repeated, constant):
+        assert complexity.effective_dimension(other, task) == pytest.approx(expected)
+
+
+def test_every_class_that_holds_all_rewards_has_the_same_effective_dimension(tree, task):
+    """A table of policies and the interactions of every order are one class of rewards."""
+    base = tree.conditionals(task.reference)
+    tabular = policies.tabular(tree, base)
+    local = verifiers.implicit_verifier(tabular, tabular, tabular.init(jax.random.key(0)), task.beta)
+    full = verifiers.interactions(tree, tree.prompt_length + tree.horizon)
+    additive = verifiers.interactions(tree, 1)
+
+    def dimension(verifier, params):
+        return float(complexity.effective_dimension(complexity.reward_gradients(verifier, params), task))
+
+    table = dimension(local, tabular.from_log_probs(task.optimal))
+    zero = jax.random.key(0)
+    assert table == pytest.approx(dimension(full, full.init(zero)))
+    assert dimension(additive, additive.init(zero)) < table
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_interactions_can_move_as_many_directions_as_they_have_parameters(tree, order):
+    verifier = verifiers.interactions(tree, order)
+    gradients = complexity.reward_gradients(verifier, verifier.init(jax.random.key(0)))
+    assert complexity.identifiable_dimension(gradients) == verifier.num_parameters
+
+
+def test_what_moves_no_margin_is_not_counted(gradients):
+    assert complexity.identifiable_dimension(gradients) == 3
+    prompt_only = jnp.broadcast_to(jnp.arange(3.0)[:, None, None], (*gradients.shape[:2], 1))
+    assert complexity.identifiable_dimension(jnp.concatenate([gradients, prompt_only, gradients], axis=-1)) == 3
+    assert complexity.identifiable_dimension(prompt_only) == 0
+
+
+def test_a_direction_that_no_pair_reveals_costs_without_bound(task, gradients):
+    """Pairs that show only the first two responses of a prompt say nothing about the others."""
+    shown = jnp.full(task.reward.shape, -1e3).at[:, :2].set(-np.log(2))
+    hidden = jnp.zeros_like(gradients).at[:, 5, 0].set(1.0)
+    assert complexity.effective_dimension(hidden, task, shown) == jnp.inf
+    assert jnp.isfinite(complexity.effective_dimension(hidden, task))
+    revealed = jnp.zeros_like(gradients).at[:, 1, 0].set(1.0)
+    assert jnp.isfinite(complexity.effective_dimension(revealed, task, shown))
+    both = jnp.concatenate([revealed, hidden], axis=-1)
+    assert complexity.effective_dimension(both, task, shown) == jnp.inf
