@@ -1,0 +1,64 @@
+"""The theorem checks: they hold on a few instances, and they notice what is broken."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from gvgap_jax import soft_rl
+from theory.__main__ import CHECKS, main
+from theory.rows import apart, claim, twin
+
+INSTANCES = 6  # both kinds of coverage of every statement, twice
+
+
+@pytest.mark.parametrize("name", CHECKS)
+def test_every_claim_holds_and_every_twin_breaks(name):
+    rows = list(CHECKS[name](INSTANCES))
+    assert [row for row in rows if not row.holds] == []
+    assert {row.twin for row in rows} == {False, True}
+    assert all(math.isfinite(row.residual) and row.instances > 0 for row in rows)
+
+
+def test_the_command_writes_the_rows_it_prints(tmp_path, capsys):
+    report = tmp_path / "rows.json"
+    assert main(["--only", "local_rewards", "rivals", "--json", str(report)]) == 0
+    written = json.loads(report.read_text())
+    assert {row["check"] for row in written["rows"]} == {"local_rewards", "rivals"}
+    assert all(row["holds"] for row in written["rows"])
+    assert {"python", "jax", "gvgap_jax"} <= set(written["versions"])
+    printed = capsys.readouterr().out
+    assert printed.count("breaks, as it must") == sum(row["twin"] for row in written["rows"])
+    assert f"{len(written['rows'])} rows, 0 not as they must be" in printed
+
+
+def test_an_unknown_statement_is_named_with_its_nearest(capsys):
+    assert main(["--only", "equivalense"]) == 2
+    assert "'equivalense'" in (message := capsys.readouterr().err)
+    assert "Did you mean 'equivalence'?" in message
+
+
+@pytest.mark.parametrize("formula", ["soft_value", "soft_optimal_policy"])
+def test_a_formula_that_is_off_by_a_factor_fails_the_run(monkeypatch, formula):
+    right = getattr(soft_rl, formula)
+    monkeypatch.setattr(soft_rl, formula, lambda *arguments: 1.001 * right(*arguments))
+    assert main(["--only", "local_rewards"]) == 1
+
+
+def test_a_twin_that_does_not_break_fails_the_run(monkeypatch):
+    monkeypatch.setattr(soft_rl, "mdp_posterior_policy", soft_rl.mdp_soft_optimal_policy)
+    assert main(["--only", "projections"]) == 1
+
+
+def test_one_bad_instance_decides_a_row():
+    assert claim("", "", [0.0, 1e-10]).holds
+    assert not claim("", "", [0.0, 1e-8]).holds
+    assert twin("", "", [1.0, 0.2], 0.1).holds
+    assert not twin("", "", [1.0, 0.05], 0.1).holds
+
+
+def test_a_residual_that_is_not_a_number_never_passes():
+    residuals = apart([[0.0], [np.nan]], [[0.0], [0.0]])
+    assert not claim("", "", residuals).holds
+    assert not twin("", "", residuals + 1, 0.1).holds

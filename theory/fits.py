@@ -1,0 +1,33 @@
+"""Settings that drive every fit to its optimum, and the refusal to judge one that did not get there."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gvgap_jax import TokenTree, algorithms
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import Fit, Params, Policy
+from theory.instances import Coverage, pairs
+
+PENALISED = algorithms.Settings(
+    penalties=(1.0,), tolerance=1e-12, newton_steps=1000, rl_tolerance=1e-12, rl_steps=300, spin_rounds=30
+)
+UNPENALISED = replace(PENALISED, penalties=(0.0,))
+
+
+def problem(tree: TokenTree, task: Task, coverage: Coverage) -> algorithms.Problem:
+    """One instance as the roads take it; nothing is held out, because there is one penalty and no selection."""
+    data = pairs(tree, task, coverage)
+    return algorithms.Problem(task, data, data)
+
+
+def leaves(policy: Policy, params: Params) -> Float[Array, "X L"]:
+    """Leaf log-probabilities of a tree policy."""
+    assert policy.leaf_log_probs is not None
+    return policy.leaf_log_probs(params)
+
+
+def converged_leaves(policy: Policy, fit: Fit) -> Float[Array, "X L"]:
+    """Leaf log-probabilities of a fitted policy, NaN unless the fit converged: a row with NaN never passes."""
+    return jnp.where(fit.converged, leaves(policy, fit.params), jnp.nan)

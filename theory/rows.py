@@ -1,0 +1,54 @@
+"""One row of the report: a claim and its worst residual, or a twin and its smallest."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+IDENTITY = 1e-9  # residual allowed where the two sides are equal, in nats or units of reward
+
+
+class Row(NamedTuple):
+    """What one check found.
+
+    Attributes:
+      statement: the claim, in words.
+      premises: what was assumed; of a twin, the premise that was dropped.
+      instances: random instances looked at.
+      residual: the largest distance between the two sides; of a twin, the smallest.
+      bound: the tolerance; of a twin, the margin that the residual must exceed.
+      twin: a premise was dropped.
+      holds: the claim holds, or the twin breaks as it must.
+    """
+
+    statement: str
+    premises: str
+    instances: int
+    residual: float
+    bound: float
+    twin: bool
+    holds: bool
+
+
+def claim(statement: str, premises: str, residuals, tolerance: float = IDENTITY) -> Row:
+    """Row of a claim with one residual per instance; it holds where none exceeds the tolerance, and NaN does."""
+    worst = float(np.max(residuals))
+    return Row(statement, premises, np.size(residuals), worst, tolerance, False, worst <= tolerance)
+
+
+def twin(statement: str, dropped: str, residuals, margin: float) -> Row:
+    """Row of a twin with one residual per instance; it breaks where every one exceeds the margin, and NaN does not."""
+    smallest = float(np.min(residuals))
+    return Row(statement, dropped, np.size(residuals), smallest, margin, True, smallest > margin)
+
+
+def apart(left, right) -> np.ndarray:
+    """Largest absolute difference between the two sides of each instance, [instances]."""
+    left, right = np.asarray(left, float), np.asarray(right, float)
+    return np.abs(left - right).reshape(len(left), -1).max(axis=1)
+
+
+def over_instances(sides: Callable) -> Callable:
+    """``sides`` of one instance, compiled for a batch of them."""
+    return jax.jit(jax.vmap(sides), compiler_options={"xla_backend_optimization_level": 0})
