@@ -57,6 +57,13 @@ def test_pair_accuracy_counts_a_tie_one_half():
     assert metrics.pair_accuracy(margin, jnp.array([1.0, 2.0, 1.0, 0.0])) == pytest.approx(1.5 / 4)
 
 
+def test_pair_likelihood_is_a_geometric_mean():
+    """Labels of probability 3/4, three times, and 1/4, once."""
+    margin, weight = math.log(3) * jnp.array([1.0, -1.0]), jnp.array([3.0, 1.0])
+    assert metrics.pair_likelihood(margin, weight) == pytest.approx((0.75**3 * 0.25) ** 0.25)
+    assert metrics.pair_likelihood(jnp.zeros(2), weight) == pytest.approx(0.5)
+
+
 LAW = {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4}
 SCORES = {"distinct": [0.3, -1.0, 2.0, 0.5], "tied": [1.0, 0.0, 1.0, 0.0], "equal": [0.0, 0.0, 0.0, 0.0]}
 

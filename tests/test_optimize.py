@@ -58,10 +58,15 @@ def test_newton_matches_scipy_on_logistic_regression(penalty):
     assert fit.penalty == penalty
 
 
-def test_newton_matches_the_closed_form_of_ridge_regression():
-    fit = optimize.newton(outputs, lambda values: 0.5 * jnp.sum((values - TARGET) ** 2), start(), 1e-9, 50, 3.0)
-    expected = np.linalg.solve(DESIGN.T @ DESIGN + 3 * np.eye(5), DESIGN.T @ TARGET)
+@pytest.mark.parametrize("penalty", [3.0, 1000.0])
+def test_newton_matches_the_closed_form_of_ridge_regression(penalty):
+    def loss(values):
+        return 0.5 * jnp.sum((values - TARGET) ** 2)
+
+    fit = optimize.newton(outputs, loss, start(), 1e-9, 50, penalty)
+    expected = np.linalg.solve(DESIGN.T @ DESIGN + penalty * np.eye(5), DESIGN.T @ TARGET)
     assert fit.converged
+    assert fit.steps <= 12, "without the penalty in the curvature it takes 45"
     np.testing.assert_allclose(flat(fit.params), expected, atol=1e-9)
 
 
