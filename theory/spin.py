@@ -106,7 +106,7 @@ def check(instances: int = 64) -> Iterator[Row]:
     premises = "markov(1) policies, realisable demonstrations"
     yield claim(statement, premises, apart(over_instances(self_play)(tasks, realisable), likelihood(tasks, realisable)))
     play = over_instances(one_round)
-    played, _ = play(tasks._replace(beta=jnp.full(instances, 2.0)), demonstrations)
+    played, _ = play(tasks._replace(beta=jnp.full_like(tasks.beta, 2.0)), demonstrations)
     yield twin(statement, "playing to the end: one round at beta 2, every policy", apart(played, laws), 1e-2)
 
     played, tilted = play(tasks, demonstrations)
