@@ -1,9 +1,12 @@
 """Dimensions of a class: loops, identities, and directions that no pair reveals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from gvgap_jax import complexity, losses, policies, preferences, verifiers
 from tests import helpers
@@ -39,7 +42,7 @@ def test_gradients_of_a_linear_verifier_are_its_features(features, gradients):
 
 def test_gradients_of_a_class_that_is_not_linear_are_its_differences(tree):
     verifier = verifiers.automaton(tree, 2)
-    flat, unravel = jax.flatten_util.ravel_pytree(verifier.init(jax.random.key(0)))
+    flat, unravel = ravel_pytree(verifier.init(jax.random.key(0)))
     flat = flat + 0.3
     found = complexity.reward_gradients(verifier, unravel(flat))
     scores = jax.jit(lambda vector: verifier.leaf_scores(unravel(vector)))
@@ -105,7 +108,8 @@ def test_every_class_that_holds_all_rewards_has_the_same_effective_dimension(tre
     additive = verifiers.interactions(tree, 1)
 
     def dimension(verifier, params):
-        return float(complexity.effective_dimension(complexity.reward_gradients(verifier, params), task))
+        gradients = jax.jit(functools.partial(complexity.reward_gradients, verifier))(params)
+        return float(jax.jit(complexity.effective_dimension)(gradients, task))
 
     table = dimension(local, tabular.from_log_probs(task.optimal))
     zero = jax.random.key(0)
