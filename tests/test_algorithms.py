@@ -1,5 +1,6 @@
 """The roads: what each must return, on tables and on small classes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -133,7 +134,7 @@ def test_a_road_that_is_not_compiled_finds_the_same(classes, problem):
 
 @pytest.mark.parametrize("name", ROADS)
 def test_roads_stay_in_single_precision(name):
-    """Sweeps run in float32; a single float64 in a loop would not compile there."""
+    """Sweeps run in float32: a float64 that is asked for by name is a warning there, and so an error here."""
     road, settings = ROADS[name]
 
     def whole(key):
@@ -316,6 +317,14 @@ def test_a_reward_that_is_not_a_number_is_reported(task, classes, closed_form):
 def test_a_fit_that_runs_out_of_steps_is_reported(classes, problem):
     assert not run(algorithms.dpo, classes, problem, Settings(newton_steps=1)).converged
     assert not run(algorithms.dpo, classes, problem, Settings(solver="adam", adam_steps=5)).converged
+
+
+def test_rlhf_has_converged_only_if_both_stages_have(classes, small_classes, problem):
+    first_stopped = run(algorithms.rlhf, classes, problem, dataclasses.replace(SETTINGS, newton_steps=1))
+    second_stopped = run(algorithms.rlhf, small_classes, problem, dataclasses.replace(SETTINGS, rl_steps=1))
+    for fit in (first_stopped, second_stopped):
+        assert not fit.converged
+        assert fit.gradient_norm > 1e-6, "of the stage that was stopped"
 
 
 def test_the_penalty_path_of_a_network_leaves_its_saddle(task, problem):
