@@ -19,7 +19,7 @@ from gvgap_jax.types import Fit
 TREE = TokenTree(vocabulary=3, horizon=2)
 DPO, REWARD_MODEL = KINDS = Kind("DPO", 0), Kind("reward model", 1)
 TINY = fits.Bench(
-    horizon=2, kinds=(DPO,), pairs=(20,), padded=40, gold_orders=(1,), seeds=2, peer_seeds=2,
+    horizon=2, kinds=(REWARD_MODEL,), pairs=(20,), padded=40, gold_orders=(1,), seeds=2, peer_seeds=2,
     adam_steps=20, adam_fits=2, adam_peer_fits=1, leaf_horizons=(2,), settings=Settings(penalties=(30.0, 10.0)),
 )  # fmt: skip
 PEERS = ["gvgap_jax", "plain JAX", "SciPy"] + (["PyTorch"] if contest.torch_is_installed() else [])
@@ -45,10 +45,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def rows(folder, batch, data):
-    """Everything of DPO and of equal steps; of the reward model only the solvers that are code of their own."""
-    entries = contest.penalty_path(TREE, REWARD_MODEL, TINY.settings, batch, data, TINY.peer_fits)
-    entries = {name: solve for name, solve in entries.items() if "plain JAX" not in name and "cells" not in name}
-    found = contest.run(TREE, REWARD_MODEL, data, entries, TINY.settings, lambda _: None)
+    """Everything of the reward model and of equal steps; of DPO only the solvers that are code of their own."""
+    entries = contest.penalty_path(TREE, DPO, TINY.settings, batch, data, TINY.peer_fits)
+    entries = {name: solve for name, solve in entries.items() if "plain JAX" not in name}
+    found = contest.run(TREE, DPO, data, entries, TINY.settings, lambda _: None)
     return pl.concat([pl.read_csv(folder / "fits.csv"), pl.DataFrame([row._asdict() for row in found])])
 
 
@@ -76,7 +76,7 @@ def test_the_hand_derived_gradient_is_right(data, kind):
 
 
 @pytest.mark.parametrize(
-    ("peer", "kind"), [(peer, kind) for peer in PEERS for kind in KINDS if (peer, kind) != ("plain JAX", REWARD_MODEL)]
+    ("peer", "kind"), [(peer, kind) for peer in PEERS for kind in KINDS if (peer, kind) != ("plain JAX", DPO)]
 )
 def test_every_solver_reaches_the_same_objective(rows, peer, kind):
     """Within 1e-6 nats a pair, at the same penalties, each from a gradient norm within the tolerance."""
@@ -127,6 +127,6 @@ def test_the_tables_are_written_and_shown(folder, capsys):
 
 def test_without_torch_the_other_rows_remain(batch, data, monkeypatch):
     monkeypatch.setattr(contest, "torch_is_installed", lambda: False)
-    entries = contest.penalty_path(TREE, DPO, TINY.settings, batch, data, 1)
-    assert len(entries) == 5
+    entries = contest.penalty_path(TREE, DPO, TINY.settings, batch, data, TINY.peer_fits)
+    assert len(entries) == 4
     assert not any(name.startswith("PyTorch") for name in entries)

@@ -66,6 +66,8 @@ def penalty_path(
         "plain JAX, compiled for every n": lambda: solvers.one_by_one(fit, sample, padded=False),
         "SciPy L-BFGS-B": lambda: solvers.peer(partial(scipy_peer.solve, tree, kind, settings), sampled),
     }
+    if peer_fits == len(data):
+        del entries["gvgap_jax, the peers' cells"]
     if torch_is_installed():
         from experiments.benchmarks import torch_peer
 

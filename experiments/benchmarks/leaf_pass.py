@@ -51,9 +51,8 @@ def measure(tree: TokenTree) -> LeafRow:
     device = jax.local_devices()[0]
     numbers = np.random.default_rng(0)
     levels = tuple(jnp.asarray(numbers.normal(size=shape), float) for shape in tree.level_shapes)
-    logits = jnp.asarray(
-        numbers.normal(size=(sum(level.size for level in levels) // tree.vocabulary, tree.vocabulary)), float
-    )
+    prefixes = sum(level.shape[1] for level in levels)
+    logits = jnp.asarray(numbers.normal(size=(prefixes, tree.vocabulary)), float)
     half = jnp.asarray(numbers.normal(size=(logits.size + tree.leaves) // 2), float)
     return LeafRow(
         device=device.device_kind,
