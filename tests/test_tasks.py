@@ -18,11 +18,11 @@ def draw(name, tree, complexity, key=KEY):
     return jax.jit(lambda key: tasks.task_family(name)(key, tree, complexity))(key)
 
 
-def coefficients(tree, task):
+def coefficients(tree, reward):
     """Of the reward in the interaction basis, and the degree of each."""
     basis, degree = features.interaction_basis(tree, tree.prompt_length + tree.horizon)
     rows = basis.reshape(-1, len(degree))
-    return rows.T @ np.asarray(task.reward).reshape(-1) / len(rows), degree
+    return rows.T @ np.asarray(reward).reshape(-1) / len(rows), degree
 
 
 def test_make_task_defaults_to_a_uniform_reference_and_prompts(tree):
@@ -53,25 +53,27 @@ def test_every_family_is_standardised_normalised_and_fixed_by_its_key(tree, name
     assert jnp.any(task.reference != other.reference)
 
 
-@pytest.mark.parametrize("order", [1, 2, 3])
-def test_interactions_reach_their_order_and_no_higher(tree, order):
-    found, degree = coefficients(tree, draw("interactions", tree, order))
-    assert np.all(np.abs(found[degree > order]) < 1e-12)
-    assert np.all(np.abs(found[degree <= order]) > 1e-6)
+def draw_each(name, tree, complexities):
+    """One task for each complexity, from one compiled program."""
+    return jax.jit(jax.vmap(lambda complexity: tasks.task_family(name)(KEY, tree, complexity)))(complexities)
 
 
-@pytest.mark.parametrize("size", [1, 3])
-def test_sparse_rewards_have_that_many_equal_interactions(tree, size):
-    found, _ = coefficients(tree, draw("sparse", tree, size))
-    kept = np.abs(found[np.abs(found) > 1e-12])
-    np.testing.assert_allclose(kept, np.full(size, 2 / math.sqrt(size)))
+def test_interactions_reach_their_order_and_no_higher(tree):
+    batch = draw_each("interactions", tree, jnp.array([1, 2, 3]))
+    for order in (1, 2, 3):
+        found, degree = coefficients(tree, batch.reward[order - 1])
+        assert np.all(np.abs(found[degree > order]) < 1e-12)
+        assert np.all(np.abs(found[degree <= order]) > 1e-6)
+    np.testing.assert_allclose(batch.reward[1], draw("interactions", tree, 2).reward, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["interactions", "sparse"])
-def test_complexity_may_be_an_array(tree, name):
-    batched = jax.jit(jax.vmap(lambda complexity: tasks.TASKS[name](KEY, tree, complexity)))(jnp.array([1, 3]))
-    for row, complexity in enumerate((1, 3)):
-        np.testing.assert_allclose(batched.reward[row], draw(name, tree, complexity).reward, atol=1e-12)
+def test_sparse_rewards_have_that_many_equal_interactions(tree):
+    batch = draw_each("sparse", tree, jnp.array([1, 3]))
+    for row, size in enumerate((1, 3)):
+        found, _ = coefficients(tree, batch.reward[row])
+        kept = np.abs(found[np.abs(found) > 1e-12])
+        np.testing.assert_allclose(kept, np.full(size, 2 / math.sqrt(size)))
+    np.testing.assert_allclose(batch.reward[1], draw("sparse", tree, 3).reward, atol=1e-12)
 
 
 def test_automaton_rewards_are_computed_by_some_deterministic_automaton():
