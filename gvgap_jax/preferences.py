@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from scipy.optimize import linprog
 
 from gvgap_jax.tasks import Task
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Preferences, PRNGKey
+from gvgap_jax.types import Count, Preferences, PRNGKey
 
 
 def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None = None) -> Preferences:
@@ -42,14 +42,13 @@ def sample(
     """
     coverage = task.reference if coverage is None else coverage
     cumulative = jnp.cumsum(jnp.exp(coverage), axis=-1)
-
-    prompt_cumulative = jnp.cumsum(task.prompt_probs)
+    prompt_cumulative = jnp.cumsum(task.prompt_probs)[None]
 
     def pair(index):
         # One draw of four numbers: every further random call is another hash to compile and to run.
         uniform = jax.random.uniform(jax.random.fold_in(key, index), (4,))
-        prompt = _inverse_cdf(prompt_cumulative, uniform[0])
-        first, second = (_inverse_cdf(cumulative[prompt], side) for side in uniform[1:3])
+        prompt = _inverse_cdf(prompt_cumulative, 0, uniform[0])
+        first, second = (_inverse_cdf(cumulative, prompt, side) for side in uniform[1:3])
         odds = (task.reward[prompt, first] - task.reward[prompt, second]) / task.temperature
         first_wins = uniform[3] < jax.nn.sigmoid(odds)
         return prompt, jnp.where(first_wins, first, second), jnp.where(first_wins, second, first)
@@ -64,9 +63,22 @@ def sample(
     )
 
 
-def _inverse_cdf(cumulative: Float[Array, "L"], uniform: Float[Array, ""]):
-    # The last sum may be off 1 by rounding; scaling keeps the draw on the tree.
-    return jnp.searchsorted(cumulative, uniform * cumulative[-1], side="right").clip(max=cumulative.shape[0] - 1)
+def _inverse_cdf(cumulative: Float[Array, "rows L"], row: Count, uniform: Float[Array, ""]) -> Int[Array, ""]:
+    """First entry of a row that exceeds ``uniform`` times its last one, which may be off 1 by rounding.
+
+    By bisection, one number a step: a batch of draws would otherwise gather its rows, pairs x L numbers.
+    """
+    last = cumulative.shape[1] - 1
+    target = uniform * cumulative[row, last]
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) // 2
+        beyond = cumulative[row, middle] > target
+        return jnp.where(beyond, low, middle + 1), jnp.where(beyond, middle, high)
+
+    low, _ = jax.lax.fori_loop(0, (last + 1).bit_length(), halve, (jnp.int32(0), jnp.int32(last)))
+    return jnp.minimum(low, last)
 
 
 def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Preferences, Preferences]:
