@@ -148,9 +148,10 @@ def test_equal_classes_end_at_the_same_policy(records):
 
 def test_seeds_are_paired_across_arms(records):
     fits = load(records / "sample_complexity", "fits").filter(pl.col("gold_order") == pl.col("order"))
-    cell = ["gold_order", "pairs", "seed"]
+    # Two penalties may tie on the one held-out pair of the smallest data sets: compare equal problems.
+    cell = ["gold_order", "pairs", "seed", "penalty"]
     both = fits.filter(arm="RLHF").join(fits.filter(arm="restricted MLE"), on=cell)
-    assert len(both) > 0
+    assert len(both) >= len(fits.filter(arm="RLHF")) - 3
     np.testing.assert_allclose(both["regret"], both["regret_right"], rtol=1e-3)
 
 
