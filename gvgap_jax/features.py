@@ -59,7 +59,8 @@ def coefficient_degrees(tree: TokenTree) -> tuple[np.ndarray, np.ndarray]:
     """
     length = tree.prompt_length + tree.horizon
     digits = np.stack(np.unravel_index(np.arange(tree.vocabulary**length), (tree.vocabulary,) * length), axis=-1)
-    return (digits > 0).sum(axis=-1), (digits[:, tree.prompt_length :] > 0).any(axis=-1)
+    reads = digits > 0
+    return np.asarray(reads.sum(axis=-1)), np.asarray(reads[:, tree.prompt_length :].any(axis=-1))
 
 
 def random_features(key: PRNGKey, tree: TokenTree, dimension: int) -> Float[Array, "X L d"]:
