@@ -1,4 +1,4 @@
-"""Command line: ``python -m experiments list | run | figures | quickstart | bench``."""
+"""Command line: ``python -m experiments list | run | status | figures | …``."""
 
 import difflib
 import functools
@@ -7,52 +7,33 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import jax
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from experiments import EXPERIMENTS, figures, runner
+from experiments.arguments import PRESET_NAMES, default_folder, options_of, preset_in
+from experiments.doctor import doctor
+from experiments.folders import compact, status
+from gvgap_jax.sweep.grid import batches
 
 console = Console()
-PRESET_NAMES = ("quick", "paper", "full")
 
 
 def list_experiments() -> None:
     """Name every experiment, the question it answers and the size of its presets."""
     for name, module in EXPERIMENTS.items():
         console.print(f"[bold]{name}[/bold]: {(module.__doc__ or '').strip().splitlines()[0]}")
-        for preset, config in module.PRESETS.items():
-            cells = sum(batch.size for batch in module.batches(config))
+        for preset, grid in module.PRESETS.items():
+            cells = sum(batch.size for batch in batches(module.Config, module.cells, grid))
             console.print(f"    {preset:6} {cells:>9,} cells", highlight=False)
 
 
-def run_command(name: str, preset: str) -> Callable:
-    """The command ``run NAME``, whose defaults are those of the chosen preset."""
-    module = EXPERIMENTS[name]
-
-    def command(config, out: Path | None = None, preset: str = preset) -> None:
-        runner.execute(name, module, config, out or runner.default_folder(name, preset))
-
-    command.__doc__ = (
-        f"{module.__doc__}\n\nArgs:\n  out: folder of the records; results/{name}-PRESET if left out.\n"
-        + ("  preset: quick takes about a minute on 2 cores, paper is what a figure should rest on, full is a sweep.")
-    )
-    command.__annotations__ = {
-        "config": Annotated[
-            module.Config, tyro.conf.arg(name=""), tyro.conf.subcommand(default=module.PRESETS[preset])
-        ],
-        "out": Path | None,
-        "preset": Literal[PRESET_NAMES],  # pyright: ignore[reportInvalidTypeForm]
-    }
-    command.__defaults__ = (module.PRESETS[preset], None, preset)
-    return command
-
-
-def draw_figures(name: str, records: Path | None = None, out: Path = Path("results/figures")) -> None:
+def draw_figures(name: str, records: str | None = None, out: Path = Path("results/figures")) -> None:
     """Draw an experiment's figures (PNG and PDF) from its records; nothing is computed.
 
     Args:
@@ -67,14 +48,14 @@ def draw_figures(name: str, records: Path | None = None, out: Path = Path("resul
         if folder is None and name == "all":
             console.print(f"{each}: no records yet; make them with: python -m experiments run {each}")
             continue
-        drawn += figures.draw(each, folder or runner.default_folder(each, "quick"), out)
+        drawn += figures.draw(each, folder or default_folder(each, "quick"), out)
     for path in drawn:
         console.print(str(path))
 
 
-def _latest_folder(name: str) -> Path | None:
-    folders = [runner.default_folder(name, preset) for preset in reversed(PRESET_NAMES)]
-    return next((folder for folder in folders if folder.exists()), None)
+def _latest_folder(name: str) -> str | None:
+    folders = [default_folder(name, preset) for preset in reversed(PRESET_NAMES)]
+    return next((folder for folder in folders if Path(folder).exists()), None)
 
 
 def quickstart(out: Path = Path("results")) -> None:
@@ -124,19 +105,22 @@ def main(arguments: list[str]) -> None:
             arguments = ["run", known_experiment(arguments[1]), *arguments[2:]]
         preset = preset_in(arguments)
         runs = [
-            Annotated[Any, tyro.conf.subcommand(name=name, constructor=run_command(name, preset))]
-            for name in EXPERIMENTS
+            Annotated[options_of(name, module, preset), tyro.conf.subcommand(name=name)]
+            for name, module in EXPERIMENTS.items()
         ]
 
         def run(experiment) -> None:
             """Run one experiment into a folder of records; what is already there is not computed again."""
-            del experiment
+            runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
 
-        run.__annotations__["experiment"] = functools.reduce(operator.or_, runs)
+        run.__annotations__["experiment"] = Annotated[functools.reduce(operator.or_, runs), tyro.conf.arg(name="")]
         commands = {
             "list": list_experiments,
             "run": run,
+            "status": status,
             "figures": draw_figures,
+            "compact": compact,
+            "doctor": doctor,
             "quickstart": quickstart,
             "bench": bench,
         }
@@ -146,25 +130,23 @@ def main(arguments: list[str]) -> None:
             description="Experiments on the generation-verification gap.",
             args=arguments,
             use_underscores=True,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs),
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs),
         )
-    except (ValueError, FileNotFoundError, PermissionError) as error:
-        console.print(f"[red]error:[/red] {error}", highlight=False)
+    except (ValueError, OSError) as error:
+        console.print(f"[red]error:[/red] {escape(describe(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)
 
 
-def preset_in(arguments: list[str]) -> str:
-    """The preset named in the arguments; its values are the defaults that the other options override."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        for candidate in (value if option == "--preset" else "", option.removeprefix("--preset=")):
-            if candidate in PRESET_NAMES:
-                return candidate
-    return "quick"
+def describe(error: Exception) -> str:
+    """Its message, without the number that an OSError puts before it."""
+    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
 
 
 def use_all_cores() -> None:
-    """One CPU device a core, so that seeds and cells fill the machine; other platforms are not touched."""
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    """One CPU device a core unless the environment says otherwise, so that seeds and cells fill the machine."""
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

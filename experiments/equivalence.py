@@ -10,34 +10,31 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import numpy as np
 import polars as pl
 
 from experiments.statistics import Finding, over_seeds
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Batch, Cells
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the comparison.
+    """Settings of one point of the comparison.
 
     Attributes:
       vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H); orders of both classes run from 1 to H.
-      pairs: numbers of labelled pairs.
-      seeds: independent repetitions: gold reward, pairs and labels anew; both roads share them.
+      pairs: number of labelled pairs.
       penalty: ridge penalty of both roads, in pairs; it makes the optimum finite and unique.
       beta: strength of the KL regularisation, reward per nat.
     """
 
     vocabulary: int = 3
     horizon: int = 4
-    pairs: tuple[int, ...] = (32, 256, 2048)
-    seeds: int = 8
+    pairs: int = 256
     penalty: float = 1.0
     beta: float = 1.0
 
@@ -45,14 +42,14 @@ class Config:
         for name in ("penalty", "beta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.seeds < 1 or not self.pairs or min(self.pairs) < 1:
-            raise ValueError(f"seeds and pairs must be at least 1, got {self.seeds} and {self.pairs}.")
+        if self.pairs < 1:
+            raise ValueError(f"pairs must be at least 1, got {self.pairs}.")
 
 
 PRESETS = {
-    "quick": Config(),
-    "paper": Config(pairs=(8, 32, 128, 512, 2048, 8192), seeds=64),
-    "full": Config(horizon=5, pairs=tuple(2**power for power in range(3, 16)), seeds=256),
+    "quick": Grid({"pairs": (32, 256, 2048)}, seeds=8),
+    "paper": Grid({"pairs": (8, 32, 128, 512, 2048, 8192)}, seeds=64),
+    "full": Grid({"horizon": (5,), "pairs": tuple(2**power for power in range(3, 16))}, seeds=256),
 }
 
 
@@ -64,21 +61,15 @@ class Program(NamedTuple):
     penalty: float
 
 
-def batches(config: Config) -> list[Batch]:
-    """One batch: orders, n and seeds are data."""
-    tree = TokenTree(config.vocabulary, config.horizon)
+def cells(config: Config) -> list[Cell]:
+    """Every order of the policy class with every order of the reward models."""
+    program = Program(TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs), config.penalty)
     orders = range(1, config.horizon + 1)
-    cells = [
-        dict(pairs=pairs, policy_order=policy_order, verifier_order=verifier_order, seed=seed)
-        for pairs in config.pairs
-        for policy_order in orders
-        for verifier_order in orders
-        for seed in range(config.seeds)
+    labels: dict[str, str | int] = {"horizon": config.horizon}
+    return [
+        Cell("distances", program, labels, {**pair, "pairs": config.pairs, "beta": config.beta})
+        for pair in ({"policy_order": policy, "verifier_order": verifier} for policy in orders for verifier in orders)
     ]
-    columns: Cells = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
-    columns["beta"] = np.full(len(cells), config.beta, np.float32)
-    program = Program(tree, max(config.pairs), config.penalty)
-    return [Batch("distances", program, {"horizon": config.horizon}, columns)]
 
 
 def run(program: Program, cell: dict) -> dict:
@@ -109,8 +100,9 @@ def run(program: Program, cell: dict) -> dict:
     }
 
 
-def findings(distances: pl.DataFrame) -> list[Finding]:
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Distance by drift: equal classes first, where it must vanish, then one order apart, then the furthest."""
+    distances = records["distances"]
     drift = (pl.col("policy_order") - pl.col("verifier_order")).abs()
     by_seed = distances.group_by(drift.alias("drift"), "seed").agg(
         pl.col("kl").mean(), pl.col("kl").max().alias("worst")

@@ -1,33 +1,108 @@
 """Run one experiment into a folder of records and print its verdicts."""
 
+import contextlib
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from gvgap_jax.sweep import load, run_batches, store
+import experiments
+import gvgap_jax
+from experiments.arguments import default_folder, grid_of, part_of
+from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
+from gvgap_jax.sweep.engines import on_ray, on_slurm
+from gvgap_jax.sweep.run import LOCAL, Report
+from gvgap_jax.sweep.store import Folder, folder_tables
 
 console = Console()
 
 
-def default_folder(name: str, preset: str) -> Path:
-    """Where an experiment's records go unless --out says otherwise."""
-    return Path("results") / f"{name}-{preset}"
+def run(name: str, module, options) -> None:
+    """Run an experiment as its command-line options say (``arguments.Options``)."""
+    out = options.out or default_folder(name, options.preset)
+    part = part_of(options.shard)
+    if options.engine == "slurm":
+        if part != (0, 1):
+            raise ValueError("--engine slurm makes the shards itself: give --slurm.jobs instead of --shard.")
+        compute = partial(on_slurm, options=options.slurm)
+    else:
+        engine = LOCAL if options.engine == "local" else on_ray(options.ray, (gvgap_jax, experiments))
+        compute = partial(run_plan, part=part, engine=engine)
+    execute(name, module, grid_of(options), out, compute)
 
 
-def execute(name: str, module, config, folder: Path) -> None:
-    """Compute what is missing in ``folder``, then print the findings."""
-    batches = module.batches(config)
-    store.open_folder(folder, name, module.MEANING, config)
+def execute(name: str, module, grid: Grid, out: str | Path, compute: Callable[..., Report] = run_plan) -> None:
+    """Compute what is missing in the folder ``out``, then print the findings once all of it is there.
+
+    Raises:
+      SystemExit: the run was stopped (status 128 + signal), or some chunks failed (status 1).
+    """
+    plan, folder = make_plan(name, module, grid), folder_at(out)
+    for complaint in open_folder(folder, plan):
+        console.print(f"[yellow]{complaint}[/yellow]", highlight=False, soft_wrap=True)
     console.print(f"[bold]{name}[/bold] into {folder}")
-    report = run_batches(module.run, batches, folder)
-    console.print(str(report))
-    table = batches[0].table
-    show(name, module.findings(load(folder, table)), load(folder, table))
+    with signals_caught() as caught:
+        report = compute(plan, folder, stopped=lambda: bool(caught))
+    console.print(str(report), highlight=False, soft_wrap=True)
+    if caught:
+        console.print(f"Stopped; every finished chunk is stored. Go on with: {this_command()}", soft_wrap=True)
+        sys.exit(128 + caught[0])
+    if report.failed:
+        for chunk, reason in report.failed.items():
+            console.print(f"[red]{chunk} failed: {escape(reason)}[/red]", soft_wrap=True)
+        console.print(f"The other chunks are stored. Try the failed ones again with: {this_command()}", soft_wrap=True)
+        sys.exit(1)
+    finish(name, module, folder)
 
 
-def show(name: str, findings, records: pl.DataFrame) -> None:
+def finish(name: str, module, folder: Folder) -> None:
+    """Print the findings, or what is left for other shards to do."""
+    missing = folder_tables(folder)
+    if any(missing.values()):
+        left = ", ".join(f"{count} of {table!r}" for table, count in missing.items() if count)
+        console.print(f"Chunks left for other shards: {left}. Findings are printed when all of them are there.")
+        return
+    records = {table: load(folder, table) for table in missing}
+    show(name, module.findings(records), records)
+
+
+@contextlib.contextmanager
+def signals_caught() -> Iterator[list[int]]:
+    """The signals that came: the first SIGINT or SIGTERM lets the chunk at hand finish, the second one kills."""
+    caught: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in numbers]
+
+    def restore():
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+    def catch(number, _frame):
+        caught.append(number)
+        restore()
+        console.print(f"{signal.Signals(number).name}: finishing the chunk at hand; once more to stop at once.")
+
+    for number in numbers:
+        signal.signal(number, catch)
+    try:
+        yield caught
+    finally:
+        restore()
+
+
+def this_command() -> str:
+    """The command that was given, to be given again."""
+    return f"python -m experiments {shlex.join(sys.argv[1:])}"
+
+
+def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
     """Print the claims with their intervals and verdicts, and how many fits to distrust."""
     table = Table(title=f"{name}: estimates and 95 % intervals over seeds", title_justify="left")
     for heading in ("claim", "estimate", "95 % interval", "seeds", "verdict"):
@@ -42,9 +117,6 @@ def show(name: str, findings, records: pl.DataFrame) -> None:
             finding.verdict,
         )
     console.print(table)
-    doubtful = records.filter(~pl.col("converged"))
-    if len(doubtful):
-        console.print(
-            f"[yellow]{len(doubtful):,} of {len(records):,} records did not meet the tolerance: "
-            "column 'converged'.[/yellow]"
-        )
+    for title, frame in records.items():
+        for status, count in frame.filter(pl.col("status") != "ok")["status"].value_counts().sort("status").rows():
+            console.print(f"[yellow]{count:,} of {len(frame):,} records of {title!r}: status '{status}'.[/yellow]")

@@ -15,7 +15,7 @@ import polars as pl
 
 from experiments.statistics import Finding, Interval, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep import Batch, Cells
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
 HELD_OUT_EVERY = 5
@@ -25,22 +25,20 @@ ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algor
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the sweep.
+    """Settings of one point of the sweep.
 
     Attributes:
       vocabulary: tokens of the vocabulary (V).
-      horizons: tokens of a response (H); the tree has V**H responses.
-      pairs: numbers of labelled pairs, a fifth of which is held out for selection.
-      seeds: independent repetitions: gold reward, pairs and labels anew; all arms share them.
+      horizon: tokens of a response (H); the tree has V**H responses.
+      pairs: number of labelled pairs, a fifth of which is held out for selection.
       beta: strength of the KL regularisation, reward per nat.
       temperature: of the labels.
       reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3
-    horizons: tuple[int, ...] = (2, 6)
-    pairs: tuple[int, ...] = tuple(2**power for power in range(5, 12))
-    seeds: int = 8
+    horizon: int = 6
+    pairs: int = 512
     beta: float = 1.0
     temperature: float = 1.0
     reference_scale: float = 0.0
@@ -49,16 +47,14 @@ class Config:
         for name in ("beta", "temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.seeds < 1:
-            raise ValueError(f"seeds must be at least 1, got {self.seeds}.")
-        if not self.pairs or min(self.pairs) < HELD_OUT_EVERY:
-            raise ValueError(f"pairs must be numbers of at least {HELD_OUT_EVERY} (one is held out), got {self.pairs}.")
+        if self.pairs < HELD_OUT_EVERY:
+            raise ValueError(f"pairs must be at least {HELD_OUT_EVERY} (one is held out), got {self.pairs}.")
 
 
 PRESETS = {
-    "quick": Config(),
-    "paper": Config(pairs=tuple(2**power for power in range(5, 17)), seeds=32),
-    "full": Config(horizons=(1, 2, 4, 6, 7), pairs=tuple(2**power for power in range(5, 18)), seeds=128),
+    "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=8),
+    "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
+    "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
 
 
@@ -76,49 +72,24 @@ def gold_orders(horizon: int) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def batches(config: Config) -> list[Batch]:
-    """One batch an arm, tree and padded size; verifier orders, gold orders, n and seeds are data."""
+def cells(config: Config) -> list[Cell]:
+    """Every arm with every order of its verifier, for every gold order, and the effective dimensions."""
+    tree = TokenTree(config.vocabulary, config.horizon)
     found = []
-    for horizon in config.horizons:
-        tree = TokenTree(config.vocabulary, horizon)
-        golds = sorted(gold_orders(horizon))
-        for size, pairs in _paddings(config.pairs).items():
-            for arm in ROADS:
-                cells = [
-                    dict(pairs=count, gold_order=gold, order=order, seed=seed)
-                    for count in pairs
-                    for gold in golds
-                    for order in {"DPO": [horizon], "RLHF": range(1, horizon + 1), "restricted MLE": [gold]}[arm]
-                    for seed in range(config.seeds)
-                ]
-                found.append(_batch("fits", Program(arm, tree, size), cells, config))
-        cells = [
-            dict(pairs=0, gold_order=gold, order=order, seed=seed)
-            for gold in golds
-            for order in sorted({gold, horizon})
-            for seed in range(config.seeds)
-        ]
-        found.append(_batch("dimensions", Program("d_eff", tree, 0), cells, config))
+    for gold in gold_orders(config.horizon):
+        orders = {"DPO": [config.horizon], "RLHF": range(1, config.horizon + 1), "restricted MLE": [gold]}
+        for arm in ROADS:
+            program = Program(arm, tree, preferences.padded(config.pairs))
+            found += [_cell("fits", program, config, gold, order, config.pairs) for order in orders[arm]]
+        program = Program("d_eff", tree, 0)
+        found += [_cell("dimensions", program, config, gold, order, 0) for order in sorted({gold, config.horizon})]
     return found
 
 
-def _batch(table: str, program: Program, cells: list[dict], config: Config) -> Batch:
-    columns: Cells = {name: np.array([cell[name] for cell in cells], np.int32) for name in cells[0]}
-    for name in ("beta", "temperature", "reference_scale"):
-        columns[name] = np.full(len(cells), getattr(config, name), np.float32)
-    labels = {"arm": program.arm, "horizon": program.tree.horizon}
-    return Batch(table, program, labels, columns, chunk=128 if program.pairs <= 2048 else 32)
-
-
-def _paddings(pairs: tuple[int, ...]) -> dict[int, list[int]]:
-    """Numbers of pairs grouped under the size they are padded to: 2,048, then eight times as many each."""
-    groups: dict[int, list[int]] = {}
-    for count in sorted(pairs):
-        size = 2048
-        while size < count:
-            size *= 8
-        groups.setdefault(min(size, max(pairs)), []).append(count)
-    return groups
+def _cell(table: str, program: Program, config: Config, gold: int, order: int, pairs: int) -> Cell:
+    numbers: dict[str, int | float] = {"pairs": pairs, "gold_order": gold, "order": order}
+    numbers |= {name: getattr(config, name) for name in ("beta", "temperature", "reference_scale")}
+    return Cell(table, program, {"arm": program.arm, "horizon": program.tree.horizon}, numbers)
 
 
 def run(program: Program, cell: dict) -> dict:
@@ -145,9 +116,9 @@ def run(program: Program, cell: dict) -> dict:
     return measured._asdict() | {name: value for name, value in fit._asdict().items() if name != "params"}
 
 
-def findings(fits: pl.DataFrame) -> list[Finding]:
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """The headline first: how many times more pairs DPO needs, by horizon and gold order; then the control."""
-    rows = []
+    fits, rows = records["fits"], []
     most = fits["pairs"].max()
     for horizon in sorted(fits["horizon"].unique(), reverse=True):
         for gold, name in gold_orders(horizon).items():

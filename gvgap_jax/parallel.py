@@ -1,10 +1,13 @@
-"""All local devices: the one place that knows how many there are."""
+"""All local devices: the one place that knows about them."""
 
+import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
+
+USABLE = 0.8  # share of a device's memory that a program may count on
 
 
 def over_devices(run: Callable) -> Callable:
@@ -41,3 +44,31 @@ def over_devices(run: Callable) -> Callable:
         return jax.tree.map(lambda rows: rows[:size], mapped(*jax.tree.map(pad, batched)))
 
     return run_all
+
+
+def memory_per_device() -> int:
+    """Bytes that a program may use on each local device; CPU devices share the machine's memory evenly."""
+    device = jax.local_devices()[0]
+    statistics = device.memory_stats() if device.platform != "cpu" else None
+    if statistics and "bytes_limit" in statistics:
+        return int(USABLE * statistics["bytes_limit"])
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return int(USABLE * machine / jax.local_device_count())
+
+
+def memory_needed(executable) -> int:
+    """Bytes that a compiled program uses on each device, by the compiler's own measure."""
+    measured = executable.memory_analysis()
+    return (
+        measured.temp_size_in_bytes
+        + measured.argument_size_in_bytes
+        + measured.output_size_in_bytes
+        + measured.generated_code_size_in_bytes
+    )
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device ran out of memory."""
+    return isinstance(error, jax.errors.JaxRuntimeError) and (
+        "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
+    )

@@ -63,6 +63,17 @@ def sample(
     )
 
 
+def padded(pairs: int) -> int:
+    """The size that so many pairs are drawn at, so that programs are shared: 2,048, then eight times as many.
+
+    Pairs beyond the number asked for get weight 0 by ``split``.
+    """
+    size = 2048
+    while size < pairs:
+        size *= 8
+    return size
+
+
 def _inverse_cdf(cumulative: Float[Array, "rows L"], row: Count, uniform: Float[Array, ""]) -> Int[Array, ""]:
     """First entry of a row that exceeds ``uniform`` times its last one, which may be off 1 by rounding.
 

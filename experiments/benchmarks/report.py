@@ -100,4 +100,4 @@ def write(out: Path, rows: list[Row], trees: list[LeafRow], machine: dict) -> No
     pl.DataFrame([row._asdict() for row in rows]).write_csv(out / "fits.csv")
     leaf_rows = [row._asdict() | {"limit": row.limit, "share": row.share} for row in trees]
     pl.DataFrame(leaf_rows).write_csv(out / "leaf_pass.csv")
-    store.write_atomically(out / "machine.json", (json.dumps(machine, indent=2) + "\n").encode())
+    (out / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")

@@ -12,7 +12,7 @@ from experiments.figures.style import save
 FIGURES = {"sample_complexity": sample_complexity.draw, "equivalence": equivalence.draw}
 
 
-def draw(name: str, folder: Path, out: Path) -> list[Path]:
+def draw(name: str, folder: str | Path, out: Path) -> list[Path]:
     """Draw one experiment's figures from the records in ``folder``; returns the files written.
 
     Raises:

@@ -13,7 +13,7 @@ from gvgap_jax.sweep import load
 FLOOR = 1e-8  # single precision leaves about this much between equal policies
 
 
-def draw(folder: Path) -> dict[str, Figure]:
+def draw(folder: str | Path) -> dict[str, Figure]:
     """Mean KL between the two roads' policies over seeds, one heat map a number of pairs."""
     distances = load(folder, "distances")
     return {"equivalence": _heat_maps(distances)}

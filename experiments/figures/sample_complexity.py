@@ -15,7 +15,7 @@ from gvgap_jax.sweep import load
 DPO_COLOUR, MLE_COLOUR = "#D55E00", "#000000"
 
 
-def draw(folder: Path) -> dict[str, Figure]:
+def draw(folder: str | Path) -> dict[str, Figure]:
     """Regret curves of all arms with 95 % intervals over seeds, and the predicted d_eff / (2n)."""
     fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
     return {"sample_complexity": _regret_curves(fits, dimensions)}

@@ -1,6 +1,7 @@
-"""Cells in, tidy Parquet records out: batches grouped by compiled program, run in chunks, stored one file a chunk."""
+"""Grids in, tidy Parquet records out: cells grouped by compiled program, run in chunks, stored one file a chunk."""
 
-from gvgap_jax.sweep.run import Batch, Cells, run_batches
-from gvgap_jax.sweep.store import load
+from gvgap_jax.sweep.grid import Cell, Grid, Plan, make_plan
+from gvgap_jax.sweep.run import run_plan
+from gvgap_jax.sweep.store import folder_at, load, open_folder
 
-__all__ = ["Batch", "Cells", "load", "run_batches"]
+__all__ = ["Cell", "Grid", "Plan", "folder_at", "load", "make_plan", "open_folder", "run_plan"]

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import itertools
 from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -81,6 +81,45 @@ class Chunk(NamedTuple):
         """Columns of ``rows`` rows; the last one repeated."""
         index = np.minimum(np.arange(self.rows), self.size - 1)
         return {name: values[index] for name, values in self.batch.columns.items()}
+
+
+class Experiment(Protocol):
+    """What the sweep asks of an experiment's module.
+
+    Attributes:
+      MEANING: a number that grows when its records change their meaning.
+      Config: frozen dataclass of the settings of one point; it refuses what makes no sense.
+      cells: a point's cells, none where the point is impossible.
+      run: the pure function of a program and of one row's columns (as scalars) -> scalars.
+    """
+
+    MEANING: int
+    Config: type
+
+    @staticmethod
+    def cells(config, /) -> list[Cell]: ...
+
+    @staticmethod
+    def run(program, cell, /) -> dict: ...
+
+
+class Plan(NamedTuple):
+    """Everything a sweep will compute, decided by the experiment and the grid alone."""
+
+    experiment: str
+    meaning: int
+    grid: Grid
+    run: Callable[[Any, Any], dict]
+    chunks: list[Chunk]
+
+
+def make_plan(name: str, experiment: Experiment, grid: Grid) -> Plan:
+    """The plan of a grid; raises ValueError for a grid that is not sound (see ``batches``)."""
+    found = batches(experiment.Config, experiment.cells, grid)
+    defaults = {field.name: (field.default,) for field in dataclasses.fields(experiment.Config)}
+    grid = dataclasses.replace(grid, axes=defaults | dict(grid.axes))
+    cut = [chunk for batch in found for chunk in chunks(batch, name, experiment.MEANING)]
+    return Plan(name, experiment.MEANING, grid, experiment.run, cut)
 
 
 def points(config: type, grid: Grid) -> list:

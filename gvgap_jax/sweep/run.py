@@ -1,139 +1,158 @@
-"""Run batches of cells: one compiled program a batch, chunks of one shape, finished chunks skipped."""
+"""Run a plan into a folder: finished chunks skipped, nothing lost to a kill, other processes welcome."""
 
-import hashlib
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
-import polars as pl
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gvgap_jax.parallel import over_devices
+from gvgap_jax.parallel import is_out_of_memory
 from gvgap_jax.sweep import store
+from gvgap_jax.sweep.compute import Result, compiled, compute, signature
+from gvgap_jax.sweep.grid import Chunk, Plan, shard
 
-Cells = dict[str, np.ndarray[Any, Any]]
+POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
+BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+Run = Callable[..., dict]
+Claim = Callable[[Chunk], bool]
 
 
-class Batch(NamedTuple):
-    """Cells that share a compiled program.
+class Engine(NamedTuple):
+    """Where chunks are computed.
 
     Attributes:
-      table: the table their records belong to.
-      program: what decides the compiled program; hashable, with a stable repr.
-      labels: columns that are the same in every record of the batch.
-      cells: columns of equal length, one row a cell: everything that is data.
-      chunk: cells in one call of the program, and so in one file.
+      prepare: run, waiting chunks, progress -> number of programs compiled.
+      compute: run, waiting chunks, claim -> (chunk, its result or the exception that it raised) as they come.
+        It claims a chunk before it computes it, and leaves alone what it may not claim.
     """
 
-    table: str
-    program: Hashable
-    labels: dict[str, str | int]
-    cells: Cells
-    chunk: int = 128
-
-    @property
-    def size(self) -> int:
-        """Number of cells."""
-        return _size(self.cells)
+    prepare: Callable[[Run, list[Chunk], Progress], int]
+    compute: Callable[[Run, list[Chunk], Claim], Iterator[tuple[Chunk, Result | Exception]]]
 
 
 class Report(NamedTuple):
-    """What a run cost: cells computed and skipped, compilations, seconds spent compiling and running."""
+    """What a run cost.
 
+    Attributes:
+      total, computed: cells of the shard, and those computed by this call.
+      left: cells that are not stored, because the run was stopped or because they failed.
+      failed: chunks that could not be computed, and why.
+      compilations, compile_seconds: programs compiled here, and the time spent on it.
+      run_seconds: spent in compiled programs.
+      overhead_seconds: the rest: storing, scheduling, waiting for others.
+    """
+
+    total: int
     computed: int
-    skipped: int
+    left: int
+    failed: dict[str, str]
     compilations: int
     compile_seconds: float
     run_seconds: float
+    overhead_seconds: float
 
     def __str__(self):
         rate = self.computed / self.run_seconds if self.run_seconds else 0.0
         return (
-            f"{self.computed:,} cells computed, {self.skipped:,} found done; {self.compilations} compilations in "
-            f"{self.compile_seconds:.1f} s, then {self.run_seconds:.1f} s of runs ({rate:,.0f} cells a second)"
+            f"{self.computed:,} cells computed, {self.total - self.computed - self.left:,} found done, {self.left:,} "
+            f"left; {self.compilations} compilations in {self.compile_seconds:.1f} s, then {self.run_seconds:.1f} s "
+            f"of runs ({rate:,.0f} cells a second), {self.overhead_seconds:.1f} s of storing and scheduling"
         )
 
 
-class _Chunk(NamedTuple):
-    name: str
-    cells: Cells
-    padded: Cells
+def run_plan(
+    plan: Plan,
+    folder: store.Folder,
+    part: tuple[int, int] = (0, 1),
+    engine: Engine | None = None,
+    stopped: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Compute the chunks of shard ``part`` that ``folder`` does not hold yet, and store each as it is done.
 
+    The folder must be open (``store.open_folder``). Other processes may work on it: a chunk that one of
+    them has claimed is waited for, and computed here if that process dies. ``stopped`` is asked before
+    every chunk. A chunk that cannot be computed is noted in the folder, and the others go on.
 
-def run_batches(run: Callable, batches: list[Batch], folder: Path) -> Report:
-    """Compute ``run(program, cell) -> dict of scalars`` for every cell and store the records in ``folder``.
-
-    ``run`` is pure; ``cell`` holds one row of the batch's columns as scalars. A record is a cell's
-    columns and its results. The folder must be open (``store.open_folder``).
+    Raises:
+      OSError: the folder cannot be written; what was stored is kept.
     """
-    waiting = [(batch, chunk) for batch in batches for chunk in _chunks(batch) if not store.exists(folder, chunk.name)]
-    total = sum(batch.size for batch in batches)
-    todo = sum(_size(chunk.cells) for _, chunk in waiting)
+    engine = engine or LOCAL
+    mine = shard(plan.chunks, *part)
+    total, computed, run_seconds, failed = sum(chunk.size for chunk in mine), 0, 0.0, {}
     started = time.perf_counter()
-    with _progress() as progress:
-        compiled = _compile(run, waiting, progress)
+    with Progress(*BAR) as progress, store.Claims(folder) as claims:
+
+        def claim(chunk: Chunk) -> bool:
+            return not stopped() and claims.take(chunk.name)
+
+        waiting = _missing(folder, _seeds_first(mine), failed)
+        compilations = engine.prepare(plan.run, waiting, progress)
         compile_seconds = time.perf_counter() - started
-        bar = progress.add_task("cells", total=total, completed=total - todo)
-        for batch, chunk in waiting:
-            results = jax.device_get(compiled[batch.program](chunk.padded))
-            records = _records(batch.labels, chunk.cells, results)
-            store.save(folder, chunk.name, records)
-            progress.advance(bar, len(records))
-    return Report(todo, total - todo, len(compiled), compile_seconds, time.perf_counter() - started - compile_seconds)
+        bar = progress.add_task(plan.experiment, total=total, completed=total - _cells(waiting))
+        while waiting and not stopped():
+            for chunk, result in engine.compute(plan.run, waiting, claim):
+                if isinstance(result, Exception):
+                    failed[chunk.name] = f"{type(result).__name__}: {result}"
+                    store.save_failure(folder, chunk.name, failed[chunk.name])
+                else:
+                    store.save(folder, chunk.name, result.records, result.made_by)
+                    computed, run_seconds = computed + chunk.size, run_seconds + result.seconds
+                claims.release(chunk.name)
+                progress.advance(bar, chunk.size)
+            waiting = _missing(folder, waiting, failed)
+            progress.update(bar, completed=total - _cells(waiting))
+            if waiting and not stopped():
+                time.sleep(POLL_SECONDS)
+    left = _cells(waiting) + sum(chunk.size for chunk in mine if chunk.name in failed)
+    overhead = time.perf_counter() - started - compile_seconds - run_seconds
+    return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead)
 
 
-def _progress() -> Progress:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    return Progress(*columns)
+def _missing(folder: store.Folder, chunks: list[Chunk], failed: dict[str, str]) -> list[Chunk]:
+    there = store.stored(folder)
+    return [chunk for chunk in chunks if chunk.name not in there and chunk.name not in failed]
 
 
-def _compile(run: Callable, waiting, progress: Progress) -> dict:
+def _cells(chunks: list[Chunk]) -> int:
+    return sum(chunk.size for chunk in chunks)
+
+
+def _seeds_first(chunks: list[Chunk]) -> list[Chunk]:
+    """All programs' first chunks, then their second ones: what a stopped sweep has done is its first seeds."""
+    return sorted(chunks, key=lambda chunk: int(chunk.batch.columns["seed"][0]))
+
+
+def _compile_all(run: Run, waiting: list[Chunk], progress: Progress) -> int:
     """Compile every program that is needed, two at a time: the compiler leaves a core idle on its own."""
-    examples = {batch.program: chunk.padded for batch, chunk in waiting}
-    bar = progress.add_task("compiling programs", total=len(examples), visible=bool(examples))
+    before = compiled.cache_info().misses
+    needed = list({(chunk.batch.program, signature(chunk), chunk.rows): None for chunk in waiting})
+    bar = progress.add_task("compiling programs", total=len(needed), visible=bool(needed))
 
-    def build(program):
-        executable = over_devices(partial(run, program)).lower(examples[program]).compile()
+    def build(key):
+        try:
+            compiled(run, *key)
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error):  # computing it tries again with fewer rows
+                raise
         progress.advance(bar)
-        return executable
 
     with ThreadPoolExecutor(2) as pool:
-        return dict(zip(examples, pool.map(build, examples), strict=True))
+        for _ in pool.map(build, needed):
+            pass
+    return compiled.cache_info().misses - before
 
 
-def _chunks(batch: Batch) -> list[_Chunk]:
-    """Split a batch into chunks of one padded shape, named by the hash of the program and of their cells."""
-    size = batch.size
-    shape = min(batch.chunk, size)
-    chunks = []
-    for start in range(0, size, batch.chunk):
-        cells = {name: values[start : start + batch.chunk] for name, values in batch.cells.items()}
-        digest = hashlib.sha256(repr(batch.program).encode())
-        for name, values in sorted(cells.items()):
-            digest.update(name.encode() + values.dtype.str.encode() + values.tobytes())
-        rows = np.minimum(np.arange(shape), _size(cells) - 1)
-        padded = {name: values[rows] for name, values in cells.items()}
-        chunks.append(_Chunk(f"{batch.table}-{digest.hexdigest()[:16]}", cells, padded))
-    return chunks
+def _one_by_one(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
+    for chunk in waiting:
+        if claim(chunk):
+            try:
+                yield chunk, compute(run, chunk)
+            except Exception as error:
+                yield chunk, error
 
 
-def _records(labels: dict, cells: Cells, results: dict) -> pl.DataFrame:
-    size = _size(cells)
-    constants = [pl.lit(value).alias(name) for name, value in labels.items()]
-    columns = cells | {name: np.asarray(values)[:size] for name, values in results.items()}
-    return pl.DataFrame(columns).select(*constants, pl.all())
-
-
-def _size(cells: Cells) -> int:
-    return len(next(iter(cells.values())))
+LOCAL = Engine(_compile_all, _one_by_one)
+"""The engine of this process, on all of its devices."""

@@ -1,0 +1,105 @@
+"""Options of ``run``: a grid over an experiment's ``Config``, where the records go, and what computes them."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import tyro
+
+from gvgap_jax.sweep import Grid
+from gvgap_jax.sweep.engines import Ray, Slurm
+
+PRESET_NAMES = ("quick", "paper", "full")
+ALIASES = {"pairs": ["--grid.n"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """Options that every experiment has.
+
+    Attributes:
+      preset: quick takes a minute or two on 2 cores, paper is what a figure should rest on, full is for a cluster.
+      seeds: independent repetitions of every point of the grid.
+      zip: groups of axes that are walked together instead of crossed, as in ``--zip horizon,gold_order``.
+      out: folder of the records, local or in an object store; results/NAME-PRESET if left out.
+      shard: i/n computes every n-th chunk from the i-th on, so that n machines share a sweep.
+      engine: what computes: this process, a Ray cluster, or Slurm jobs.
+      ray: what a Ray task asks for.
+      slurm: what a Slurm job asks for.
+    """
+
+    preset: Literal["quick", "paper", "full"] = "quick"
+    seeds: int = 8
+    zip: tuple[str, ...] = ()
+    out: str | None = None
+    shard: str = "0/1"
+    engine: Literal["local", "ray", "slurm"] = "local"
+    ray: Ray = dataclasses.field(default_factory=Ray)
+    slurm: Slurm = dataclasses.field(default_factory=Slurm)
+
+
+def options_of(name: str, module, preset: str) -> type[Options]:
+    """Options of one experiment: those of every experiment, and ``grid.FIELD`` with the preset's values as defaults."""
+    grid = module.PRESETS[preset]
+    hints = get_type_hints(module.Config)
+    axes = dataclasses.make_dataclass(
+        "Axes",
+        [
+            (
+                field.name,
+                Annotated[tuple[hints[field.name], ...], tyro.conf.arg(aliases=ALIASES.get(field.name))],
+                dataclasses.field(default=grid.axes.get(field.name, (field.default,))),
+            )
+            for field in dataclasses.fields(module.Config)
+        ],
+        frozen=True,
+        namespace={"__doc__": module.Config.__doc__},
+    )
+    zipped = tuple(",".join(group) for group in grid.zipped)
+    defaults = {"preset": preset, "seeds": grid.seeds, "zip": zipped}
+    return dataclasses.make_dataclass(
+        name,
+        [
+            ("grid", axes, dataclasses.field(default=axes())),
+            *(
+                (field.name, field.type, dataclasses.field(default=defaults[field.name]))
+                for field in dataclasses.fields(Options)
+                if field.name in defaults
+            ),
+        ],
+        bases=(Options,),
+        frozen=True,
+        namespace={"__doc__": f"{module.__doc__}\n\n{Options.__doc__}", "name": name},
+    )
+
+
+def grid_of(options: Any) -> Grid:
+    """The grid that the options ask for."""
+    axes = {field.name: getattr(options.grid, field.name) for field in dataclasses.fields(options.grid)}
+    return Grid(axes, tuple(tuple(group.split(",")) for group in options.zip), options.seeds)
+
+
+def part_of(shard: str) -> tuple[int, int]:
+    """(i, n) of ``i/n``.
+
+    Raises:
+      ValueError: it is not of that form, or not 0 <= i < n.
+    """
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
+        raise ValueError(f"--shard must be i/n with 0 <= i < n, as in 0/4, got {shard!r}.")
+    return int(index), int(count)
+
+
+def preset_in(arguments: list[str]) -> str:
+    """The preset named in the arguments; its values are the defaults that the other options override."""
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+        for candidate in (value if option == "--preset" else "", option.removeprefix("--preset=")):
+            if candidate in PRESET_NAMES:
+                return candidate
+    return "quick"
+
+
+def default_folder(name: str, preset: str) -> str:
+    """Where an experiment's records go unless --out says otherwise."""
+    return str(Path("results") / f"{name}-{preset}")

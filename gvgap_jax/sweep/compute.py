@@ -1,0 +1,112 @@
+"""One chunk of cells in, one data frame of records out: compiled once a program, and fitted to the memory there is."""
+
+import functools
+import os
+import time
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+
+from gvgap_jax.parallel import is_out_of_memory, memory_needed, memory_per_device, over_devices
+from gvgap_jax.sweep import store
+from gvgap_jax.sweep.grid import Chunk, Columns
+
+
+class Result(NamedTuple):
+    """A computed chunk: its records, the seconds it ran, and what made it."""
+
+    records: pl.DataFrame
+    seconds: float
+    made_by: store.Provenance
+
+
+class Compiled(NamedTuple):
+    """A program for ``rows`` rows at once, which may be fewer than a chunk has; ``bytes`` on each device."""
+
+    call: Callable[[Columns], dict]
+    rows: int
+    bytes: int
+    seconds: float
+
+
+_most_rows: dict[Hashable, int] = {}  # what the device has been seen to hold, for programs that ran out of memory
+
+
+def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
+    """Compute ``run(program, row)`` for every row of a chunk.
+
+    Records are the chunk's columns, its labels, the results, and a ``status``: ``ok``, ``not converged``
+    (by the result ``converged``), or ``not finite``. A program that does not fit into memory runs on
+    half as many rows at once, and again on half of those.
+    """
+    padded, most = chunk.padded(), chunk.rows
+    key = (run, chunk.batch.program, signature(chunk))
+    while True:
+        most = min(most, _most_rows.get(key, most))
+        try:
+            program = compiled(*key, most)
+            started = time.perf_counter()
+            results = _in_pieces(program, padded)
+            break
+        except jax.errors.JaxRuntimeError as error:
+            if not is_out_of_memory(error) or most == 1:
+                raise
+            _most_rows[key] = most // 2
+    seconds = time.perf_counter() - started
+    cost = {
+        "seconds": seconds,
+        "compile_seconds": program.seconds,
+        "rows_at_once": program.rows,
+        "bytes": program.bytes,
+        "process": os.getpid(),
+    }
+    return Result(_records(chunk, results), seconds, _environment() | cost)
+
+
+def signature(chunk: Chunk) -> tuple[tuple[str, str], ...]:
+    """Names and dtypes of a chunk's columns."""
+    return tuple((name, values.dtype.str) for name, values in chunk.batch.columns.items())
+
+
+_environment = functools.cache(store.environment)
+
+
+@functools.cache
+def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> Compiled:
+    """Compile for ``rows`` rows, or for half and half again until the compiler's own measure fits into memory."""
+    started = time.perf_counter()
+    while True:
+        shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
+        executable = over_devices(partial(run, program)).lower(shapes).compile()
+        needed = memory_needed(executable)
+        if needed <= memory_per_device() or rows == 1:
+            return Compiled(executable, rows, needed, time.perf_counter() - started)
+        rows = rows // 2
+
+
+def _in_pieces(program: Compiled, padded: Columns) -> dict[str, np.ndarray]:
+    size = len(padded["seed"])
+    pieces = []
+    for start in range(0, size, program.rows):
+        index = np.minimum(np.arange(start, start + program.rows), size - 1)
+        pieces.append(jax.device_get(program.call({name: values[index] for name, values in padded.items()})))
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def _records(chunk: Chunk, results: dict[str, np.ndarray]) -> pl.DataFrame:
+    found = {name: values[: chunk.size] for name, values in results.items()}
+    constants = [pl.lit(value).alias(name) for name, value in chunk.batch.labels.items()]
+    status = pl.Series("status", list(_statuses(found)))
+    return pl.DataFrame(chunk.batch.columns | found).select(*constants, pl.all(), status)
+
+
+def _statuses(found: dict[str, Any]) -> Iterator[str]:
+    numbers = [values for values in found.values() if np.issubdtype(values.dtype, np.floating)]
+    finite = np.all([np.isfinite(values) for values in numbers], axis=0)
+    converged = found.get("converged", finite)
+    for is_finite, is_converged in zip(finite, converged, strict=True):
+        yield "not finite" if not is_finite else "ok" if is_converged else "not converged"

@@ -1,0 +1,206 @@
+"""Plans on clusters that exist: chunks to Ray, shards to Slurm. Both packages are optional extras."""
+
+import importlib.util
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.progress import Progress
+
+from gvgap_jax.sweep import store
+from gvgap_jax.sweep.compute import Result, compute
+from gvgap_jax.sweep.grid import Chunk, Plan
+from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, run_plan
+
+RETRIES = 3  # of a chunk whose worker died
+AHEAD = 2  # tasks handed to Ray for every one that can run at once
+
+
+@dataclass(frozen=True)
+class Ray:
+    """What a Ray task asks for.
+
+    Attributes:
+      address: of a cluster that exists (``auto`` finds one on this machine); if left out, the one that
+        RAY_ADDRESS names, or else a new one on this machine.
+      cpus, gpus, tpus: devices of one task, which computes one chunk at a time on all of them.
+    """
+
+    address: str | None = None
+    cpus: int = 1
+    gpus: int = 0
+    tpus: int = 0
+
+    def __post_init__(self):
+        if self.cpus < 1 or self.gpus < 0 or self.tpus < 0:
+            raise ValueError(f"a Ray task needs at least 1 CPU and no negative number of devices, got {self}.")
+
+    @property
+    def resources(self) -> dict[str, int]:
+        """Ray's names of what a task needs."""
+        return {name: count for name, count in (("CPU", self.cpus), ("GPU", self.gpus), ("TPU", self.tpus)) if count}
+
+
+def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
+    """The engine of a Ray cluster: one task a chunk, tried again when its worker dies.
+
+    ``modules`` are Python packages that the cluster's machines may not have installed; they are sent
+    to a cluster at an address.
+
+    Raises:
+      ValueError: Ray is not installed, or (when computing starts) the cluster lacks a device that a task asks for.
+    """
+    _check_installed("ray")
+
+    def prepare(run: Run, waiting: list[Chunk], progress: Progress) -> int:
+        del run, waiting, progress  # workers compile what they need
+        _connect(options, modules)
+        return 0
+
+    def compute_all(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
+        import ray
+        from ray.exceptions import RayError
+
+        task = ray.remote(compute).options(
+            num_cpus=options.cpus,
+            num_gpus=options.gpus,
+            resources={"TPU": options.tpus} if options.tpus else None,
+            max_retries=RETRIES,
+        )
+        cluster = ray.cluster_resources()
+        room = min(int(cluster[name] // count) for name, count in options.resources.items())
+        running: dict[Any, Chunk] = {}
+        queue = iter(waiting)
+        while True:
+            while len(running) < AHEAD * room and (chunk := next(queue, None)) is not None:
+                if claim(chunk):
+                    running[task.remote(run, chunk)] = chunk
+            if not running:
+                return
+            (ready,), _ = ray.wait(list(running), num_returns=1)
+            chunk = running.pop(ready)
+            try:
+                yield chunk, ray.get(ready)
+            except RayError as error:
+                yield chunk, error
+
+    return Engine(prepare, compute_all)
+
+
+def _connect(options: Ray, modules: tuple[Any, ...]) -> None:
+    import ray
+
+    if not ray.is_initialized():
+        variables = {
+            "JAX_NUM_CPU_DEVICES": str(options.cpus),
+            "OPENBLAS_NUM_THREADS": "1",
+            **({} if options.gpus or options.tpus else {"JAX_PLATFORMS": "cpu"}),
+        }
+        environment: dict[str, Any] = {"env_vars": variables}
+        if options.address:
+            environment["py_modules"] = [str(Path(module.__path__[0])) for module in modules]
+        ray.init(
+            address=options.address,
+            runtime_env=environment,
+            include_dashboard=False if options.address is None else None,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+        )
+    cluster = ray.cluster_resources()
+    for name, count in options.resources.items():
+        most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
+        if most < count:
+            raise ValueError(
+                f"a Ray task asks for {count} {name}, but no machine of the cluster has more than {most:g}; all of it "
+                f"has {', '.join(f'{n} {c:g}' for n, c in sorted(cluster.items()) if n in ('CPU', 'GPU', 'TPU'))}. "
+                f"Ask for less (--ray.{name.lower()}s), or add such a machine."
+            )
+
+
+@dataclass(frozen=True)
+class Slurm:
+    """What a Slurm job asks for.
+
+    Attributes:
+      jobs: one job computes one shard of so many.
+      partition: where it runs; the cluster's default if left out.
+      minutes: after which Slurm ends a job; finished chunks are kept, and the same command goes on.
+      cpus, gpus: of one job.
+    """
+
+    jobs: int = 4
+    partition: str | None = None
+    minutes: int = 240
+    cpus: int = 8
+    gpus: int = 0
+
+    def __post_init__(self):
+        if min(self.jobs, self.minutes, self.cpus) < 1 or self.gpus < 0:
+            raise ValueError(f"Slurm needs at least 1 job, minute and CPU, and no negative number of GPUs, got {self}.")
+
+
+def on_slurm(
+    plan: Plan,
+    folder: store.Folder,
+    options: Slurm,
+    cluster: str = "slurm",
+    stopped: Callable[[], bool] = lambda: False,
+) -> Report:
+    """Submit one job a shard and wait for them; the jobs write into ``folder``, which they must be able to see.
+
+    Stopping the wait leaves the jobs running. ``cluster`` is submitit's: ``local`` runs the jobs as processes here.
+
+    Raises:
+      ValueError: submitit or Slurm is not there.
+    """
+    _check_installed("submitit")
+    import submitit
+
+    if cluster == "slurm" and not shutil.which("sbatch"):
+        raise ValueError("there is no sbatch here: run --engine slurm on a Slurm login machine, or use --engine local.")
+    executor = submitit.AutoExecutor(str(folder / "slurm"), cluster=cluster)
+    executor.update_parameters(
+        name=plan.experiment,
+        timeout_min=options.minutes,
+        cpus_per_task=options.cpus,
+        gpus_per_node=options.gpus,
+        **({"slurm_partition": options.partition} if options.partition else {}),
+    )
+    started = time.perf_counter()
+    with executor.batch():
+        jobs = [executor.submit(_run_shard, plan, folder, (index, options.jobs)) for index in range(options.jobs)]
+    total = sum(chunk.size for chunk in plan.chunks)
+    before = _left(plan, folder)
+    with Progress(*BAR) as progress:
+        bar = progress.add_task(plan.experiment, total=total)
+        while not stopped() and not all(job.done() for job in jobs):
+            progress.update(bar, completed=total - _left(plan, folder))
+            time.sleep(1)
+    ended = [(job.job_id, job.exception()) for job in jobs if job.done()]
+    failed = store.failures(folder)
+    failed |= {f"job {number}": str(error).strip().splitlines()[-1] for number, error in ended if error}
+    left = _left(plan, folder)
+    return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
+
+
+def _run_shard(plan: Plan, folder: store.Folder, part: tuple[int, int]) -> str:
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    return str(run_plan(plan, folder, part))
+
+
+def _left(plan: Plan, folder: store.Folder) -> int:
+    there = store.stored(folder)
+    return sum(chunk.size for chunk in plan.chunks if chunk.name not in there)
+
+
+def _check_installed(package: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        extra = {"submitit": "slurm"}.get(package, package)
+        raise ValueError(f'{package} is not installed; install it with: pip install "gvgap_jax[{extra}]"')
