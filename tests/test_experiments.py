@@ -1,20 +1,20 @@
 """The experiments' statistics, command line, records and figures, on tiny settings."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
 
-from experiments import EXPERIMENTS, __main__, equivalence, figures, runner, sample_complexity, statistics
-from gvgap_jax.sweep import load
+from experiments import EXPERIMENTS, __main__, arguments, equivalence, figures, runner, sample_complexity, statistics
+from gvgap_jax.sweep import Grid, load, make_plan
 
 TINY = {
-    "sample_complexity": ["--horizons", "2", "--pairs", "8", "64", "512", "--seeds", "2"],
-    "equivalence": ["--horizon", "2", "--pairs", "16", "--seeds", "2"],
+    "sample_complexity": ["--grid.horizon", "2", "--grid.pairs", "8", "64", "512", "--seeds", "2"],
+    "equivalence": ["--grid.horizon", "2", "--grid.pairs", "16", "--seeds", "2"],
 }
-TABLES = {"sample_complexity": "fits", "equivalence": "distances"}
 
 
 @pytest.fixture(scope="module")
@@ -108,18 +108,30 @@ def test_a_fit_without_a_number_is_a_failed_seed():
 
 @pytest.mark.parametrize("name", list(EXPERIMENTS))
 def test_records_are_tidy_and_complete(records, name):
-    frame = load(records / name, TABLES[name])
     module = EXPERIMENTS[name]
-    config = module.Config(**json.loads((records / name / "manifest.json").read_text())["config"])
-    assert len(frame) == sum(batch.size for batch in module.batches(config) if batch.table == TABLES[name])
-    assert frame.is_duplicated().sum() == 0
-    assert frame["converged"].all()
-    assert module.findings(frame)
+    grid = json.loads((records / name / "manifest.json").read_text())["grid"]
+    plan = make_plan(name, module, Grid(grid["axes"], tuple(grid["zipped"]), grid["seeds"]))
+    frames = {chunk.batch.table: load(records / name, chunk.batch.table) for chunk in plan.chunks}
+    for table, frame in frames.items():
+        assert len(frame) == sum(chunk.size for chunk in plan.chunks if chunk.batch.table == table)
+        assert frame.is_duplicated().sum() == 0
+        assert set(frame["status"]) == {"ok"}
+    assert module.findings(frames)
 
 
 def test_manifest_names_what_made_the_records(records):
     manifest = json.loads((records / "equivalence" / "manifest.json").read_text())
-    assert {"experiment", "config", "versions", "device", "devices", "revision", "python"} <= manifest.keys()
+    assert {
+        "experiment",
+        "meaning",
+        "grid",
+        "chunks",
+        "versions",
+        "device",
+        "devices",
+        "revision",
+        "python",
+    } <= manifest.keys()
 
 
 def test_a_second_run_computes_nothing_and_changes_nothing(records, capsys):
@@ -170,9 +182,12 @@ def test_list_names_every_experiment(capsys):
 
 
 def test_presets_change_the_defaults():
-    assert __main__.preset_in(["run", "equivalence", "--preset", "paper"]) == "paper"
-    assert __main__.preset_in(["run", "equivalence", "--preset=full"]) == "full"
-    assert __main__.preset_in(["run", "equivalence"]) == "quick"
+    assert arguments.preset_in(["run", "equivalence", "--preset", "paper"]) == "paper"
+    assert arguments.preset_in(["run", "equivalence", "--preset=full"]) == "full"
+    assert arguments.preset_in(["run", "equivalence"]) == "quick"
+    options = arguments.options_of("equivalence", equivalence, "full")()
+    assert replace(arguments.grid_of(options), axes={}) == replace(equivalence.PRESETS["full"], axes={})
+    assert equivalence.PRESETS["full"].axes.items() <= arguments.grid_of(options).axes.items()
 
 
 def test_unknown_experiment_names_the_nearest(capsys):
@@ -185,7 +200,7 @@ def test_unknown_field_names_the_nearest(capsys):
 
 def test_folder_of_another_configuration_is_refused(records, capsys):
     message = fails_with(capsys, ["run", "equivalence", "--out", str(records / "equivalence"), "--seeds", "3"])
-    assert "another configuration" in message
+    assert "another plan (seeds 2 there, 3 now" in message
     assert "Choose another --out" in message
 
 
@@ -198,10 +213,9 @@ def test_figures_without_records_say_what_to_run(capsys, tmp_path):
     [
         (sample_complexity.Config, {"beta": 0.0}, "beta must be positive"),
         (sample_complexity.Config, {"temperature": -1.0}, "temperature must be positive"),
-        (sample_complexity.Config, {"seeds": 0}, "seeds must be at least 1"),
-        (sample_complexity.Config, {"pairs": (2,)}, "at least 5"),
+        (sample_complexity.Config, {"pairs": 2}, "at least 5"),
         (equivalence.Config, {"penalty": 0.0}, "penalty must be positive"),
-        (equivalence.Config, {"pairs": ()}, "at least 1"),
+        (equivalence.Config, {"pairs": 0}, "at least 1"),
     ],
 )
 def test_bad_settings_are_refused_at_the_edge(config, settings, message):
@@ -210,5 +224,8 @@ def test_bad_settings_are_refused_at_the_edge(config, settings, message):
 
 
 def test_doubtful_fits_are_reported(capsys):
-    runner.show("made up", [], pl.DataFrame({"converged": [True, False, False]}))
-    assert "2 of 3 records did not meet the tolerance" in " ".join(capsys.readouterr().out.split())
+    statuses = ["ok", "not converged", "not finite", "not finite"]
+    runner.show("made up", [], {"fits": pl.DataFrame({"status": statuses})})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 4 records of 'fits': status 'not converged'" in printed
+    assert "2 of 4 records of 'fits': status 'not finite'" in printed

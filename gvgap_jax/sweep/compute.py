@@ -58,6 +58,7 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
             _most_rows[key] = most // 2
     seconds = time.perf_counter() - started
     cost = {
+        "chunk": chunk.name,
         "seconds": seconds,
         "compile_seconds": program.seconds,
         "rows_at_once": program.rows,

@@ -183,7 +183,7 @@ def on_slurm(
             time.sleep(1)
     ended = [(job.job_id, job.exception()) for job in jobs if job.done()]
     failed = store.failures(folder)
-    failed |= {f"job {number}": str(error).strip().splitlines()[-1] for number, error in ended if error}
+    failed |= {f"job {number}": str(error) for number, error in ended if error}
     left = _left(plan, folder)
     return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
 

@@ -273,9 +273,11 @@ def _set_bad_files_aside(folder: Folder, plan: Plan) -> list[str]:
 def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
     """Why a file is not the chunk that it is called, or nothing."""
     try:
-        records = _read(path)
-    except (pl.exceptions.PolarsError, OSError, ValueError) as error:
+        records, made_for = _read(path), _made_by(path).get("chunk")
+    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError) as error:
         return f"cannot be read, truncated perhaps ({str(error).splitlines()[0][:80]})"
+    if made_for != chunk.name:
+        return f"was made as {made_for}"
     if len(records) != chunk.size:
         return f"has {len(records)} rows instead of {chunk.size}"
     for name, values in chunk.batch.columns.items():
@@ -337,8 +339,9 @@ def load(folder: str | Folder, table: str) -> pl.DataFrame:
         warnings.warn(f"{folder}: {missing} of {len(sizes)} chunks of {table!r} are not computed yet.", stacklevel=2)
     frames, makers = zip(*_chunks(root, table, there), strict=True)
     by_name = dict(zip((name for name, _ in makers), frames, strict=True))
+    made_for = {name: made["chunk"] for name, made in makers}
     for name in present:
-        if len(by_name[name]) != sizes[name]:
+        if len(by_name[name]) != sizes[name] or made_for[name] != name:
             raise ValueError(f"{folder}/{name}.parquet is damaged; the command that made it will compute it again.")
     kinds = {json.dumps([made["versions"], made["device"]]) for _, made in makers}
     if len(kinds) > 1:
