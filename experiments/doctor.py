@@ -62,7 +62,7 @@ def facts() -> dict[str, str]:
 
 
 def _cache() -> str:
-    folder = jax.config.read("jax_compilation_cache_dir")
+    folder = jax.config.jax_compilation_cache_dir  # pyright: ignore[reportAttributeAccessIssue]
     if not folder:
         return "not kept: every process compiles again"
     path = Path(folder)
