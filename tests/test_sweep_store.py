@@ -51,6 +51,21 @@ def test_load_gives_every_row_once(full, table):
     assert set(load(full, table)["name"]) == {"toy"}
 
 
+def test_the_only_table_needs_no_name(tmp_path, full):
+    with pytest.raises(ValueError, match="name one of odd, even"):
+        load(full)
+    plan = make_plan("toy", toy, Grid({"power": (2,)}, seeds=2))
+    folder = folder_at(tmp_path / "one")
+    open_folder(folder, plan)
+    run_plan(plan, folder)
+    assert load(folder).equals(load(folder, "even"))
+
+
+def test_a_store_whose_package_is_missing_says_what_to_install():
+    with pytest.raises(ValueError, match=r"s3://bucket/x: Install s3fs .*or name a local folder"):
+        folder_at("s3://bucket/x")
+
+
 def test_manifest_holds_the_whole_grid_and_what_made_it(full):
     manifest = store.manifest(full)
     assert manifest["grid"]["axes"] == {"power": [1, 2, 4], "base": [0.5, 1.5, 2.5], "name": ["toy"]}

@@ -38,8 +38,18 @@ Provenance = dict[str, Any]
 
 
 def folder_at(path: str | Folder) -> Folder:
-    """The folder at a local path or at the address of an object store."""
-    return UPath(path)
+    """The folder at a local path or at the address of an object store.
+
+    Raises:
+      ValueError: the package that reads such addresses is not installed, or there is none.
+    """
+    folder = UPath(path)
+    if not _is_local(folder):
+        try:
+            folder.fs  # noqa: B018  looked up on first use
+        except ImportError as error:
+            raise ValueError(f"{path}: {error}, or name a local folder.") from error
+    return folder
 
 
 def open_folder(folder: Folder, plan: Plan) -> list[str]:
@@ -316,17 +326,24 @@ def folder_tables(folder: Folder) -> dict[str, int]:
     return missing
 
 
-def load(folder: str | Folder, table: str) -> pl.DataFrame:
+def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     """All records of one table of a folder, as one data frame in the order of the plan.
+
+    The table may be left out where there is only one.
 
     Files that are no chunk of the folder's plan are not read. Warns of chunks that are still missing, and of
     records that were made by different versions or kinds of device.
 
     Raises:
       FileNotFoundError: the folder holds no records of that table.
-      ValueError: a chunk is damaged.
+      ValueError: a chunk is damaged, or there are several tables and none is named.
     """
     root = folder_at(folder)
+    tables = folder_tables(root)
+    if table is None:
+        if len(tables) > 1:
+            raise ValueError(f"{folder} holds several tables; name one of {', '.join(tables)}.")
+        (table,) = tables
     sizes = {name: size for name, (size, _) in manifest(root)["chunks"].items() if _table(name) == table}
     there = stored(root)
     present = [name for name in sizes if name in there]
