@@ -13,7 +13,10 @@ from gvgap_jax.types import Fit, Number, Params
 
 Scalar = Float[Array, ""]
 
-STEP_SIZES = (1.0, 0.5, 0.25, 0.1, 0.02)  # tried at once in every Newton step; the best one is taken
+SHRINK = 0.3  # of a Newton step that does not lower the objective enough
+ROUNDING = 1e-6  # differences of values below this (in nats, or a share of them) are not believed
+SMALLEST_STEP = 1e-5  # shorter ones are not tried
+SUFFICIENT = 0.25  # share of the promise of its slope that a step must keep (Armijo, 1966); an exact one keeps half
 CG_STEPS = 60
 
 
@@ -96,8 +99,10 @@ def newton(
     def objective(flat):
         return loss(flat_outputs(flat)) + penalty / 2 * flat @ flat
 
+    value_and_grad = jax.value_and_grad(objective)
+
     def step(state):
-        flat, gradient, count = state
+        flat, value, gradient, count = state
         values, forward = jax.linearize(flat_outputs, flat)
         backward = jax.linear_transpose(forward, flat)
         if curvature is None:
@@ -113,16 +118,14 @@ def newton(
             return product + penalty * vector
 
         direction, _ = cg(hessian, -gradient, tol=0.1, maxiter=CG_STEPS)
-        candidates = flat[None] + jnp.outer(jnp.array(STEP_SIZES), direction)
-        values, gradients = jax.lax.map(jax.value_and_grad(objective), candidates)
-        chosen = _best(values, jnp.linalg.norm(gradients, axis=-1))
-        return candidates[chosen], gradients[chosen], count + 1
+        found, new_value, new_gradient, accepted = _backtrack(value_and_grad, flat, value, gradient, direction)
+        return found, new_value, new_gradient, jnp.where(accepted, count + 1, max_steps)
 
     def unfinished(state):
-        _, gradient, count = state
+        _, _, gradient, count = state
         return (count < max_steps) & (jnp.linalg.norm(gradient) > tolerance)
 
-    flat, gradient, count = jax.lax.while_loop(unfinished, step, (start, jax.grad(objective)(start), 0))
+    flat, _, gradient, count = jax.lax.while_loop(unfinished, step, (start, *value_and_grad(start), 0))
     value, gradient_norm = loss(flat_outputs(flat)), jnp.linalg.norm(gradient)
     return Fit(
         params=unravel(flat),
@@ -135,12 +138,37 @@ def newton(
     )
 
 
-def _best(values: Float[Array, "steps"], gradient_norms: Float[Array, "steps"]):
-    """Index of the lowest value; where rounding hides the difference, of the smallest gradient among the lowest."""
-    values = jnp.where(jnp.isfinite(values), values, jnp.inf)
-    lowest = jnp.min(values)
-    tied = values <= lowest + 8 * jnp.finfo(values.dtype).eps * jnp.abs(lowest)
-    return jnp.argmin(jnp.where(tied, gradient_norms, jnp.inf))
+def _backtrack(value_and_grad, flat: Float[Array, "d"], value: Scalar, gradient: Float[Array, "d"], direction):
+    """Shorten a step until it lowers the objective enough.
+
+    Where rounding hides the difference of two values, its slope must say that the step has not gone too far
+    (the approximate Wolfe condition of Hager and Zhang, 2005, the same on a parabola).
+
+    Returns:
+      parameters, value and gradient there, and whether a good step was found; else they are those given.
+    """
+    slope, rounding = gradient @ direction, ROUNDING * (1 + jnp.abs(value))
+
+    def is_good(size, found, found_gradient):
+        lower = found <= value + SUFFICIENT * size * slope
+        tied = (found <= value + rounding) & (found_gradient @ direction <= (2 * SUFFICIENT - 1) * slope)
+        return lower | tied
+
+    def unfinished(state):
+        size, found, found_gradient = state
+        return ~is_good(size, found, found_gradient) & (size > SMALLEST_STEP)
+
+    def shorten(state):
+        size = SHRINK * state[0]
+        return size, *value_and_grad(flat + size * direction)
+
+    # From one step too long, so that the objective is compiled into the loop alone.
+    start = jnp.ones_like(value) / SHRINK, jnp.full_like(value, jnp.inf), gradient
+    state = jax.lax.while_loop(unfinished, shorten, start)
+    good, size = is_good(*state), state[0]
+    stay = flat, value, gradient
+    found = jax.tree.map(lambda new, old: jnp.where(good, new, old), (flat + size * direction, *state[1:]), stay)
+    return *found, good
 
 
 def penalty_path(
