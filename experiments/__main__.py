@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 import tyro
@@ -87,15 +87,37 @@ def known_experiment(name: str) -> str:
     raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.{hint}")
 
 
-def bench(out: Path = Path("results/benchmarks")) -> None:
-    """Fits per second against PyTorch, SciPy and plain JAX doing the same fits to the same optimality.
+def bench(
+    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills"]] = "fits",
+    out: Path = Path("results/benchmarks"),
+    experiment: str | None = None,
+    preset: Literal["quick", "paper", "full"] = "quick",
+    kills: int = 20,
+) -> None:
+    """Measure speed, or show that nothing is lost to kills.
+
+    fits: against PyTorch, SciPy and plain JAX doing the same fits to the same optimality, and the leaf pass.
+    sweeps: fits per second against chunk size and devices; storing, compiling and memory of a run.
+    kills: a run that is killed again and again, and one that is shared, against an undisturbed one.
 
     Args:
-      out: folder of the benchmark's table.
+      what: fits, sweeps or kills.
+      out: folder of the tables; those of sweeps and kills go into folders of these names in it.
+      experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity.
+      preset: of that experiment.
+      kills: processes that are killed.
     """
-    from experiments.benchmarks import fits  # torch is an extra, and slow to import
+    from experiments.benchmarks import fits, sweeps  # torch is an extra, and slow to import
+    from experiments.benchmarks import kills as killing
 
-    fits.main(out)
+    if what == "fits":
+        fits.main(out)
+    elif what == "sweeps":
+        name = known_experiment(experiment or sweeps.default_experiment())
+        sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))
+    else:
+        name = known_experiment(experiment or "sample_complexity")
+        killing.main(out / "kills", (name, "--preset", preset), kills)
 
 
 def main(arguments: list[str]) -> None:

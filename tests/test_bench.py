@@ -20,7 +20,7 @@ TREE = TokenTree(vocabulary=3, horizon=2)
 DPO, REWARD_MODEL = KINDS = Kind("DPO", 0), Kind("reward model", 1)
 TINY = fits.Bench(
     horizon=2, kinds=(REWARD_MODEL,), pairs=(20,), padded=40, gold_orders=(1,), seeds=2, peer_seeds=2,
-    adam_steps=20, adam_fits=2, adam_peer_fits=1, leaf_horizons=(2,), settings=Settings(penalties=(30.0, 10.0)),
+    adam_steps=20, adam_fits=2, adam_peer_fits=1, leaf_trees=(TREE,), settings=Settings(penalties=(30.0, 10.0)),
 )  # fmt: skip
 PEERS = ["gvgap_jax", "plain JAX", "SciPy"] + (["PyTorch"] if contest.torch_is_installed() else [])
 
@@ -112,16 +112,17 @@ def test_the_judge_sees_a_fit_that_is_not_solved(data):
 
 
 def test_a_longer_program_takes_longer():
-    row = leaf_pass.measure(TREE)
+    row, gradient = leaf_pass.measure(TREE)
     assert row.bytes == 8 * (3 + 9 + 9)
+    assert gradient.bytes == 2 * row.bytes
     slow = leaf_pass.seconds_of(jax.jit(lambda x: jax.lax.fori_loop(0, 50000, lambda _, y: y * 0.5, x)), np.ones(8))
     assert slow > 10 * row.call
 
 
 def test_the_tables_are_written_and_shown(folder, capsys):
-    assert len(pl.read_csv(folder / "leaf_pass.csv")) == 1
+    assert pl.read_csv(folder / "leaf_pass.csv")["program"].to_list() == ["leaf pass", "gradient"]
     assert (folder / "machine.json").exists()
-    fits.report.show(fits.console, [], [leaf_pass.measure(TREE)], {"load_at_start": 0.0})
+    fits.report.show(fits.console, [], leaf_pass.measure(TREE), {"load_at_start": 0.0})
     assert "not measured" in capsys.readouterr().out
 
 

@@ -1,1 +1,1 @@
-"""Speed, measured: fits against peers that solve the same problems as exactly, and the leaf pass against memory."""
+"""Speed and safety, measured: fits against peers, sweeps against chunk sizes and devices, runs that are killed."""

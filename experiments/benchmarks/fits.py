@@ -30,7 +30,7 @@ class Bench:
       gold_orders: orders of the gold rewards.
       seeds, peer_seeds: a batch holds all seeds, as a chunk of the sweep does; peers get the first few.
       adam_steps, adam_fits, adam_peer_fits: of the contest at equal algorithm.
-      leaf_horizons: of the trees of the leaf pass.
+      leaf_trees: of the leaf pass and its gradient: 10^3 to 10^7 leaves.
       settings: of every fit.
     """
 
@@ -45,7 +45,7 @@ class Bench:
     adam_steps: int = 1200
     adam_fits: int = 32
     adam_peer_fits: int = 3
-    leaf_horizons: tuple[int, ...] = (6, 8, 10, 12, 13)
+    leaf_trees: tuple[TokenTree, ...] = tuple(TokenTree(10, horizon) for horizon in range(3, 8))
     settings: Settings = field(default_factory=Settings)
 
     @property
@@ -83,10 +83,9 @@ def main(out: Path, bench: Bench | None = None) -> None:
 
         rows = all_fits(bench, tell)
         trees = []
-        for horizon in bench.leaf_horizons:
-            tree = TokenTree(bench.vocabulary, horizon)
+        for tree in bench.leaf_trees:
             tell(f"leaf pass of {tree.leaves:,} leaves")
-            trees.append(leaf_pass.measure(tree))
+            trees += leaf_pass.measure(tree)
         progress.remove_task(task)
     report.show(console, rows, trees, machine)
     report.write(out, rows, trees, machine)

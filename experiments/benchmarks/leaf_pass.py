@@ -1,7 +1,8 @@
-"""The leaf pass, policy levels to leaf log-probabilities, against what the machine can do at best.
+"""The leaf pass, policy levels to leaf log-probabilities, and its gradient, against what the machine can do at best.
 
-Three floors are measured beside it: an empty compiled call, a copy of as many bytes, and one log-softmax
-of all prefixes at once. The highest floor is the limit that the pass stands against.
+The gradient is that of J = E r - beta KL through the leaf pass. Three floors are measured beside each: an empty
+compiled call, a copy of as many bytes, and one log-softmax of all prefixes at once. The highest floor is the
+limit that the program stands against.
 """
 
 import time
@@ -12,20 +13,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gvgap_jax import TokenTree
+from gvgap_jax import TokenTree, soft_rl
 
 LEAST_SECONDS = 0.02  # of one measurement
 MEASUREMENTS = 5  # the fastest counts
 
 
 class LeafRow(NamedTuple):
-    """One tree on one device.
+    """One program on one tree and device.
 
     Attributes:
-      bytes: logits read and leaf log-probabilities written, the least that must move.
-      seconds: of one pass; ``call``, ``copy`` and ``log_softmax`` are the seconds of the floors.
+      program: the leaf pass or the gradient.
+      bytes: the least that must move. The pass reads logits and writes leaf log-probabilities; the gradient
+        reads logits, rewards and the reference, and writes as many numbers as there are logits.
+      seconds: of one call; ``call``, ``copy`` and ``log_softmax`` are the seconds of the floors.
     """
 
+    program: str
     device: str
     leaves: int
     bytes: int
@@ -42,27 +46,46 @@ class LeafRow(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Highest floor over the time of the pass: 1 is as fast as the limit allows."""
+        """Highest floor over the seconds: 1 is as fast as the limit allows."""
         return max(self.call, self.copy, self.log_softmax) / self.seconds
 
 
-def measure(tree: TokenTree) -> LeafRow:
-    """Time the leaf pass of a tree, and its floors, on the first device."""
-    device = jax.local_devices()[0]
+def measure(tree: TokenTree) -> list[LeafRow]:
+    """Time the leaf pass of a tree and the gradient through it, and their floors, on the first device."""
     numbers = np.random.default_rng(0)
-    levels = tuple(jnp.asarray(numbers.normal(size=shape), float) for shape in tree.level_shapes)
-    prefixes = sum(level.shape[1] for level in levels)
-    logits = jnp.asarray(numbers.normal(size=(prefixes, tree.vocabulary)), float)
-    half = jnp.asarray(numbers.normal(size=(logits.size + tree.leaves) // 2), float)
-    return LeafRow(
-        device=device.device_kind,
-        leaves=tree.leaves,
-        bytes=logits.dtype.itemsize * (logits.size + tree.leaves),
-        seconds=seconds_of(jax.jit(tree.leaf_log_probs), levels),
-        call=seconds_of(jax.jit(jnp.negative), half[:1]),
-        copy=seconds_of(jax.jit(jnp.negative), half),
-        log_softmax=seconds_of(jax.jit(jax.nn.log_softmax), logits),
-    )
+
+    def normal(*shape: int) -> jax.Array:
+        return jnp.asarray(numbers.normal(size=shape), float)
+
+    def objective(levels, reward, reference):
+        return jnp.sum(soft_rl.objective(tree.leaf_log_probs(levels), reward, reference, 1.0))
+
+    levels = tuple(normal(*shape) for shape in tree.level_shapes)
+    reward, reference = normal(1, tree.leaves), tree.leaf_log_probs(levels)
+    logits = sum(level.size for level in levels)
+    softmax = seconds_of(jax.jit(jax.nn.log_softmax), normal(logits // tree.vocabulary, tree.vocabulary))
+    call = seconds_of(jax.jit(jnp.negative), normal(1))
+    programs = {
+        "leaf pass": (tree.leaf_log_probs, levels, logits + tree.leaves),
+        "gradient": (
+            lambda inputs: jax.grad(objective)(*inputs),
+            (levels, reward, reference),
+            2 * (logits + tree.leaves),
+        ),
+    }
+    return [
+        LeafRow(
+            program=name,
+            device=jax.local_devices()[0].device_kind,
+            leaves=tree.leaves,
+            bytes=reward.dtype.itemsize * moved,
+            seconds=seconds_of(jax.jit(program), inputs),
+            call=call,
+            copy=seconds_of(jax.jit(jnp.negative), normal(moved // 2)),
+            log_softmax=softmax,
+        )
+        for name, (program, inputs, moved) in programs.items()
+    ]
 
 
 def seconds_of(program: Callable, argument) -> float:

@@ -18,7 +18,9 @@ FIT_HEADINGS = (
     "solver", "fits", "s a fit", "fits/s", "CPU s", "ratio", "compile s", "times", "s with it", "missed", "gradient",
     "gap", "same",
 )  # fmt: skip
-LEAF_HEADINGS = ("device", "leaves", "MB", "us", "GB/s", "copy GB/s", "call us", "log-softmax us", "limit", "share")
+LEAF_HEADINGS = (
+    "program", "device", "leaves", "MB", "us", "GB/s", "copy GB/s", "call us", "log-softmax us", "limit", "share",
+)  # fmt: skip
 
 
 def machine() -> dict:
@@ -34,8 +36,7 @@ def machine() -> dict:
 
 def show(console: Console, rows: list[Row], trees: list[LeafRow], machine: dict) -> None:
     """Print one table a kind of fits, and the leaf pass."""
-    if machine["load_at_start"] > 0.5:
-        console.print(f"[yellow]the machine was busy: load {machine['load_at_start']} before the start[/yellow]")
+    warn_if_busy(console, machine)
     for kind in dict.fromkeys(row.kind for row in rows):
         console.print(fit_table(kind, [row for row in rows if row.kind == kind]))
     console.print(
@@ -45,6 +46,12 @@ def show(console: Console, rows: list[Row], trees: list[LeafRow], machine: dict)
         "gvgap_jax, in nats a pair, over the fits that selected the same penalty; same: how many did."
     )
     console.print(leaf_table(trees))
+
+
+def warn_if_busy(console: Console, machine: dict) -> None:
+    """Say so if something else was running, for then no number can be trusted."""
+    if machine["load_at_start"] > 0.5:
+        console.print(f"[yellow]the machine was busy: load {machine['load_at_start']} before the start[/yellow]")
 
 
 def fit_table(kind: str, rows: list[Row]) -> Table:
@@ -72,12 +79,13 @@ def fit_table(kind: str, rows: list[Row]) -> Table:
 
 
 def leaf_table(trees: list[LeafRow]) -> Table:
-    """The leaf pass on every tree; a line says so where there is no GPU."""
-    table = Table(title="leaf pass, one prompt: levels of logits to leaf log-probabilities", title_justify="left")
+    """The leaf pass and its gradient on every tree; a line says so where there is no GPU."""
+    table = Table(title="leaf pass, one prompt: logits to leaf log-probabilities, and dJ/dlogits", title_justify="left")
     for heading in LEAF_HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("device", "limit") else "right")
+        table.add_column(heading, justify="left" if heading in ("program", "device", "limit") else "right")
     for row in trees:
         table.add_row(
+            row.program,
             row.device,
             f"{row.leaves:,}",
             f"{row.bytes / 1e6:.2f}",
@@ -90,7 +98,7 @@ def leaf_table(trees: list[LeafRow]) -> Table:
             f"{row.share:.0%}",
         )
     if jax.default_backend() != "gpu":
-        table.add_row("GPU", "not measured")
+        table.add_row("", "GPU", "not measured")
     return table
 
 
