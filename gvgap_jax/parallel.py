@@ -4,21 +4,28 @@ import os
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 
 USABLE = 0.8  # share of a device's memory that a program may count on
 
 
+def rows_over_devices(rows: int) -> int:
+    """The next multiple of the number of local devices: what ``over_devices`` takes."""
+    return rows + -rows % jax.local_device_count()
+
+
 def over_devices(run: Callable) -> Callable:
-    """``run`` mapped over the leading axis of its arguments and split over all devices.
+    """``run`` mapped over the leading axis of its arguments and split evenly over all devices.
 
     An accelerator runs its share as one batch; a CPU device runs it one row after another, because its
     cache holds one fit and not a hundred, and a batch would wait for its slowest row.
 
-    The result is a jitted function. The batch is padded to a multiple of the device count by repeating
-    its last row, and the padding is cut off again; the same batch on the same kind and number of
-    devices gives the same bits. Arguments of different length raise ValueError.
+    The result is a jitted function of as many rows as ``rows_over_devices`` says: pad by repeating a row. The
+    same batch on the same kind and number of devices gives the same bits.
+
+    Raises:
+      ValueError: (when called) the arguments differ in length, or cannot be split evenly. Uneven shares would make
+        devices wait for each other, and a CPU device that waits for a minute ends the process.
     """
 
     def one_by_one(*rows):
@@ -36,12 +43,12 @@ def over_devices(run: Callable) -> Callable:
         if len(sizes) != 1:
             raise ValueError(f"over_devices: all arguments need the same number of rows, got {sorted(sizes)}.")
         (size,) = sizes
-        padding = -size % mesh.size
-
-        def pad(rows):
-            return jnp.concatenate([rows, jnp.repeat(rows[-1:], padding, axis=0)]) if padding else rows
-
-        return jax.tree.map(lambda rows: rows[:size], mapped(*jax.tree.map(pad, batched)))
+        if size % mesh.size:
+            raise ValueError(
+                f"over_devices: {size} rows cannot be split evenly over {mesh.size} devices; pad them to "
+                f"{rows_over_devices(size)} (rows_over_devices)."
+            )
+        return mapped(*batched)
 
     return run_all
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvgap_jax.parallel import over_devices
+from gvgap_jax.parallel import over_devices, rows_over_devices
 
 
 def run(key, start):
@@ -21,8 +21,8 @@ def test_the_suite_has_two_devices():
     assert jax.local_device_count() == 2
 
 
-@pytest.mark.parametrize("size", [1, 5, 6])
-def test_a_batch_of_any_size_is_what_vmap_gives_on_one_device(size):
+@pytest.mark.parametrize("size", [2, 6])
+def test_a_batch_is_what_vmap_gives_on_one_device(size):
     keys, starts = jax.random.split(jax.random.key(0), size), jnp.linspace(1.0, 100.0, size)
     found, expected = over_devices(run)(keys, starts), jax.jit(jax.vmap(run))(keys, starts)
     assert found["value"].shape == (size, 3)
@@ -31,7 +31,7 @@ def test_a_batch_of_any_size_is_what_vmap_gives_on_one_device(size):
 
 
 def test_the_same_batch_gives_the_same_bits():
-    keys, starts = jax.random.split(jax.random.key(1), 5), jnp.linspace(1.0, 100.0, 5)
+    keys, starts = jax.random.split(jax.random.key(1), 6), jnp.linspace(1.0, 100.0, 6)
     mapped = over_devices(run)
     first, second = mapped(keys, starts), mapped(keys, starts)
     np.testing.assert_array_equal(first["value"], second["value"])
@@ -41,6 +41,23 @@ def test_the_batch_lies_on_all_devices():
     result = over_devices(lambda x: 2 * x)(jnp.arange(6.0))
     assert len(result.sharding.device_set) == jax.local_device_count()
     assert {shard.data.shape for shard in result.addressable_shards} == {(3,)}
+
+
+@pytest.mark.parametrize(("rows", "padded"), [(1, 2), (2, 2), (3, 4), (128, 128)])
+def test_rows_are_padded_to_a_multiple_of_the_devices(rows, padded):
+    assert rows_over_devices(rows) == padded
+
+
+def test_no_device_waits_for_another():
+    """A CPU device that waits a minute for a slow one in a collective operation ends the process."""
+    compiled = over_devices(run).lower(jax.random.split(jax.random.key(0), 4), jnp.ones(4)).compile().as_text()
+    for operation in ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter"):
+        assert operation not in compiled
+
+
+def test_rows_that_cannot_be_split_evenly_are_refused():
+    with pytest.raises(ValueError, match="3 rows cannot be split evenly over 2 devices; pad them to 4"):
+        over_devices(jnp.sin)(jnp.zeros(3))
 
 
 def test_rows_of_different_length_are_refused():

@@ -61,11 +61,13 @@ def adam_fit(tree: TokenTree, steps: int, learning_rate: float, problem: Problem
 
 def batched(fit: Callable[[Problem], Fit], cells: Problem) -> Run:
     """gvgap_jax: all cells in one compiled call, over all devices."""
-    cells = jax.device_put(cells)
+    size = problems.size(cells)
+    padding = np.minimum(np.arange(parallel.rows_over_devices(size)), size - 1)
+    cells = jax.device_put(jax.tree.map(lambda values: values[padding], cells))
     program, compile_seconds = _compile(parallel.over_devices(fit), cells)
     fits, seconds, cpu_seconds = fastest(lambda: program(cells))
     fits = jax.device_get(fits)
-    solutions = [_solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(problems.size(cells))]
+    solutions = [_solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(size)]
     return Run(solutions, seconds, cpu_seconds, compile_seconds, 1)
 
 

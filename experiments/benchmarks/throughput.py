@@ -15,7 +15,7 @@ import numpy as np
 from experiments import sample_complexity
 from experiments.benchmarks.leaf_pass import seconds_of
 from experiments.benchmarks.solvers import fastest
-from gvgap_jax.parallel import over_devices
+from gvgap_jax.parallel import over_devices, rows_over_devices
 from gvgap_jax.sweep import Grid
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Batch, batches, chunks
@@ -93,7 +93,9 @@ def computed(batch: Batch, rows: int, most: int | None = None) -> list[Result]:
 def empty_call(rows: int) -> float:
     """Seconds of a call that computes nothing, waited for as the sweep waits for every chunk."""
     program = over_devices(jnp.negative)
-    return seconds_of(lambda values: jax.block_until_ready(program(values)), np.ones(rows, np.float32))
+    return seconds_of(
+        lambda values: jax.block_until_ready(program(values)), np.ones(rows_over_devices(rows), np.float32)
+    )
 
 
 def _measure(batch: Batch, slowest_fit: float, rows: int) -> Throughput:

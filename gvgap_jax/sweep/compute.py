@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import polars as pl
 
-from gvgap_jax.parallel import is_out_of_memory, memory_needed, memory_per_device, over_devices
+from gvgap_jax.parallel import is_out_of_memory, memory_needed, memory_per_device, over_devices, rows_over_devices
 from gvgap_jax.sweep import store
 from gvgap_jax.sweep.grid import Chunk, Columns
 
@@ -53,7 +53,7 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
             results = _in_pieces(program, padded)
             break
         except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error) or most == 1:
+            if not is_out_of_memory(error) or most <= rows_over_devices(1):
                 raise
             _most_rows[key] = most // 2
     seconds = time.perf_counter() - started
@@ -78,13 +78,17 @@ _environment = functools.cache(store.environment)
 
 @functools.cache
 def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> Compiled:
-    """Compile for ``rows`` rows, or for half and half again until the compiler's own measure fits into memory."""
-    started = time.perf_counter()
+    """Compile for ``rows`` rows, or for half and half again until the compiler's own measure fits into memory.
+
+    Rows are rounded up to a multiple of the devices.
+    """
+    started, fewest = time.perf_counter(), rows_over_devices(1)
     while True:
+        rows = rows_over_devices(rows)
         shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
         executable = over_devices(partial(run, program)).lower(shapes).compile()
         needed = memory_needed(executable)
-        if needed <= memory_per_device() or rows == 1:
+        if needed <= memory_per_device() or rows == fewest:
             return Compiled(executable, rows, needed, time.perf_counter() - started)
         rows = rows // 2
 
