@@ -49,7 +49,7 @@ def test_costs_of_a_run_with_a_cold_and_a_warm_cache(folder):
     assert (found["slowest_program_seconds"] <= found["compile_seconds"]).all()
     assert (found["peak_bytes"] < found["memory"]).all()
     programs = pl.read_csv(folder / "programs.csv")
-    assert programs["rows_at_once"].to_list() == [3]
+    assert programs["rows_at_once"].to_list() == [4]
     assert programs["bytes"].is_between(1, programs["available"]).all()
 
 

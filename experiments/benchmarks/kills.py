@@ -253,7 +253,7 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
         is_unfinished = path.parent == folder and path.name.startswith(".")
         if is_lock or is_unfinished:
             stale.append(name)
-        elif name != store.MANIFEST and not (path.suffix == ".parquet" and name.removesuffix(".parquet") in plan):
+        elif path.name != store.MANIFEST and not (path.suffix == ".parquet" and name.removesuffix(".parquet") in plan):
             unexpected.append(name)
     return unexpected, stale
 

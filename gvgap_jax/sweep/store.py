@@ -62,19 +62,17 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
       ValueError: the folder holds records of another experiment, meaning or grid.
       OSError: the folder cannot be written.
     """
-    path = folder / MANIFEST
-    wanted = _identity(plan)
-    if path.exists():
-        found = json.loads(path.read_text())
-        differing = _differences(found, wanted)
-        if differing:
-            raise ValueError(
-                f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
-            )
-    else:
-        with _explained(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            _write(path, (json.dumps(wanted | environment(), indent=1) + "\n").encode())
+    path, wanted = folder / MANIFEST, _identity(plan)
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with _lock(folder, MANIFEST) if _is_local(folder) else contextlib.nullcontext():
+            if not path.exists():
+                _write(path, (json.dumps(wanted | environment(), indent=1) + "\n").encode())
+    differing = _differences(json.loads(path.read_text()), wanted)
+    if differing:
+        raise ValueError(
+            f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
+        )
     return _set_bad_files_aside(folder, plan)
 
 
@@ -150,11 +148,11 @@ def _explained(folder: Folder) -> Iterator[None]:
 
 
 def _write(path: Folder, content: bytes) -> None:
-    """Write a whole file or none. An object store does so by itself; a local file gets its name when it is complete."""
+    """Write a whole file or none; one process at a time. An object store does so by itself."""
     if not _is_local(path):
         path.write_bytes(content)
         return
-    temporary = Path(path).with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}")
+    temporary = Path(path).with_name(f".{path.name}.part")  # what a killed process left is written over
     try:
         with temporary.open("wb") as file:
             file.write(content)
@@ -164,6 +162,12 @@ def _write(path: Folder, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _lock(folder: Path, name: str) -> filelock.BaseFileLock:
+    locks = Path(folder) / LOCKS
+    locks.mkdir(exist_ok=True)
+    return filelock.FileLock(locks / name)
 
 
 def _is_local(path: Folder) -> TypeGuard[Path]:
@@ -234,10 +238,8 @@ class Claims(contextlib.AbstractContextManager):
         """Claim a chunk; False if another process is at it, or has stored it."""
         if not _is_local(self._folder):
             return not exists(self._folder, name)
-        locks = Path(self._folder) / LOCKS
         with _explained(self._folder):
-            locks.mkdir(exist_ok=True)
-            lock = filelock.FileLock(locks / name)
+            lock = _lock(self._folder, name)
             try:
                 lock.acquire(blocking=False)
             except filelock.Timeout:
