@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from scipy.optimize import isotonic_regression
 
-from experiments.statistics import Finding, over_seeds
+from experiments.statistics import Finding, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
 
@@ -26,6 +26,7 @@ PADDED, GROWTH = 4096, 8  # numbers of pairs are padded to 4,096, or eight times
 
 HOLDS = 1e-3  # a class holds the gold reward if its floor is below this share of the reference's regret
 FACTOR = 2.0  # a cell lies on the common curve if its regret is within this factor of it
+EQUAL = 1e-4  # nats: what the solvers' tolerance leaves between equal policies
 FAR = 3.0  # half-widths of the interval beyond which a predicted gap is far outside
 RANGE = 1.0  # fitted pairs a dimension from which the leading order is trusted
 
@@ -354,7 +355,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         rows += _finding(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
     claim = "control, same class and penalty on both roads: largest difference of regret"
     equal = paired.filter(same_class, pl.col("penalty") == pl.col("penalty_rlhf"))
-    rows += _finding(claim, equal, pl.col("gap").abs().max(), "nats", 1e-3, "below")
+    rows += _finding(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below")
     told = paired.filter(~same_class, pl.col("predicted_gap") != 0, pl.col("gap").is_finite())
     agrees = (pl.col("gap").sign() == pl.col("predicted_gap").sign()).mean()
     rows += _finding("share of points where theory names the sign of the gap", told, agrees, "", 0.9, "above")
@@ -454,16 +455,14 @@ def disagreements(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 def refusals(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Cells that do not lie on the collapse: regret over the curve, with an interval beyond FACTOR, worst first."""
-    off_curve = collapse(records).with_columns(off=pl.col("log_regret") - pl.col("curve"))
     rows = []
-    for arm, seeds in off_curve.group_by(ARM, maintain_order=True):
-        interval = over_seeds(seeds["off"])
-        if interval.low > np.log(FACTOR) or interval.high < -np.log(FACTOR):
-            times = {name: float(np.exp(getattr(interval, name))) for name in ("estimate", "low", "high")}
-            means = {name: seeds[name].mean() for name in ("regret", "effective_dimension")}
-            rows.append(dict(zip(ARM, arm, strict=True)) | means | times | {"seeds": interval.seeds})
-    schema = off_curve.select(*ARM, "regret", "effective_dimension").schema | dict.fromkeys(
-        ("estimate", "low", "high"), pl.Float64
-    )
-    found = pl.DataFrame(rows, schema_overrides=schema) if rows else pl.DataFrame(schema=schema | {"seeds": pl.Int64})
-    return found.sort(pl.col("estimate").log().abs(), descending=True)
+    for cell, seeds in collapse(records).group_by(ARM, maintain_order=True):
+        times = ratio_over_seeds(seeds["log_regret"] - seeds["curve"])
+        rows.append(
+            dict(zip(ARM, cell, strict=True))
+            | {name: float(seeds[name].to_numpy().mean()) for name in ("regret", "effective_dimension")}
+            | {"over_curve": times.estimate, "low": times.low, "high": times.high, "seeds": times.seeds}
+        )
+    beyond = (pl.col("low") > FACTOR) | (pl.col("high") < 1 / FACTOR)
+    found = pl.DataFrame(rows).filter(pl.col("low").is_finite() & beyond)
+    return found.sort(pl.col("over_curve").log().abs(), descending=True)

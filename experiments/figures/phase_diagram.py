@@ -16,11 +16,12 @@ from experiments.statistics import over_seeds
 from gvgap_jax.sweep import load
 
 SMALL = 0.01  # nats: the colours are linear below
+PREDICTED, DASHES = "#00A000", (0, (3, 1))
 FAMILIES = {
     ("DPO", "tabular"): ("DPO, tabular policies", "#D55E00", "s"),
     ("DPO", "interactions"): ("DPO, interactions", "#E69F00", "o"),
     ("RLHF", "tabular"): ("two-stage RLHF", "#0072B2", "^"),
-    ("RLHF", "interactions"): ("two-stage RLHF, policies below its reward models", "#56B4E9", "v"),
+    ("RLHF", "interactions"): ("RLHF, smaller policy class", "#56B4E9", "v"),
 }
 
 
@@ -67,7 +68,7 @@ def _classes(points: pl.DataFrame) -> Figure:
     """Every class of policies against every class of reward models, at one horizon and beta."""
     horizon, beta = _main_horizon(points), _middle_beta(points)
     here = points.filter(horizon=horizon, beta=beta)
-    columns = [Slice(f"reward models: order {k}", {"verifier_order": k}) for k in _values(here, "verifier_order")]
+    columns = [Slice(f"verifier order {k}", {"verifier_order": k}) for k in _values(here, "verifier_order")]
     stripes = [
         Slice(f"order {k}", {"policy": "interactions", "policy_order": k})
         for k in _values(here.filter(policy="interactions"), "policy_order")
@@ -83,7 +84,7 @@ def _horizons(points: pl.DataFrame) -> Figure:
     settings += [(horizon, each) for each in _values(here, "beta") if each != beta]
     columns = [Slice(f"H = {h}, β = {b:g}", {"horizon": h, "beta": b}) for h, b in settings]
     stripes = [Slice(f"{k}", {"verifier_order": k}) for k in _values(here, "verifier_order")]
-    return _heat_maps(here, _golds(here), columns, stripes, "order of the reward models", "tabular policies")
+    return _heat_maps(here, _golds(here), columns, stripes, "verifier order", "tabular policies")
 
 
 def _heat_maps(
@@ -92,33 +93,40 @@ def _heat_maps(
     pairs = _values(points, "pairs")
     most = max(float(np.nanmax(np.abs(points["gap"].to_numpy()))), 2 * SMALL)
     norm = SymLogNorm(SMALL, vmin=-most, vmax=most)
-    with style(0.35 + (0.45 + 0.13 * len(stripes)) * len(rows) + 0.75):
-        figure, grid = plt.subplots(len(rows), len(columns), squeeze=False, sharex=True, sharey=True)
+    with style(0.9 + (0.3 + 0.14 * len(stripes)) * len(rows)):
+        figure, grid = plt.subplots(len(rows), len(columns), squeeze=False, sharex=True)
         image = None
         for row, axes in zip(rows, grid, strict=True):
             for column, axis in zip(columns, axes, strict=True):
+                axis.set_yticks([])
                 shown = points.filter(**row.fixed, **column.fixed)
-                if not len(shown):
-                    axis.set_axis_off()
-                    continue
-                image = _heat_map(axis, shown, stripes, pairs, norm)
-                axis.set_title(f"{row.name}\n{column.name}", fontsize=6)
-            axes[0].set_yticks(range(len(stripes)), [stripe.name for stripe in stripes], fontsize=6)
+                if len(shown):
+                    image = _heat_map(axis, shown, stripes, pairs, norm)
+                else:
+                    axis.set_frame_on(False)
+                    axis.set_ylim(-0.5, len(stripes) - 0.5)
+                    axis.tick_params(length=0)
+                    axis.grid(False)
+            axes[0].set_yticks(range(len(stripes)), [stripe.name for stripe in stripes])
+            axes[0].set_ylabel(row.name)
+        for column, axis in zip(columns, grid[0], strict=True):
+            axis.set_title(column.name)
         ticks = range(0, len(pairs), -(-len(pairs) // 4))
         for axis in grid.flat:
-            axis.set_xticks(list(ticks), [f"{pairs[tick]:,}" for tick in ticks], fontsize=6)
+            axis.set_xticks(list(ticks), [f"{pairs[tick]:,}" for tick in ticks])
+            axis.tick_params(labelsize=6)
+        for axis in grid[-1]:
+            axis.set_xlabel("labelled pairs n")
         figure.supylabel(label, fontsize=8)
-        figure.supxlabel("labelled pairs n", fontsize=8)
         figure.suptitle(f"regret of DPO less that of two-stage RLHF, {title}", fontsize=8)
         assert image is not None
-        bar = figure.colorbar(image, ax=grid, shrink=0.6, aspect=30)
-        bar.set_label("nats; blue: RLHF is better", fontsize=7)
-        bar.ax.tick_params(labelsize=6)
+        bar = figure.colorbar(image, ax=grid, shrink=0.7, aspect=30)
+        bar.set_label("nats; blue: RLHF is better")
         handles = [
-            Line2D([], [], color="black", linewidth=0.7, label="interval over seeds excludes 0"),
-            Line2D([], [], color="#00A000", linewidth=1.4, linestyle=(0, (3, 1)), label="predicted change of sign"),
+            Line2D([], [], color="black", linewidth=0.8, label="measured: the interval starts to exclude 0"),
+            Line2D([], [], color=PREDICTED, linewidth=1.4, linestyle=DASHES, label="predicted: the sign changes"),
         ]
-        figure.legend(handles=handles, loc="outside upper right", ncols=2, frameon=False, fontsize=6)
+        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -128,13 +136,13 @@ def _heat_map(axis, points: pl.DataFrame, stripes: list[Slice], pairs: list[int]
         for point in points.filter(**stripe.fixed).iter_rows(named=True):
             place = height, pairs.index(point["pairs"])
             gap[place] = point["gap"]
-            decided[place] = point["low"] > 0 or point["high"] < 0
+            decided[place] = point["low"] > experiment.EQUAL or point["high"] < -experiment.EQUAL
             sign[place] = np.sign(point["predicted_gap"])
     image = axis.imshow(gap, norm=norm, cmap="RdBu", origin="lower", aspect="auto")
     axis.set_facecolor("0.8")
     axis.grid(False)
-    _outline(axis, decided, color="black", linewidth=0.7)
-    _outline(axis, sign, color="#00A000", linewidth=1.4, linestyle=(0, (3, 1)))
+    _outline(axis, decided, color="black", linewidth=0.8)
+    _outline(axis, sign, color=PREDICTED, linewidth=1.4, linestyle=DASHES)
     return image
 
 
@@ -154,9 +162,9 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
         x, y = "log_pairs_a_dimension", "log_regret"
         for (arm, policy), (label, colour, marker) in FAMILIES.items():
             means = _means(fits.filter(arm=arm, policy=policy), experiment.ARM, x, y)
-            left.scatter(*means, s=4, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
+            left.scatter(*means, s=7, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
         _curve(left, fits, x, y, increasing=False)
-        span = np.exp([fits[x].min(), fits[x].max()])  # pyright: ignore[reportCallIssue]
+        span = np.exp([fits[x].to_numpy().min(), fits[x].to_numpy().max()])
         left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory, $d_\mathrm{eff}/(2n)$")
         off = experiment.refusals(records)
         if len(off):
@@ -168,9 +176,9 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
         left.set_ylabel("regret KL(π‖π*) [nats]")
         left.set_title(_explained(fits, y))
         x, y = "log_dimensions", "log_ratio"
-        right.scatter(*_means(ratios, experiment.POINT, x, y), s=5, color="#009E73", linewidth=0, alpha=0.6)
+        right.scatter(*_means(ratios, experiment.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
         _curve(right, ratios, x, y, increasing=True)
-        span = np.exp([min(ratios[x].min(), 0), ratios[x].max()])  # pyright: ignore[reportArgumentType, reportCallIssue]
+        span = np.exp([ratios[x].to_numpy().min(initial=0), ratios[x].to_numpy().max(initial=0)])
         right.plot(span, span, color="0.4", linestyle=":", label="theory, equal ratios")
         right.set_xlabel(r"$d_\mathrm{eff}$ of DPO / of RLHF")
         right.set_ylabel("regret of DPO / of RLHF")
@@ -178,7 +186,7 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
         for axis in (left, right):
             axis.set_xscale("log")
             axis.set_yscale("log")
-            axis.legend(fontsize=5, frameon=False, loc="best")
+            axis.legend(fontsize=6, frameon=False, loc="lower left" if axis is left else "upper left")
     return figure
 
 
@@ -196,4 +204,4 @@ def _curve(axis, rows: pl.DataFrame, x: str, y: str, increasing: bool) -> None:
 def _explained(rows: pl.DataFrame, y: str) -> str:
     by_seed = rows.group_by("seed").agg(experiment.explained(y, "curve").alias("share"))["share"]
     interval = over_seeds(by_seed)
-    return f"R² = {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
+    return f"R² within a seed {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"
