@@ -111,23 +111,23 @@ PRESETS = {
         beta=(0.5, 1.0, 2.0),
     ),
     "paper": _grid(
-        32,
-        tabular=(2, 3, 4, 5, 6),
+        16,
+        tabular=(2, 4, 6),
         interactions=(4,),
         task=("interactions", "sparse", "automaton", "token_counts"),
         gold_order=(1, 2, 3, 4),
-        verifier_order=(1, 2, 3, 4, 5, 6),
-        pairs=tuple(2**power for power in range(5, 15)),
+        verifier_order=(1, 2, 3, 4, 6),
+        pairs=tuple(2**power for power in range(6, 13)),
         beta=(0.5, 1.0, 2.0),
     ),
     "full": _grid(
-        128,
-        tabular=(1, 2, 3, 4, 5, 6, 7),
-        interactions=(3, 4, 5),
+        64,
+        tabular=(2, 3, 4, 5, 6),
+        interactions=(4, 5),
         task=("interactions", "sparse", "automaton", "token_counts"),
-        gold_order=(1, 2, 3, 4, 5, 6, 7),
-        verifier_order=(1, 2, 3, 4, 5, 6, 7),
-        pairs=tuple(2**power for power in range(5, 18)),
+        gold_order=(1, 2, 3, 4, 5, 6),
+        verifier_order=(1, 2, 3, 4, 5, 6),
+        pairs=tuple(2**power for power in range(5, 16)),
         beta=(0.25, 0.5, 1.0, 2.0, 4.0),
         reference_scale=(0.0, 1.0),
     ),
@@ -162,7 +162,7 @@ def cells(config: Config) -> list[Cell]:
     """
     tree = TokenTree(config.vocabulary, config.horizon)
     policy_order = config.horizon if config.policy == "tabular" else config.policy_order
-    if max(policy_order, config.verifier_order) > config.horizon or config.gold_order > _most_complex(config):
+    if max(policy_order, config.verifier_order) > config.horizon or config.gold_order not in _complexities(config):
         return []
     lossless = policy_order >= config.verifier_order
     second_stage = ("tabular", config.horizon) if lossless else ("interactions", policy_order)
@@ -174,14 +174,14 @@ def cells(config: Config) -> list[Cell]:
     ]
 
 
-def _most_complex(config: Config) -> float:
-    """The largest gold_order that the family and the tree can have."""
-    of_family = {
-        "interactions": config.horizon,
-        "sparse": config.vocabulary**config.horizon - 1,
-        "token_counts": config.vocabulary,
-    }
-    return of_family.get(config.task, np.inf)
+def _complexities(config: Config) -> range:
+    """What gold_order can be for the family on this tree; an automaton of one state cannot tell responses apart."""
+    return {
+        "interactions": range(1, config.horizon + 1),
+        "sparse": range(1, config.vocabulary**config.horizon),
+        "automaton": range(2, config.vocabulary**config.horizon + 1),
+        "token_counts": range(1, config.vocabulary + 1),
+    }[config.task]
 
 
 def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], verifier_order: int) -> Cell:
