@@ -6,8 +6,9 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
+from gvgap_jax import optimize
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Params, Verifier
+from gvgap_jax.types import Fit, Params, Verifier
 
 
 def reward_gradients(verifier: Verifier, params: Params) -> Float[Array, "X L d"]:
@@ -38,15 +39,33 @@ def fisher_information(
     return 2 * jnp.einsum("xid,xie->de", gradients, degree - crossed)
 
 
-def policy_covariance(gradients: Float[Array, "X L d"], task: Task) -> Float[Array, "d d"]:
-    """E_x Cov_{pi*}(grad r): the parameter errors that the optimal policy feels."""
-    optimal = jnp.exp(task.optimal)
-    centred = gradients - jnp.einsum("xl,xld->xd", optimal, gradients)[:, None]
-    return jnp.einsum("x,xl,xld,xle->de", task.prompt_probs, optimal, centred, centred)
+def policy_covariance(
+    gradients: Float[Array, "X L d"], task: Task, policy_gradients: Float[Array, "X L p"] | None = None
+) -> Float[Array, "d d"]:
+    """E_x Cov_{pi*}(grad r): the parameter errors that the optimal policy feels.
+
+    With the local-reward gradients of a policy class, ``policy_gradients``, only what that class can follow:
+    the covariance of their least-squares predictions of grad r under pi*.
+    """
+    weight = task.prompt_probs[:, None] * jnp.exp(task.optimal)
+
+    def centred(values):
+        return values - jnp.einsum("xl,xld->xd", jnp.exp(task.optimal), values)[:, None]
+
+    def covariance(left, right):
+        return jnp.einsum("xl,xld,xle->de", weight, centred(left), centred(right))
+
+    if policy_gradients is None:
+        return covariance(gradients, gradients)
+    crossed = covariance(policy_gradients, gradients)
+    return crossed.T @ jnp.linalg.pinv(covariance(policy_gradients, policy_gradients), hermitian=True) @ crossed
 
 
 def effective_dimension(
-    gradients: Float[Array, "X L d"], task: Task, coverage: Float[Array, "X L"] | None = None
+    gradients: Float[Array, "X L d"],
+    task: Task,
+    coverage: Float[Array, "X L"] | None = None,
+    policy_gradients: Float[Array, "X L p"] | None = None,
 ) -> Float[Array, ""]:
     """d_eff = tr(Cov_{pi*}(grad r) I^-1) / beta^2: the regret of two-stage RLHF on n pairs tends to d_eff / (2n) nats.
 
@@ -54,9 +73,36 @@ def effective_dimension(
     (``reward_gradients``). For the local rewards of a policy class (``implicit_verifier``) it is the
     same for offline likelihood, so that the ratio of the two is a number for the
     generation-verification gap. Infinite where the policy feels a direction that no pair reveals.
+
+    A second stage into a class of policies too small for the verifiers follows only part of their errors;
+    ``policy_gradients`` are that class's, at parameters that attain pi* (which it must hold).
     """
     eigenvalues, vectors = jnp.linalg.eigh(fisher_information(gradients, task, coverage))
-    felt = jnp.sum(vectors * (policy_covariance(gradients, task) @ vectors), axis=0)
+    felt = jnp.sum(vectors * (policy_covariance(gradients, task, policy_gradients) @ vectors), axis=0)
     seen = eigenvalues > eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75
     hidden = jnp.sum(jnp.where(seen, 0.0, felt)) > 1e-6 * jnp.sum(felt)
     return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(seen, felt / eigenvalues, 0.0)) / task.beta**2)
+
+
+def population_fit(
+    verifier: Verifier, params: Params, task: Task, tolerance: float = 1e-5, max_steps: int = 100
+) -> Fit:
+    """The reward model that infinitely many pairs from the reference select: the Bradley-Terry minimiser of a class.
+
+    Newton's method from ``params`` on the expected loss of a pair, in nats, to a gradient norm of ``tolerance``.
+    For scores linear in the parameters the curvature is ``fisher_information`` at the current reward, and the minimum
+    unique up to directions that change no margin. A class that holds the gold reward returns it.
+    """
+    leaf_scores = verifier.leaf_scores
+    if leaf_scores is None:
+        raise ValueError("population_fit: the verifier must score all leaves; it has no leaf_scores.")
+    probability = jnp.exp(task.reference)
+    weight = task.prompt_probs[:, None, None] * probability[:, :, None] * probability[:, None, :]
+    wins = jax.nn.sigmoid((task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature)
+
+    def loss(scores):
+        reward = scores.reshape(task.reward.shape)
+        odds = (reward[:, :, None] - reward[:, None, :]) / task.temperature
+        return jnp.sum(weight * (jax.nn.softplus(odds) - wins * odds))
+
+    return optimize.newton(lambda params: leaf_scores(params).reshape(-1), loss, params, tolerance, max_steps)
