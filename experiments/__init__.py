@@ -16,6 +16,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", platformdirs.user_cache_dir("gvgap_jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
-from experiments import equivalence, sample_complexity
+from experiments import equivalence, phase_diagram, sample_complexity
 
-EXPERIMENTS = {"sample_complexity": sample_complexity, "equivalence": equivalence}
+EXPERIMENTS = {
+    "sample_complexity": sample_complexity,
+    "equivalence": equivalence,
+    "phase_diagram": phase_diagram,
+}

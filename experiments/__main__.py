@@ -15,7 +15,8 @@ import tyro
 from rich.console import Console
 from rich.markup import escape
 
-from experiments import EXPERIMENTS, figures, runner
+from experiments import EXPERIMENTS, figures, phase_diagram, runner
+from experiments import predict as theory
 from experiments.arguments import PRESET_NAMES, default_folder, options_of, preset_in
 from experiments.doctor import doctor
 from experiments.folders import compact, status
@@ -65,16 +66,16 @@ def quickstart(out: Path = Path("results")) -> None:
       out: folder of the records and figures.
     """
     started = time.perf_counter()
-    theory = subprocess.run([sys.executable, "-m", "theory"], check=False)
+    checks = subprocess.run([sys.executable, "-m", "theory"], check=False)
     folder = out / "sample_complexity-quick"
     module = EXPERIMENTS["sample_complexity"]
     runner.execute("sample_complexity", module, module.PRESETS["quick"], folder)
     for path in figures.draw("sample_complexity", folder, out / "figures"):
         console.print(f"figure: {path}")
     console.print(f"quickstart took {time.perf_counter() - started:.0f} s")
-    if theory.returncode:
+    if checks.returncode:
         console.print("[red]a theorem check failed: see the table above[/red]")
-        sys.exit(theory.returncode)
+        sys.exit(checks.returncode)
 
 
 def known_experiment(name: str) -> str:
@@ -85,6 +86,16 @@ def known_experiment(name: str) -> str:
     nearest = difflib.get_close_matches(known, EXPERIMENTS, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.{hint}")
+
+
+def predict(config: Annotated[phase_diagram.Config, tyro.conf.arg(name="")], golds: int = 8) -> None:
+    """Would two-stage RL beat offline DPO here, by how much, and from how many pairs? From theory; nothing is fitted.
+
+    Args:
+      config: the point that is asked about.
+      golds: random gold rewards that the answer is averaged over.
+    """
+    theory.show(config, theory.predict(config, golds), console)
 
 
 def bench(
@@ -141,6 +152,7 @@ def main(arguments: list[str]) -> None:
             "run": run,
             "status": status,
             "figures": draw_figures,
+            "predict": predict,
             "compact": compact,
             "doctor": doctor,
             "quickstart": quickstart,

@@ -6,10 +6,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, sample_complexity
+from experiments.figures import equivalence, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
-FIGURES = {"sample_complexity": sample_complexity.draw, "equivalence": equivalence.draw}
+FIGURES = {
+    "sample_complexity": sample_complexity.draw,
+    "equivalence": equivalence.draw,
+    "phase_diagram": phase_diagram.draw,
+}
 
 
 def draw(name: str, folder: str | Path, out: Path) -> list[Path]:
