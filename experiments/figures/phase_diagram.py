@@ -33,7 +33,7 @@ class Slice(NamedTuple):
 
 
 def draw(folder: Path) -> dict[str, Figure]:
-    """Heat maps of the mean gap, one pair of figures a family of gold rewards, and the collapse."""
+    """Heat maps of the mean gap for each family of gold rewards, and the collapse."""
     records = {table: load(folder, table) for table in ("fits", "dimensions")}
     points = experiment.summary(experiment.gaps(records))
     figures = {"phase_diagram_collapse": _collapse(records)}
@@ -41,7 +41,8 @@ def draw(folder: Path) -> dict[str, Figure]:
         suffix = "" if task == "interactions" else f"_{task}"
         here = points.filter(task=task)
         here = here.filter(**{name: here[name].min() for name in ("vocabulary", "temperature", "reference_scale")})
-        figures[f"phase_diagram{suffix}"] = _classes(here)
+        if "interactions" in here["policy"]:
+            figures[f"phase_diagram{suffix}"] = _classes(here)
         figures[f"phase_diagram_horizons{suffix}"] = _horizons(here)
     return figures
 
@@ -60,8 +61,12 @@ def _main_horizon(points: pl.DataFrame) -> int:
     return max(classes.iter_rows(), key=lambda row: (row[1], row[0]))[0]
 
 
+def _gold(points: pl.DataFrame) -> str:
+    return f"gold reward: {points['task'][0].replace('_', ' ')}"
+
+
 def _golds(points: pl.DataFrame) -> list[Slice]:
-    return [Slice(f"gold order {order}", {"gold_order": order}) for order in _values(points, "gold_order")]
+    return [Slice(f"gold {order}", {"gold_order": order}) for order in _values(points, "gold_order")]
 
 
 def _classes(points: pl.DataFrame) -> Figure:
@@ -74,7 +79,7 @@ def _classes(points: pl.DataFrame) -> Figure:
         for k in _values(here.filter(policy="interactions"), "policy_order")
     ]
     stripes.append(Slice("tabular", {"policy": "tabular"}))
-    return _heat_maps(here, _golds(here), columns, stripes, "policies", f"H = {horizon}, β = {beta:g}")
+    return _heat_maps(here, _golds(here), columns, stripes, "policies", f"{_gold(points)}, H = {horizon}, β = {beta:g}")
 
 
 def _horizons(points: pl.DataFrame) -> Figure:
@@ -84,7 +89,7 @@ def _horizons(points: pl.DataFrame) -> Figure:
     settings += [(horizon, each) for each in _values(here, "beta") if each != beta]
     columns = [Slice(f"H = {h}, β = {b:g}", {"horizon": h, "beta": b}) for h, b in settings]
     stripes = [Slice(f"{k}", {"verifier_order": k}) for k in _values(here, "verifier_order")]
-    return _heat_maps(here, _golds(here), columns, stripes, "verifier order", "tabular policies")
+    return _heat_maps(here, _golds(here), columns, stripes, "verifier order", f"{_gold(points)}, tabular policies")
 
 
 def _heat_maps(
@@ -93,7 +98,7 @@ def _heat_maps(
     pairs = _values(points, "pairs")
     most = max(float(np.nanmax(np.abs(points["gap"].to_numpy()))), 2 * SMALL)
     norm = SymLogNorm(SMALL, vmin=-most, vmax=most)
-    with style(0.9 + (0.3 + 0.14 * len(stripes)) * len(rows)):
+    with style(max(2.5, 0.9 + (0.3 + 0.14 * len(stripes)) * len(rows))):
         figure, grid = plt.subplots(len(rows), len(columns), squeeze=False, sharex=True)
         image = None
         for row, axes in zip(rows, grid, strict=True):
