@@ -102,7 +102,7 @@ def _grid(seeds: int, tabular: tuple[int, ...], interactions: tuple[int, ...], *
 
 PRESETS = {
     "quick": _grid(
-        8,
+        13,
         tabular=(2, 4),
         interactions=(4,),
         gold_order=(1, 2, 3, 4),
