@@ -53,11 +53,6 @@ def over_devices(run: Callable) -> Callable:
     return run_all
 
 
-def compiler_options() -> dict[str, int]:
-    """For a CPU, LLVM's first level: higher ones take up to half as long again to compile fits that run no faster."""
-    return {"xla_backend_optimization_level": 1} if jax.default_backend() == "cpu" else {}
-
-
 def memory_per_device() -> int:
     """Bytes that a program may use on each local device; CPU devices share the machine's memory evenly."""
     device = jax.local_devices()[0]

@@ -12,7 +12,6 @@ import numpy as np
 import polars as pl
 
 from gvgap_jax.parallel import (
-    compiler_options,
     is_out_of_memory,
     memory_needed,
     memory_per_device,
@@ -93,7 +92,7 @@ def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], .
     while True:
         rows = rows_over_devices(rows)
         shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
-        executable = over_devices(partial(run, program)).lower(shapes).compile(compiler_options())
+        executable = over_devices(partial(run, program)).lower(shapes).compile()
         needed = memory_needed(executable)
         if needed <= memory_per_device() or rows == fewest:
             return Compiled(executable, rows, needed, time.perf_counter() - started)
