@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import polars as pl
 
+from experiments.setting import check
 from experiments.statistics import Finding, over_seeds
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -39,11 +40,7 @@ class Config:
     beta: float = 1.0
 
     def __post_init__(self):
-        for name in ("penalty", "beta"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.pairs < 1:
-            raise ValueError(f"pairs must be at least 1, got {self.pairs}.")
+        check(self, positive=("penalty", "beta"), at_least_one=("pairs",))
 
 
 PRESETS = {

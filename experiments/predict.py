@@ -1,7 +1,7 @@
 """Would two-stage RL beat offline DPO here, by how much, and from how many pairs? Answered from theory alone.
 
 Nothing is fitted: the answer rests on d_eff of both classes and on the regret that a class too small cannot get
-under, for a few random gold rewards of the family (see ``phase_diagram.predicted_regret``).
+under, for a few random gold rewards of the family (see ``phase_records.predicted_regret``).
 """
 
 from functools import cache, partial
@@ -13,8 +13,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from experiments import phase_diagram
-from experiments.phase_diagram import RANGE, TRAINED, Config, Program
+from experiments import phase_diagram, phase_records
+from experiments.phase_diagram import Config, Program
+from experiments.phase_records import RANGE
+from experiments.setting import TRAINED
 from experiments.statistics import Interval, over_seeds, ratio_over_seeds
 from gvgap_jax.sweep.grid import Cell
 
@@ -56,11 +58,11 @@ class Prediction(NamedTuple):
     @property
     def verdict(self) -> str:
         """The answer in a word, from the interval of the gap."""
-        if self.gap.low > phase_diagram.EQUAL:
+        if self.gap.low > phase_records.EQUAL:
             return "two-stage RLHF is better"
-        if self.gap.high < -phase_diagram.EQUAL:
+        if self.gap.high < -phase_records.EQUAL:
             return "DPO is better"
-        return "no difference" if abs(self.gap.estimate) < phase_diagram.EQUAL else "it depends on the gold reward"
+        return "no difference" if abs(self.gap.estimate) < phase_records.EQUAL else "it depends on the gold reward"
 
 
 def predict(config: Config, golds: int = 8) -> Prediction:
@@ -87,7 +89,7 @@ def predict(config: Config, golds: int = 8) -> Prediction:
         *arms,
         gap=over_seeds(dpo["predicted"] - rlhf["predicted"]),
         pairs=pairs,
-        holds=bool((rlhf["floor"] < phase_diagram.HOLDS * rlhf["reference_regret"]).all()),
+        holds=bool((rlhf["floor"] < phase_records.HOLDS * rlhf["reference_regret"]).all()),
         in_range=config.pairs >= max(arm.from_pairs for arm in arms),
     )
 
@@ -100,7 +102,7 @@ def _theory(cell: Cell, golds: int, pairs: int) -> dict[str, np.ndarray]:
     frame = pl.DataFrame({name: np.asarray(values) for name, values in found.items()})
     numbers = pl.exclude("converged").cast(pl.Float64)
     frame = frame.select("converged", numbers).with_columns(pairs=pl.lit(pairs))
-    frame = frame.with_columns(predicted=phase_diagram.predicted_regret())
+    frame = frame.with_columns(predicted=phase_records.predicted_regret())
     kept = frame.select(pl.when("converged").then(pl.exclude("converged")).otherwise(float("nan")))
     return {name: kept[name].to_numpy() for name in kept.columns}
 
@@ -139,8 +141,13 @@ def _row(table: Table, name: str, interval: Interval, unit: str) -> None:
         table.add_row(name, "out of reach", "")
         return
     some = f" ({interval.failed} gold rewards: none)" if interval.failed else ""
-    estimate, low, high = (round(value, 6) + 0.0 for value in interval[:3])  # a floor of 0 is met to the tolerance
-    table.add_row(name, f"{estimate:,.4g} {unit}", f"{low:,.4g} to {high:,.4g}{some}")
+    estimate, low, high = (_number(value) for value in interval[:3])
+    table.add_row(name, f"{estimate} {unit}", f"{low} to {high}{some}")
+
+
+def _number(value: float) -> str:
+    """Four digits; a floor of 0 is met to the solver's tolerance only."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 6) + 0.0:.4g}"
 
 
 def validity(config: Config, prediction: Prediction) -> str:

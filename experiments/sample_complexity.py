@@ -9,16 +9,15 @@ gradient norm. Regret is KL(policy || soft-optimal policy of the gold reward), a
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import jax
 import numpy as np
 import polars as pl
 
+from experiments.setting import TRAINED, check, problem_of, task_of
 from experiments.statistics import Finding, Interval, over_seeds, ratio_over_seeds
-from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
-HELD_OUT_EVERY = 5
 
 ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 
@@ -44,11 +43,7 @@ class Config:
     reference_scale: float = 0.0
 
     def __post_init__(self):
-        for name in ("beta", "temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-        if self.pairs < HELD_OUT_EVERY:
-            raise ValueError(f"pairs must be at least {HELD_OUT_EVERY} (one is held out), got {self.pairs}.")
+        check(self, positive=("beta", "temperature"))
 
 
 PRESETS = {
@@ -95,21 +90,16 @@ def _cell(table: str, program: Program, config: Config, gold: int, order: int, p
 def run(program: Program, cell: dict) -> dict:
     """One fit of one arm, or the effective dimension of one class, as scalars."""
     tree = program.tree
-    key = jax.random.fold_in(jax.random.key(cell["seed"]), cell["gold_order"])
-    task_key, pairs_key, fit_key = jax.random.split(jax.random.fold_in(key, tree.horizon), 3)
-    task = tasks.interactions(task_key, tree, cell["gold_order"], cell["reference_scale"])
-    task = task._replace(beta=cell["beta"], temperature=cell["temperature"])
+    task, pairs_key, fit_key = task_of(cell, tree)
     verifier = verifiers.nested_interactions(tree, cell["order"])
     if program.arm == "d_eff":
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task)}
-    pairs = preferences.sample(pairs_key, tree, task, program.pairs)
-    train, held_out = preferences.split(pairs, cell["pairs"], HELD_OUT_EVERY)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(
         policy, verifier, verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     )
-    problem = algorithms.Problem(task, train, held_out)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
@@ -209,4 +199,4 @@ def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) 
 def predicted_regret(dimensions: pl.DataFrame, horizon: int, gold: int, order: int, pairs: np.ndarray) -> np.ndarray:
     """Mean over seeds of d_eff / (2 n), with n the pairs that are fitted."""
     chosen = dimensions.filter(horizon=horizon, gold_order=gold, order=order)["effective_dimension"].to_numpy()
-    return over_seeds(chosen).estimate / (2 * pairs * (1 - 1 / HELD_OUT_EVERY))
+    return over_seeds(chosen).estimate / (2 * TRAINED * pairs)

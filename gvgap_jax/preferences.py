@@ -63,12 +63,12 @@ def sample(
     )
 
 
-def padded(pairs: int) -> int:
-    """The size that so many pairs are drawn at, so that programs are shared: 2,048, then eight times as many.
+def padded(pairs: int, smallest: int = 2048) -> int:
+    """The size that so many pairs are drawn at, so that programs are shared: the ``smallest``, or 8 times that, or 64.
 
     Pairs beyond the number asked for get weight 0 by ``split``.
     """
-    size = 2048
+    size = smallest
     while size < pairs:
         size *= 8
     return size

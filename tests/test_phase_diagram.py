@@ -11,7 +11,7 @@ import pytest
 import scipy.optimize
 from rich.console import Console
 
-from experiments import phase_diagram, predict, sample_complexity
+from experiments import phase_diagram, phase_records, predict, sample_complexity
 from experiments.figures import phase_diagram as figure
 from experiments.phase_diagram import Config
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, tasks, verifiers
@@ -221,7 +221,7 @@ def test_the_second_stage_is_lossless_where_the_policies_hold_the_soft_optimal_o
 def test_equal_classes_end_at_the_same_policy():
     """Theorem 2.2: the gap vanishes for every n, whether or not the class holds the gold reward."""
     same = (pl.col("policy") == "interactions") & (pl.col("policy_order") == pl.col("verifier_order"))
-    equal = phase_diagram.gaps(records()).filter(same)
+    equal = phase_records.gaps(records()).filter(same)
     assert len(equal) == 2 * 2 * 4
     np.testing.assert_allclose(equal["gap"], 0, atol=1e-6)
     np.testing.assert_array_equal(equal["predicted_gap"], 0)
@@ -229,7 +229,7 @@ def test_equal_classes_end_at_the_same_policy():
 
 def test_arms_share_task_and_pairs():
     """Every gap is between fits of one seed, and there is one for every point of the grid and seed."""
-    paired = phase_diagram.gaps(records())
+    paired = phase_records.gaps(records())
     assert len(paired) == 2 * 2 * 2 * 2 * 4
     assert paired["converged"].all()
     assert paired["converged_rlhf"].all()
@@ -284,13 +284,13 @@ def test_findings_of_records_that_follow_the_theory():
     assert verdict(tables, "hold the gold") == "supported"
     assert verdict(tables, "too simple for the gold") == "supported"
     assert verdict(tables, "DPO / RLHF") == "supported"
-    assert len(phase_diagram.disagreements(tables)) == 0
-    assert len(phase_diagram.refusals(tables)) == 0
+    assert len(phase_records.disagreements(tables)) == 0
+    assert len(phase_records.refusals(tables)) == 0
 
 
 def test_arms_of_a_point_have_the_same_policies():
     """DPO over few policies meets RLHF whose second stage reaches only those; else RLHF reaches them all."""
-    paired = phase_diagram.gaps(made_up_records(seeds=2))
+    paired = phase_records.gaps(made_up_records(seeds=2))
     assert len(paired) == 2 * 2 * 3 * 2 * 4
     through = paired.group_by("policy", "verifier_order").agg(pl.col("policy_order_rlhf").unique())
     assert {row[:2]: row[2] for row in through.iter_rows()} == {
@@ -305,7 +305,7 @@ def test_findings_of_records_in_which_reinforcement_learning_loses():
     tables = made_up_records(dpo=0.1, spread=0.01)
     assert verdict(tables, "hold the gold") == "contradicted"
     assert verdict(tables, "names the sign") == "contradicted"
-    against = phase_diagram.disagreements(tables).filter(kind="sign")
+    against = phase_records.disagreements(tables).filter(kind="sign")
     assert set(against["verifier_order"]) == {1}
     assert (against["predicted_gap"] > 0).all()
     assert (against["high"] < 0).all()
@@ -319,7 +319,7 @@ def test_a_class_off_the_common_curve_is_refused():
     tables = made_up_records(spread=0.01)
     odd = (pl.col("arm") == "DPO") & (pl.col("gold_order") == 2) & (pl.col("pairs") == 500)
     tables["fits"] = tables["fits"].with_columns(regret=pl.col("regret") * pl.when(odd).then(100).otherwise(1))
-    refused = phase_diagram.refusals(tables)
+    refused = phase_records.refusals(tables)
     assert refused["over_curve"][0] > 2
     assert refused["gold_order"][0] == 2
     assert refused["pairs"][0] == 500
@@ -331,7 +331,7 @@ def test_fits_that_did_not_converge_are_counted_and_not_averaged():
     tables["fits"] = tables["fits"].with_columns(
         converged=~failed, regret=pl.when(failed).then(1e9).otherwise("regret")
     )
-    points = phase_diagram.summary(phase_diagram.gaps(tables))
+    points = phase_records.summary(phase_records.gaps(tables))
     assert set(points["failed"]) == {1}
     assert points["gap"].max() < 10
     assert verdict(tables, "hold the gold") == "supported"
@@ -339,20 +339,24 @@ def test_fits_that_did_not_converge_are_counted_and_not_averaged():
 
 def test_the_common_curve_of_points_on_a_curve_is_that_curve():
     x = np.array([3.0, 1.0, 2.0, 4.0])
-    along, height = phase_diagram.common_curve(x, -x, increasing=False)
+    along, height = phase_records.common_curve(x, -x, increasing=False)
     np.testing.assert_array_equal(along, [1, 2, 3, 4])
     np.testing.assert_array_equal(height, [-1, -2, -3, -4])
-    _, flat = phase_diagram.common_curve(x, x, increasing=False)
+    _, flat = phase_records.common_curve(x, x, increasing=False)
     np.testing.assert_allclose(flat, 2.5)
 
 
 def test_figures_are_drawn_from_records(tmp_path, monkeypatch):
     monkeypatch.setattr(figure, "load", lambda folder, table: records()[table])
     figures = figure.draw(tmp_path)
-    assert set(figures) == {"phase_diagram", "phase_diagram_horizons", "phase_diagram_collapse"}
-    for drawn in figures.values():
+    maps, tables = {"", "_horizons", "_collapse"}, {"_disagreements", "_refusals"}
+    assert set(figures) == {f"phase_diagram{name}" for name in maps | tables}
+    for name in maps:
+        drawn = figures[f"phase_diagram{name}"]
         drawn.canvas.draw()
         figure.plt.close(drawn)
+    for name in tables:
+        assert {"pairs", "low", "high"} <= set(figures[f"phase_diagram{name}"].columns)
 
 
 # Predictions
@@ -369,7 +373,7 @@ def test_predictions_are_measured_in_their_range(point):
     """Regrets of the tiny sweep, averaged over the same gold rewards, to within their sampling noise."""
     prediction = predict.predict(point, golds=TINY.seeds)
     assert prediction.in_range
-    here = phase_diagram.gaps(records()).filter(
+    here = phase_records.gaps(records()).filter(
         policy="tabular", gold_order=point.gold_order, verifier_order=point.verifier_order, pairs=point.pairs
     )
     for arm, measured in ((prediction.dpo, here["regret"]), (prediction.rlhf, here["regret_rlhf"])):

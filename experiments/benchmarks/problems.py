@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from experiments.sample_complexity import HELD_OUT_EVERY
-from gvgap_jax import TokenTree, algorithms, preferences, tasks
+from experiments.setting import problem_of, task_of
+from gvgap_jax import TokenTree, algorithms
 from gvgap_jax.features import coefficient_degrees, token_contrasts
 
 
@@ -62,13 +62,8 @@ class Judgement(NamedTuple):
 
 def make(tree: TokenTree, padded: int, cell: dict) -> algorithms.Problem:
     """The task and the pairs of one cell of ``sample_complexity``: columns gold_order, seed and pairs."""
-    key = jax.random.fold_in(jax.random.key(cell["seed"]), cell["gold_order"])
-    task_key, pairs_key, _ = jax.random.split(jax.random.fold_in(key, tree.horizon), 3)
-    task = tasks.interactions(task_key, tree, cell["gold_order"])
-    train, held_out = preferences.split(
-        preferences.sample(pairs_key, tree, task, padded), cell["pairs"], HELD_OUT_EVERY
-    )
-    return algorithms.Problem(task, train, held_out)
+    task, pairs_key, _ = task_of({"beta": 1.0, "temperature": 1.0, "reference_scale": 0.0, **cell}, tree)
+    return problem_of(cell, tree, task, pairs_key, padded)
 
 
 def batch(tree: TokenTree, padded: int, cells: list[dict]) -> algorithms.Problem:

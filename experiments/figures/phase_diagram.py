@@ -10,8 +10,9 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments import phase_diagram as experiment
+from experiments import phase_records
 from experiments.figures.style import style
+from experiments.setting import TRAINED
 from experiments.statistics import over_seeds
 from gvgap_jax.sweep import load
 
@@ -32,11 +33,15 @@ class Slice(NamedTuple):
     fixed: dict[str, Any]
 
 
-def draw(folder: Path) -> dict[str, Figure]:
-    """Heat maps of the mean gap for each family of gold rewards, and the collapse."""
+def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
+    """Heat maps of the mean gap for each family of gold rewards, the collapse, and tables of what contradicts them."""
     records = {table: load(folder, table) for table in ("fits", "dimensions")}
-    points = experiment.summary(experiment.gaps(records))
-    figures = {"phase_diagram_collapse": _collapse(records)}
+    points = phase_records.summary(phase_records.gaps(records))
+    figures = {
+        "phase_diagram_collapse": _collapse(records),
+        "phase_diagram_disagreements": phase_records.disagreements(records),
+        "phase_diagram_refusals": phase_records.refusals(records),
+    }
     for task in sorted(points["task"].unique()):
         suffix = "" if task == "interactions" else f"_{task}"
         here = points.filter(task=task)
@@ -141,7 +146,7 @@ def _heat_map(axis, points: pl.DataFrame, stripes: list[Slice], pairs: list[int]
         for point in points.filter(**stripe.fixed).iter_rows(named=True):
             place = height, pairs.index(point["pairs"])
             gap[place] = point["gap"]
-            decided[place] = point["low"] > experiment.EQUAL or point["high"] < -experiment.EQUAL
+            decided[place] = point["low"] > phase_records.EQUAL or point["high"] < -phase_records.EQUAL
             sign[place] = np.sign(point["predicted_gap"])
     image = axis.imshow(gap, norm=norm, cmap="RdBu", origin="lower", aspect="auto")
     axis.set_facecolor("0.8")
@@ -161,19 +166,19 @@ def _outline(axis, values: np.ndarray, **look) -> None:
 
 def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
     """Regret against fitted pairs a dimension, and the ratio of regrets against the ratio of dimensions."""
-    fits, ratios = experiment.collapse(records), experiment.ratios(records)
+    fits, ratios = phase_records.collapse(records), phase_records.ratios(records)
     with style(2.9):
         figure, (left, right) = plt.subplots(1, 2)
         x, y = "log_pairs_a_dimension", "log_regret"
         for (arm, policy), (label, colour, marker) in FAMILIES.items():
-            means = _means(fits.filter(arm=arm, policy=policy), experiment.ARM, x, y)
+            means = _means(fits.filter(arm=arm, policy=policy), phase_records.ARM, x, y)
             left.scatter(*means, s=7, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
         _curve(left, fits, x, y, increasing=False)
         span = np.exp([fits[x].to_numpy().min(), fits[x].to_numpy().max()])
         left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory, $d_\mathrm{eff}/(2n)$")
-        off = experiment.refusals(records)
+        off = phase_records.refusals(records)
         if len(off):
-            where = experiment.TRAINED * off["pairs"] / off["effective_dimension"]
+            where = TRAINED * off["pairs"] / off["effective_dimension"]
             left.scatter(
                 where, off["regret"], s=30, facecolor="none", edgecolor="black", linewidth=0.6, label="refuses"
             )
@@ -181,7 +186,7 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
         left.set_ylabel("regret KL(π‖π*) [nats]")
         left.set_title(_explained(fits, y))
         x, y = "log_dimensions", "log_ratio"
-        right.scatter(*_means(ratios, experiment.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
+        right.scatter(*_means(ratios, phase_records.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
         _curve(right, ratios, x, y, increasing=True)
         span = np.exp([ratios[x].to_numpy().min(initial=0), ratios[x].to_numpy().max(initial=0)])
         right.plot(span, span, color="0.4", linestyle=":", label="theory, equal ratios")
@@ -202,11 +207,11 @@ def _means(rows: pl.DataFrame, cell: list[str], x: str, y: str) -> tuple[np.ndar
 
 
 def _curve(axis, rows: pl.DataFrame, x: str, y: str, increasing: bool) -> None:
-    along, height = experiment.common_curve(rows[x].to_numpy(), rows[y].to_numpy(), increasing)
+    along, height = phase_records.common_curve(rows[x].to_numpy(), rows[y].to_numpy(), increasing)
     axis.plot(np.exp(along), np.exp(height), color="black", linewidth=1, label="one monotone curve")
 
 
 def _explained(rows: pl.DataFrame, y: str) -> str:
-    by_seed = rows.group_by("seed").agg(experiment.explained(y, "curve").alias("share"))["share"]
+    by_seed = rows.group_by("seed").agg(phase_records.explained(y, "curve").alias("share"))["share"]
     interval = over_seeds(by_seed)
     return f"R² within a seed {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
@@ -26,9 +27,13 @@ def style(height: float) -> Iterator[None]:
         yield
 
 
-def save(figure: Figure, out: Path, title: str) -> list[Path]:
-    """Write a figure as PNG and PDF, and close it."""
+def save(figure: Figure | pl.DataFrame, out: Path, title: str) -> list[Path]:
+    """Write a figure as PNG and PDF, and close it; a table that belongs to figures as CSV."""
     out.mkdir(parents=True, exist_ok=True)
+    if isinstance(figure, pl.DataFrame):
+        path = out / f"{title}.csv"
+        figure.write_csv(path)
+        return [path]
     paths = [out / f"{title}.{kind}" for kind in ("png", "pdf")]
     for path in paths:
         figure.savefig(path, dpi=200)

@@ -157,6 +157,7 @@ def _factors(grid: Grid, axes: list[str]) -> list[list[tuple[tuple[str, Any], ..
             raise ValueError(
                 f"zipped axes need the same number of values, got {lengths}"
                 + (f" and none for {', '.join(missing)}." if missing else ".")
+                + " Give each as many, or cross them (--zip without a group)."
             )
         if placed & set(group):
             raise ValueError(f"a field can be zipped once; {', '.join(sorted(placed & set(group)))} is zipped twice.")
