@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from gvgap_jax.sweep import folder_at, store
+from gvgap_jax.sweep import files, folder_at, records, store
 
 console = Console()
 
@@ -29,9 +29,9 @@ class ProgramStatus(NamedTuple):
     compile_seconds: list[float]
 
 
-def programs(folder: store.Folder) -> list[ProgramStatus]:
+def programs(folder: files.Folder) -> list[ProgramStatus]:
     """One row a program of the folder's plan."""
-    plan, makers = store.manifest(folder), store.provenances(folder)
+    plan, makers = records.manifest(folder), records.provenances(folder)
     groups: dict[int, list[tuple[str, int]]] = defaultdict(list)
     for name, (size, program) in plan["chunks"].items():
         groups[program].append((name, size))
@@ -47,7 +47,7 @@ def programs(folder: store.Folder) -> list[ProgramStatus]:
     return rows
 
 
-def _pace(makers: dict[str, store.Provenance], chunks: list[tuple[str, int]]) -> float:
+def _pace(makers: dict[str, files.Provenance], chunks: list[tuple[str, int]]) -> float:
     """Seconds a cell over the chunks that are stored; 0 if none is."""
     done = [(makers[name]["seconds"], size) for name, size in chunks if name in makers]
     return sum(seconds for seconds, _ in done) / max(1, sum(size for _, size in done))
@@ -60,7 +60,7 @@ def status(folder: str) -> None:
       folder: the --out of a run, finished or not.
     """
     path = folder_at(folder)
-    plan, rows = store.manifest(path), programs(path)
+    plan, rows = records.manifest(path), programs(path)
     table = Table(title=f"{plan['experiment']} in {folder}", title_justify="left")
     table.add_column("program", overflow="fold")
     for heading in ("cells", "done", "run", "left", "compiled in"):
@@ -77,7 +77,7 @@ def status(folder: str) -> None:
         f"{done:,} of {cells:,} cells done, {cells - done:,} left"
         + (f": about {left:.0f} s of runs in one process" if left else "")
     )
-    for name, reason in store.failures(path).items():
+    for name, reason in records.failures(path).items():
         console.print(f"[red]{name} failed: {escape(reason)}[/red]", soft_wrap=True)
     aside = path / store.SET_ASIDE
     if aside.exists():
@@ -90,5 +90,5 @@ def compact(folder: str) -> None:
     Args:
       folder: the --out of a run that nobody is computing.
     """
-    for table, chunks in store.compact(folder_at(folder)).items():
+    for table, chunks in records.compact(folder_at(folder)).items():
         console.print(f"{table}.parquet: {chunks:,} chunks")

@@ -18,8 +18,9 @@ import gvgap_jax
 from experiments.arguments import default_folder, grid_of, part_of
 from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
+from gvgap_jax.sweep.files import Folder
+from gvgap_jax.sweep.records import folder_tables
 from gvgap_jax.sweep.run import LOCAL, Report
-from gvgap_jax.sweep.store import Folder, folder_tables
 
 console = Console()
 

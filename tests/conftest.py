@@ -1,8 +1,12 @@
-"""float64, no silent rank promotion and two CPU devices in every test; the tree and the task that most tests share."""
+"""float64, no silent rank promotion and two CPU devices in every test; the tree and the task that most tests share.
+
+Compiled programs are kept in the user's cache folder: the second run of the suite compiles next to nothing.
+"""
 
 import hypothesis
 import jax
 import numpy as np
+import platformdirs
 import pytest
 
 from gvgap_jax import TokenTree
@@ -12,6 +16,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
+jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("gvgap_jax-tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=15, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
-from gvgap_jax.sweep import folder_at, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import folder_at, make_plan, open_folder, records, run_plan
 from gvgap_jax.sweep.engines import Ray, on_ray
 from tests import toy_experiment as toy
 
@@ -41,7 +41,7 @@ def main(out: str) -> None:
     os.environ["VICTIM"] = str(victim)
     threading.Thread(target=kill, args=(victim,), daemon=True).start()
     report = run_plan(plan, folder, engine=on_ray(Ray()))
-    makers = {made["process"] for made in store.provenances(folder).values()}
+    makers = {made["process"] for made in records.provenances(folder).values()}
     print("killed", int(victim.read_text()) not in makers, "failed", report.failed, "computed", report.computed)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import __main__
 from experiments.benchmarks import kills
-from gvgap_jax.sweep import store
+from gvgap_jax.sweep import files, records, store
 
 ARGUMENTS = ("equivalence", "--grid.horizon", "1", "--grid.pairs", "16", "--seeds", "300")
 
@@ -74,9 +74,9 @@ def test_rows_that_are_there_twice_are_a_difference(demonstrated, copy):
 
 
 def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demonstrated, copy):
-    chunk = next(iter(json.loads((copy / store.MANIFEST).read_text())["chunks"]))
-    (copy / store.LOCKS).mkdir(exist_ok=True)
-    (copy / store.LOCKS / chunk).touch()
+    chunk = next(iter(json.loads((copy / records.MANIFEST).read_text())["chunks"]))
+    (copy / files.LOCKS).mkdir(exist_ok=True)
+    (copy / files.LOCKS / chunk).touch()
     (copy / f".{chunk}.parquet.host.1").touch()
     assert compared(demonstrated, copy).same
     assert compared(demonstrated, copy).stale == 2

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from experiments import EXPERIMENTS, __main__, arguments, doctor, equivalence, folders, runner
-from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import files, folder_at, load, make_plan, open_folder, run_plan, store
 
 TINY = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.pairs", "8", "--seeds", "2"]
 
@@ -48,7 +48,7 @@ def test_status_of_a_half_done_folder(half, capsys):
 
 
 def test_status_names_what_failed_and_what_was_set_aside(half, capsys):
-    store.save_failure(folder_at(half), "distances-0", "[it] rained")
+    files.save_failure(folder_at(half), "distances-0", "[it] rained")
     (half / store.SET_ASIDE).mkdir()
     (half / store.SET_ASIDE / "odd.parquet").touch()
     printed = printed_by(capsys, "status", half)

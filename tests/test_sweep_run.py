@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from gvgap_jax import parallel
-from gvgap_jax.sweep import compute, folder_at, load, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import compute, folder_at, load, make_plan, open_folder, records, run_plan, store
 from gvgap_jax.sweep import run as running
 from gvgap_jax.sweep.grid import Grid
 from tests import toy_experiment as toy
@@ -79,7 +79,7 @@ def test_a_program_too_large_for_memory_is_compiled_for_fewer_rows(tmp_path, who
     plan = toy_plan(run=run)
     folder = opened(tmp_path, plan)
     run_plan(plan, folder)
-    assert {made["rows_at_once"] for made in store.provenances(folder).values()} == {4}
+    assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {4}
     for table in TABLES:
         same_bits(load(folder, table), whole[table])
 
@@ -144,11 +144,11 @@ def test_a_failing_chunk_costs_the_others_nothing_and_is_tried_again(tmp_path, w
     folder = opened(tmp_path, plan)
     monkeypatch.setattr(running, "compute", fails)
     report = run_plan(plan, folder)
-    assert report.failed == {victim: "RuntimeError: it rained"} == store.failures(folder)
+    assert report.failed == {victim: "RuntimeError: it rained"} == records.failures(folder)
     assert (report.computed, report.left) == (42, 21)
     monkeypatch.undo()
     assert run_plan(plan, folder).computed == 21
-    assert store.failures(folder) == {}
+    assert records.failures(folder) == {}
     same_bits(load(folder, "even"), whole["even"])
 
 
@@ -165,7 +165,7 @@ def test_a_mistake_in_an_experiment_is_seen_before_anything_is_computed(tmp_path
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, whole, chunks):
     plan = toy_plan()
     folder = opened(tmp_path, plan)
-    report = run_plan(plan, folder, stopped=lambda: len(store.stored(folder).single) >= chunks)
+    report = run_plan(plan, folder, stopped=lambda: len(records.stored(folder).single) >= chunks)
     assert (report.computed, report.left) == (21 * chunks, 63 - 21 * chunks)
     assert run_plan(plan, folder).computed == 63 - 21 * chunks
     for table in TABLES:
@@ -189,7 +189,7 @@ def test_a_chunk_that_another_process_has_claimed_is_waited_for_and_taken_over(t
     asked = []
 
     def stopped():
-        asked.append(len(store.stored(folder).single))
+        asked.append(len(records.stored(folder).single))
         if asked.count(2) == 4:  # everything else is done, and looked at again and again
             holder.release(plan.chunks[0].name)
         return False
@@ -269,7 +269,7 @@ def test_two_shards_and_a_third_process_share_a_folder(tmp_path, cache, uninterr
         status, printed = finished(process)
         assert status == 0, printed
     same_bits(load(tmp_path, "distances"), uninterrupted)
-    makers = [made["process"] for made in store.provenances(folder_at(tmp_path)).values()]
+    makers = [made["process"] for made in records.provenances(folder_at(tmp_path)).values()]
     assert len(makers) == 10
     assert len(set(makers)) > 1
 
@@ -281,7 +281,7 @@ def test_eight_devices_give_the_records_of_one_to_rounding(tmp_path, cache):
         arguments = [*EQUIVALENCE[:-1], "8", "--out", out]
         status, printed = finished(command(*arguments, JAX_NUM_CPU_DEVICES=devices, **cache))
         assert status == 0, printed
-        assert {made["devices"] for made in store.provenances(folder_at(out)).values()} == {int(devices)}
+        assert {made["devices"] for made in records.provenances(folder_at(out)).values()} == {int(devices)}
         frames.append(load(out, "distances"))
     one, eight = frames
     assert one.schema == eight.schema

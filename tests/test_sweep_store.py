@@ -11,7 +11,7 @@ import warnings
 import polars as pl
 import pytest
 
-from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import files, folder_at, load, make_plan, open_folder, records, run_plan, store
 from gvgap_jax.sweep.grid import Grid
 from tests import toy_experiment as toy
 
@@ -67,13 +67,13 @@ def test_a_store_whose_package_is_missing_says_what_to_install():
 
 
 def test_manifest_holds_the_whole_grid_and_what_made_it(full):
-    manifest = store.manifest(full)
+    manifest = records.manifest(full)
     assert manifest["grid"]["axes"] == {"power": [1, 2, 4], "base": [0.5, 1.5, 2.5], "name": ["toy"]}
     assert {"revision", "versions", "device", "devices", "python", "host", "created"} <= manifest.keys()
 
 
 def test_every_chunk_says_what_made_it(full, plan):
-    made_by = store.provenances(full)
+    made_by = records.provenances(full)
     assert made_by.keys() == {chunk.name for chunk in plan.chunks}
     for made in made_by.values():
         assert {"versions", "device", "devices", "revision", "seconds", "compile_seconds"} <= made.keys()
@@ -102,8 +102,8 @@ def test_a_file_with_other_cells_is_set_aside(full, plan):
 
 def test_a_file_whose_cells_were_changed_is_set_aside(full, plan):
     victim = chunk_files(full)[0]
-    changed = store._read(victim).with_columns(seed=pl.col("seed") + 1)
-    store.save(full, victim.stem, changed, store.provenances(full)[victim.stem])
+    changed = files.read(victim).with_columns(seed=pl.col("seed") + 1)
+    files.save(full, victim.stem, changed, records.provenances(full)[victim.stem])
     (complaint,) = open_folder(full, plan)
     assert "other cells than its name says (column 'seed')" in complaint
 
@@ -120,8 +120,8 @@ def test_a_foreign_file_is_never_averaged_in(full, plan):
 
 def test_a_chunk_damaged_after_the_run_is_not_read(full):
     victim = chunk_files(full)[0]
-    frame = store._read(victim)
-    store.save(full, victim.stem, frame[:-1], store.provenances(full)[victim.stem])
+    frame = files.read(victim)
+    files.save(full, victim.stem, frame[:-1], records.provenances(full)[victim.stem])
     with pytest.raises(ValueError, match=f"{victim.name} is damaged"):
         load(full, "even")
 
@@ -130,13 +130,13 @@ def test_missing_chunks_are_reported(full):
     chunk_files(full)[0].unlink()
     with pytest.warns(UserWarning, match="1 of 2 chunks of 'even' are not computed yet"):
         assert 0 < len(load(full, "even")) < len(toy.expected()["even"])
-    assert store.folder_tables(full) == {"odd": 0, "even": 1}
+    assert records.folder_tables(full) == {"odd": 0, "even": 1}
 
 
 def test_records_of_different_makers_are_reported(full):
     victim = chunk_files(full)[0]
-    made_by = store.provenances(full)[victim.stem] | {"device": "another"}
-    store.save(full, victim.stem, store._read(victim), made_by)
+    made_by = records.provenances(full)[victim.stem] | {"device": "another"}
+    files.save(full, victim.stem, files.read(victim), made_by)
     with pytest.warns(UserWarning, match="2 kinds of device or version"):
         load(full, "even")
 
@@ -164,13 +164,13 @@ def test_another_meaning_is_refused(full, monkeypatch):
 
 def test_compaction_keeps_every_row_in_order_and_is_understood_by_later_runs(full, plan):
     before = {table: load(full, table) for table in ("odd", "even")}
-    made_by = store.provenances(full)
+    made_by = records.provenances(full)
     chunk_files(full)[0].unlink()
     run_plan(plan, full)
-    assert store.compact(full) == {"even": 2, "odd": 1}
+    assert records.compact(full) == {"even": 2, "odd": 1}
     assert not chunk_files(full)
     assert {table: load(full, table).equals(frame) for table, frame in before.items()} == {"odd": True, "even": True}
-    assert store.provenances(full).keys() == made_by.keys()
+    assert records.provenances(full).keys() == made_by.keys()
     assert open_folder(full, plan) == []
     assert run_plan(plan, full).computed == 0
 
@@ -178,18 +178,18 @@ def test_compaction_keeps_every_row_in_order_and_is_understood_by_later_runs(ful
 def test_compaction_of_a_part_is_taken_up_again(folder, plan):
     open_folder(folder, plan)
     run_plan(plan, folder, (0, 2))
-    store.compact(folder)
+    records.compact(folder)
     report = run_plan(plan, folder)
     assert 0 < report.computed < report.total
     assert set(rows(folder, "even")) == toy.expected()["even"]
-    store.compact(folder)
+    records.compact(folder)
     assert len(rows(folder, "even")) == len(toy.expected()["even"])
 
 
 def test_a_compaction_killed_before_it_tidied_up_loses_and_doubles_nothing(full):
     files = {path: path.read_bytes() for path in chunk_files(full)}
     before = load(full, "even")
-    store.compact(full)
+    records.compact(full)
     for path, content in files.items():
         path.write_bytes(content)
     assert load(full, "even").equals(before)
@@ -201,7 +201,7 @@ def test_a_compaction_killed_before_it_tidied_up_loses_and_doubles_nothing(full)
 def test_a_folder_that_cannot_be_written_says_why_and_keeps_what_is_there(tmp_path, plan, monkeypatch, number, reason):
     folder = folder_at(tmp_path)
     open_folder(folder, plan)
-    write, written = store._write, []
+    write, written = files.write, []
 
     def fails_after_one(path, content):
         if written:
@@ -209,11 +209,11 @@ def test_a_folder_that_cannot_be_written_says_why_and_keeps_what_is_there(tmp_pa
         written.append(path)
         write(path, content)
 
-    monkeypatch.setattr(store, "_write", fails_after_one)
+    monkeypatch.setattr(files, "write", fails_after_one)
     with pytest.raises(OSError, match=reason):
         run_plan(plan, folder)
     monkeypatch.undo()
-    assert len(store.stored(folder).single) == 1
+    assert len(records.stored(folder).single) == 1
     report = run_plan(plan, folder)
     assert report.computed < report.total
     assert set(rows(folder, "even")) == toy.expected()["even"]
@@ -231,7 +231,7 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="full"):
-        store._write(folder_at(tmp_path) / "some.parquet", b"content")
+        files.write(folder_at(tmp_path) / "some.parquet", b"content")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -246,13 +246,13 @@ def test_a_claim_is_exclusive_until_it_is_released(tmp_path):
 
 def test_a_stored_chunk_cannot_be_claimed(tmp_path):
     with store.Claims(folder_at(tmp_path)) as claims:
-        store.save(folder_at(tmp_path), "even-1", pl.DataFrame({"value": [1.0]}), {})
+        files.save(folder_at(tmp_path), "even-1", pl.DataFrame({"value": [1.0]}), {})
         assert not claims.take("even-1")
 
 
 def test_the_claim_of_a_killed_process_is_free(tmp_path):
     program = (
-        f"import time; from gvgap_jax.sweep import store; claims = store.Claims(store.folder_at({str(tmp_path)!r}))\n"
+        f"import time; from gvgap_jax.sweep import folder_at, store\nclaims = store.Claims(folder_at({str(tmp_path)!r}))\n"
         "print(claims.take('even-1'), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
@@ -268,10 +268,10 @@ def test_the_claim_of_a_killed_process_is_free(tmp_path):
 def test_failures_are_noted_until_the_chunk_is_stored(folder, plan):
     open_folder(folder, plan)
     name = plan.chunks[0].name
-    store.save_failure(folder, name, "it rained")
-    assert store.failures(folder) == {name: "it rained"}
+    files.save_failure(folder, name, "it rained")
+    assert records.failures(folder) == {name: "it rained"}
     run_plan(plan, folder)
-    assert store.failures(folder) == {}
+    assert records.failures(folder) == {}
 
 
 def test_load_warns_of_nothing_when_all_is_well(full):

@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 import experiments
-from gvgap_jax.sweep import load, store
+from gvgap_jax.sweep import files, load, records
 
 console = Console(width=None if Console().is_terminal else 140)
 
@@ -166,7 +166,7 @@ def demonstrate(command: Command, kills: int) -> tuple[list[Kill], list[Comparis
 def killed_runs(command: Command, kills: int, undisturbed: Path) -> Iterator[Kill]:
     """Kill processes; a folder that is finished nevertheless gives way to a fresh one, and the last is finished."""
     numbers, after = np.random.default_rng(0), itertools.cycle(AFTER)
-    seconds = [made["seconds"] for made in store.provenances(undisturbed).values()]
+    seconds = [made["seconds"] for made in records.provenances(undisturbed).values()]
     chunks, a_chunk, to_first_chunk = len(seconds), float(np.mean(seconds)), 0.0
     folder, folders, count = command.root / "killed-01", 1, 0
     while count < kills:
@@ -208,11 +208,11 @@ def chunks_in(folder: Path) -> int:
 
 def compare(folder: Path, undisturbed: Path) -> Comparison:
     """What is lost, doubled, changed or left over in a finished folder."""
-    plan = store.manifest(undisturbed)["chunks"]
+    plan = records.manifest(undisturbed)["chunks"]
     differing, rows = [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of chunks that are missing: they are counted here
-        for table in store.folder_tables(undisturbed):
+        for table in records.folder_tables(undisturbed):
             found, wanted = load(folder, table), load(undisturbed, table)
             differing += [f"{table}.{name}" for name in differing_columns(found, wanted)]
             rows += len(found)
@@ -220,7 +220,7 @@ def compare(folder: Path, undisturbed: Path) -> Comparison:
     unexpected, stale = left_over(folder, set(plan))
     return Comparison(
         folder=folder.name,
-        processes=len({made["process"] for made in store.provenances(folder).values()}),
+        processes=len({made["process"] for made in records.provenances(folder).values()}),
         rows=rows,
         lost=sum(size for size, _ in plan.values()) - rows,
         twice=in_files - rows,
@@ -249,11 +249,12 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
     unexpected, stale = [], []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
-        is_lock = path.parent.name == store.LOCKS and (folder / f"{path.name}.parquet").exists()
+        is_lock = path.parent.name == files.LOCKS and (folder / f"{path.name}.parquet").exists()
         is_unfinished = path.parent == folder and path.name.startswith(".")
+        is_chunk = path.suffix == ".parquet" and name.removesuffix(".parquet") in plan
         if is_lock or is_unfinished:
             stale.append(name)
-        elif path.name != store.MANIFEST and not (path.suffix == ".parquet" and name.removesuffix(".parquet") in plan):
+        elif path.name != records.MANIFEST and not is_chunk:
             unexpected.append(name)
     return unexpected, stale
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from experiments import EXPERIMENTS
 from experiments.benchmarks.throughput import peak_bytes
 from gvgap_jax.parallel import memory_per_device
-from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import Grid, files, folder_at, make_plan, open_folder, records, run_plan
 
 
 class RunCost(NamedTuple):
@@ -69,7 +69,7 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
         report = run_plan(plan, folder)
         if report.failed:
             raise RuntimeError(f"{experiment}: {report.failed}")
-        makers = store.provenances(folder)
+        makers = records.provenances(folder)
         cost = RunCost(
             experiment=experiment,
             cache=cache,
@@ -84,10 +84,10 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
             peak_bytes=peak_bytes(),
             memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         )
-        return cost, programs(store.manifest(folder), makers)
+        return cost, programs(records.manifest(folder), makers)
 
 
-def programs(manifest: dict, makers: dict[str, store.Provenance]) -> list[ProgramCost]:
+def programs(manifest: dict, makers: dict[str, files.Provenance]) -> list[ProgramCost]:
     """One row a compiled program, from what its chunks say of themselves."""
     found = {}
     for name, (_, index) in manifest["chunks"].items():

@@ -18,7 +18,7 @@ from gvgap_jax.parallel import (
     over_devices,
     rows_over_devices,
 )
-from gvgap_jax.sweep import store
+from gvgap_jax.sweep import files, store
 from gvgap_jax.sweep.grid import Chunk, Columns
 
 
@@ -27,7 +27,7 @@ class Result(NamedTuple):
 
     records: pl.DataFrame
     seconds: float
-    made_by: store.Provenance
+    made_by: files.Provenance
 
 
 class Compiled(NamedTuple):

@@ -12,7 +12,7 @@ from typing import Any
 
 from rich.progress import Progress
 
-from gvgap_jax.sweep import store
+from gvgap_jax.sweep import files, records
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Chunk, Plan
 from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, run_plan
@@ -146,7 +146,7 @@ class Slurm:
 
 def on_slurm(
     plan: Plan,
-    folder: store.Folder,
+    folder: files.Folder,
     options: Slurm,
     cluster: str = "slurm",
     stopped: Callable[[], bool] = lambda: False,
@@ -182,21 +182,21 @@ def on_slurm(
             progress.update(bar, completed=total - _left(plan, folder))
             time.sleep(1)
     ended = [(job.job_id, job.exception()) for job in jobs if job.done()]
-    failed = store.failures(folder)
+    failed = records.failures(folder)
     failed |= {f"job {number}": str(error) for number, error in ended if error}
     left = _left(plan, folder)
     return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
 
 
-def _run_shard(plan: Plan, folder: store.Folder, part: tuple[int, int]) -> str:
+def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:
     import jax
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     return str(run_plan(plan, folder, part))
 
 
-def _left(plan: Plan, folder: store.Folder) -> int:
-    there = store.stored(folder)
+def _left(plan: Plan, folder: files.Folder) -> int:
+    there = records.stored(folder)
     return sum(chunk.size for chunk in plan.chunks if chunk.name not in there)
 
 

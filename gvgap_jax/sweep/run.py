@@ -9,7 +9,7 @@ import jax
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gvgap_jax.parallel import is_out_of_memory
-from gvgap_jax.sweep import store
+from gvgap_jax.sweep import files, records, store
 from gvgap_jax.sweep.compute import Result, compiled, compute, signature
 from gvgap_jax.sweep.grid import Chunk, Plan, shard
 
@@ -65,7 +65,7 @@ class Report(NamedTuple):
 
 def run_plan(
     plan: Plan,
-    folder: store.Folder,
+    folder: files.Folder,
     part: tuple[int, int] = (0, 1),
     engine: Engine | None = None,
     stopped: Callable[[], bool] = lambda: False,
@@ -96,9 +96,9 @@ def run_plan(
             for chunk, result in engine.compute(plan.run, waiting, claim):
                 if isinstance(result, Exception):
                     failed[chunk.name] = f"{type(result).__name__}: {result}"
-                    store.save_failure(folder, chunk.name, failed[chunk.name])
+                    files.save_failure(folder, chunk.name, failed[chunk.name])
                 else:
-                    store.save(folder, chunk.name, result.records, result.made_by)
+                    files.save(folder, chunk.name, result.records, result.made_by)
                     computed, run_seconds = computed + chunk.size, run_seconds + result.seconds
                 claims.release(chunk.name)
                 progress.advance(bar, chunk.size)
@@ -111,8 +111,8 @@ def run_plan(
     return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead)
 
 
-def _missing(folder: store.Folder, chunks: list[Chunk], failed: dict[str, str]) -> list[Chunk]:
-    there = store.stored(folder)
+def _missing(folder: files.Folder, chunks: list[Chunk], failed: dict[str, str]) -> list[Chunk]:
+    there = records.stored(folder)
     return [chunk for chunk in chunks if chunk.name not in there and chunk.name not in failed]
 
 
