@@ -252,10 +252,10 @@ def test_a_stored_chunk_cannot_be_claimed(tmp_path):
 
 def test_the_claim_of_a_killed_process_is_free(tmp_path):
     program = (
-        f"import time; from gvgap_jax.sweep import folder_at, store\nclaims = store.Claims(folder_at({str(tmp_path)!r}))\n"
-        "print(claims.take('even-1'), flush=True); time.sleep(60)"
+        "import sys, time\nfrom gvgap_jax.sweep import folder_at, store\n"
+        "claims = store.Claims(folder_at(sys.argv[1])); print(claims.take('even-1'), flush=True); time.sleep(60)"
     )
-    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline().strip() == "True"
         with store.Claims(folder_at(tmp_path)) as claims:
