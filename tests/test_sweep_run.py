@@ -199,7 +199,7 @@ def test_a_chunk_that_another_process_has_claimed_is_waited_for_and_taken_over(t
         same_bits(load(folder, table), whole[table])
 
 
-# Real processes from here on: the real command line on a real experiment.
+# Real processes from here on: the real command line on a real experiment (kills and shards: test_bench_kills.py).
 
 EQUIVALENCE = ["run", "equivalence", "--grid.horizon", "2", "--grid.pairs", "8", "16", "--seeds", "160"]
 
@@ -235,18 +235,6 @@ def wait_for_chunks(folder, count, process):
         time.sleep(0.01)
 
 
-def test_a_run_killed_three_times_gives_the_same_bits(tmp_path, cache, uninterrupted):
-    for chunks in (1, 3, 5):
-        process = command(*EQUIVALENCE, "--out", tmp_path, **cache)
-        wait_for_chunks(tmp_path, chunks, process)
-        process.kill()
-        process.communicate()
-    assert 0 < len(list(tmp_path.glob("distances-*.parquet"))) < 10
-    status, printed = finished(command(*EQUIVALENCE, "--out", tmp_path, **cache))
-    assert status == 0, printed
-    same_bits(load(tmp_path, "distances"), uninterrupted)
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_chunk_finish_and_prints_the_command_that_goes_on(tmp_path, cache, uninterrupted, number):
     process = command(*EQUIVALENCE, "--out", tmp_path, **cache)
@@ -262,23 +250,23 @@ def test_a_signal_lets_the_chunk_finish_and_prints_the_command_that_goes_on(tmp_
     same_bits(load(tmp_path, "distances"), uninterrupted)
 
 
-def test_two_shards_and_a_third_process_share_a_folder(tmp_path, cache, uninterrupted):
-    shares = [["--shard", "0/2"], ["--shard", "1/2"], []]
-    processes = [command(*EQUIVALENCE, "--out", tmp_path, *share, **cache) for share in shares]
-    for process in processes:
-        status, printed = finished(process)
-        assert status == 0, printed
-    same_bits(load(tmp_path, "distances"), uninterrupted)
-    makers = [made["process"] for made in records.provenances(folder_at(tmp_path)).values()]
-    assert len(makers) == 10
-    assert len(set(makers)) > 1
-
-
 def test_eight_devices_give_the_records_of_one_to_rounding(tmp_path, cache):
     frames = []
     for devices in ("1", "8"):
         out = tmp_path / devices
-        arguments = [*EQUIVALENCE[:-1], "8", "--out", out]
+        arguments = [
+            "run",
+            "equivalence",
+            "--grid.horizon",
+            "1",
+            "--grid.pairs",
+            "8",
+            "16",
+            "--seeds",
+            "5",
+            "--out",
+            out,
+        ]
         status, printed = finished(command(*arguments, JAX_NUM_CPU_DEVICES=devices, **cache))
         assert status == 0, printed
         assert {made["devices"] for made in records.provenances(folder_at(out)).values()} == {int(devices)}
