@@ -20,6 +20,7 @@ from experiments import predict as theory
 from experiments.arguments import PRESET_NAMES, default_folder, options_of, preset_in
 from experiments.doctor import doctor
 from experiments.folders import compact, status
+from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import batches
 
 console = Console()
@@ -185,4 +186,5 @@ def use_all_cores() -> None:
 
 if __name__ == "__main__":
     use_all_cores()
+    keep_compiled_programs()
     main(sys.argv[1:])

@@ -6,18 +6,17 @@ Compiled programs are kept in the user's cache folder: the second run of the sui
 import hypothesis
 import jax
 import numpy as np
-import platformdirs
 import pytest
 
 from gvgap_jax import TokenTree
+from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.tasks import make_task
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_platforms", "cpu")
 jax.config.update("jax_num_cpu_devices", 2)
-jax.config.update("jax_compilation_cache_dir", platformdirs.user_cache_dir("gvgap_jax-tests"))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+keep_compiled_programs()
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=15, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 from experiments import EXPERIMENTS, __main__, arguments, doctor, equivalence, folders, runner
-from gvgap_jax.sweep import files, folder_at, load, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import cache, files, folder_at, load, make_plan, open_folder, run_plan, store
 
 TINY = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.pairs", "8", "--seeds", "2"]
 
@@ -168,3 +168,24 @@ def test_doctor_sees_the_cache(tmp_path, cache_folder):
 def test_every_experiment_has_every_preset():
     for module in EXPERIMENTS.values():
         assert tuple(module.PRESETS) == arguments.PRESET_NAMES
+
+
+def test_compiled_programs_are_kept_apart_by_processor_and_jaxlib(monkeypatch, cache_folder):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    cache.keep_compiled_programs()
+    here = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(cache.platform, "machine", lambda: "another")
+    cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir != here
+    monkeypatch.undo()
+    monkeypatch.setattr(cache, "version", lambda package: "0.0.1")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir != here
+
+
+def test_a_cache_folder_named_by_the_user_is_left_alone(monkeypatch, cache_folder):
+    cache_folder("mine")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == "mine"

@@ -13,6 +13,7 @@ from typing import Any
 from rich.progress import Progress
 
 from gvgap_jax.sweep import files, records
+from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Chunk, Plan
 from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, run_plan
@@ -66,7 +67,7 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
         import ray
         from ray.exceptions import RayError
 
-        task = ray.remote(compute).options(
+        task = ray.remote(_compute_on_worker).options(
             num_cpus=options.cpus,
             num_gpus=options.gpus,
             resources={"TPU": options.tpus} if options.tpus else None,
@@ -90,6 +91,11 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
                 yield chunk, error
 
     return Engine(prepare, compute_all)
+
+
+def _compute_on_worker(run: Run, chunk: Chunk) -> Result:
+    keep_compiled_programs()
+    return compute(run, chunk)
 
 
 def _connect(options: Ray, modules: tuple[Any, ...]) -> None:
@@ -192,6 +198,7 @@ def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:
     import jax
 
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    keep_compiled_programs()
     return str(run_plan(plan, folder, part))
 
 
