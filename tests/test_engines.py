@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -13,10 +14,11 @@ from gvgap_jax.sweep import engines, folder_at, load, make_plan, open_folder, ru
 from gvgap_jax.sweep.engines import Ray, Slurm, on_ray, on_slurm
 from tests import toy_experiment as toy
 
+ENVIRONMENT = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
 
 def python(*arguments):
-    variables = os.environ | {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-    found = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=variables)
+    found = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=ENVIRONMENT)
     return found.returncode, " ".join((found.stdout + found.stderr).split())
 
 
@@ -42,6 +44,21 @@ def test_ray_computes_an_experiment_from_the_command_line(tmp_path):
     assert status == 0, printed
     __main__.main([*arguments[2:], "--out", str(tmp_path / "local")])
     assert load(tmp_path / "ray").equals(load(tmp_path / "local"))
+
+
+def test_a_signal_lets_ray_finish_its_chunks(tmp_path):
+    """Ray's own handler would abort the process."""
+    arguments = ["-m", "experiments", "run", "equivalence", "--engine", "ray", "--grid.horizon", "2"]
+    process = subprocess.Popen(
+        [sys.executable, *arguments, "--seeds", "400", "--out", str(tmp_path)],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=ENVIRONMENT,
+    )  # fmt: skip
+    while process.poll() is None and not list(tmp_path.glob("distances-*.parquet")):
+        time.sleep(0.01)
+    process.terminate()
+    printed, _ = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, printed
+    assert "Go on with: python -m experiments run equivalence --engine ray" in printed
 
 
 def test_a_device_that_the_cluster_lacks_is_an_error_within_seconds(tmp_path):

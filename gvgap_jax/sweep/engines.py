@@ -1,9 +1,11 @@
 """Plans on clusters that exist: chunks to Ray, shards to Slurm. Both packages are optional extras."""
 
+import contextlib
 import importlib.util
 import logging
 import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -110,13 +112,14 @@ def _connect(options: Ray, modules: tuple[Any, ...]) -> None:
         environment: dict[str, Any] = {"env_vars": variables}
         if options.address:
             environment["py_modules"] = [str(Path(module.__path__[0])) for module in modules]
-        ray.init(
-            address=options.address,
-            runtime_env=environment,
-            include_dashboard=False if options.address is None else None,
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-        )
+        with _signal_handlers_kept():
+            ray.init(
+                address=options.address,
+                runtime_env=environment,
+                include_dashboard=False if options.address is None else None,
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+            )
     cluster = ray.cluster_resources()
     for name, count in options.resources.items():
         most = max((node["Resources"].get(name, 0) for node in ray.nodes() if node["Alive"]), default=0)
@@ -126,6 +129,15 @@ def _connect(options: Ray, modules: tuple[Any, ...]) -> None:
                 f"has {', '.join(f'{n} {c:g}' for n, c in sorted(cluster.items()) if n in ('CPU', 'GPU', 'TPU'))}. "
                 f"Ask for less (--ray.{name.lower()}s), or add such a machine."
             )
+
+
+@contextlib.contextmanager
+def _signal_handlers_kept() -> Iterator[None]:
+    """Undo Ray's own handlers, which abort the process."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @dataclass(frozen=True)
