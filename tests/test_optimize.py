@@ -200,3 +200,25 @@ def test_a_held_out_loss_that_is_never_finite_is_reported():
     assert not fit.converged
     fit = optimize.minimise(quadratic, jnp.zeros(1), optax.sgd(0.1), 100, lambda x: jnp.nan * x[0], tolerance=1e-3)
     assert not fit.converged
+
+
+@pytest.mark.parametrize("start", [1.5, 10.0, 100.0])
+def test_a_newton_step_that_overshoots_is_shortened_until_it_is_good(start):
+    """On sqrt(1 + x^2) a full step from x lands at -x^3: further away from every |x| > 1."""
+    params = jnp.array([start, -start])
+    fit = optimize.newton(lambda x: x, lambda x: jnp.sum(jnp.sqrt(1 + x**2)), params, 1e-9, 100)
+    assert fit.converged
+    np.testing.assert_allclose(fit.params, 0.0, atol=1e-8)
+
+
+def test_a_direction_without_a_good_step_ends_the_search_unconverged():
+    """The gradient that is given is not the loss's own."""
+
+    @jax.custom_jvp
+    def lying(x):
+        return jnp.sum(x**2)
+
+    lying.defjvp(lambda x, dx: (lying(*x), -2 * jnp.sum(x[0] * dx[0])))
+    fit = optimize.newton(lambda x: x, lying, jnp.ones(2), 1e-6, 50, curvature=lambda x: jnp.ones_like(x))
+    assert not fit.converged
+    np.testing.assert_array_equal(fit.params, 1.0)
