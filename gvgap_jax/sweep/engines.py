@@ -18,7 +18,7 @@ from gvgap_jax.sweep import files, records
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Chunk, Plan
-from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, run_plan
+from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, cells_of, missing, run_plan
 
 RETRIES = 3  # of a chunk whose worker died
 AHEAD = 2  # tasks handed to Ray for every one that can run at once
@@ -192,17 +192,17 @@ def on_slurm(
     started = time.perf_counter()
     with executor.batch():
         jobs = [executor.submit(_run_shard, plan, folder, (index, options.jobs)) for index in range(options.jobs)]
-    total = sum(chunk.size for chunk in plan.chunks)
-    before = _left(plan, folder)
+    total = cells_of(plan.chunks)
+    before = cells_of(missing(folder, plan.chunks))
     with Progress(*BAR) as progress:
         bar = progress.add_task(plan.experiment, total=total)
         while not stopped() and not all(job.done() for job in jobs):
-            progress.update(bar, completed=total - _left(plan, folder))
+            progress.update(bar, completed=total - cells_of(missing(folder, plan.chunks)))
             time.sleep(1)
     ended = [(job.job_id, job.exception()) for job in jobs if job.done()]
     failed = records.failures(folder)
     failed |= {f"job {number}": str(error) for number, error in ended if error}
-    left = _left(plan, folder)
+    left = cells_of(missing(folder, plan.chunks))
     return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
 
 
@@ -212,11 +212,6 @@ def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:
     jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
     keep_compiled_programs()
     return str(run_plan(plan, folder, part))
-
-
-def _left(plan: Plan, folder: files.Folder) -> int:
-    there = records.stored(folder)
-    return sum(chunk.size for chunk in plan.chunks if chunk.name not in there)
 
 
 def _check_installed(package: str) -> None:

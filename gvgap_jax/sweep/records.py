@@ -81,13 +81,13 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
       ValueError: a chunk is damaged, or there are several tables and none is named.
     """
     root = folder_at(folder)
-    tables = folder_tables(root)
+    plan, there = manifest(root)["chunks"], stored(root)
     if table is None:
+        tables = list(dict.fromkeys(table_of(name) for name in plan))
         if len(tables) > 1:
             raise ValueError(f"{folder} holds several tables; name one of {', '.join(tables)}.")
         (table,) = tables
-    sizes = {name: size for name, (size, _) in manifest(root)["chunks"].items() if table_of(name) == table}
-    there = stored(root)
+    sizes = {name: size for name, (size, _) in plan.items() if table_of(name) == table}
     present = [name for name in sizes if name in there]
     if not present:
         raise FileNotFoundError(
@@ -96,29 +96,28 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     missing = len(sizes) - len(present)
     if missing:
         warnings.warn(f"{folder}: {missing} of {len(sizes)} chunks of {table!r} are not computed yet.", stacklevel=2)
-    frames, makers = zip(*_chunks(root, table, there), strict=True)
-    by_name = dict(zip((name for name, _ in makers), frames, strict=True))
-    made_for = {name: made["chunk"] for name, made in makers}
+    chunks = dict(_chunks(root, table, there))
     for name in present:
-        if len(by_name[name]) != sizes[name] or made_for[name] != name:
+        records, made_by = chunks[name]
+        if len(records) != sizes[name] or made_by["chunk"] != name:
             raise ValueError(f"{folder}/{name}.parquet is damaged; the command that made it will compute it again.")
-    kinds = {json.dumps([made["versions"], made["device"]]) for _, made in makers}
+    kinds = {json.dumps([made_by["versions"], made_by["device"]]) for _, made_by in chunks.values()}
     if len(kinds) > 1:
         warnings.warn(f"{folder}: records come from {len(kinds)} kinds of device or version: {kinds}.", stacklevel=2)
-    return pl.concat([by_name[name] for name in present])
+    return pl.concat([chunks[name][0] for name in present])
 
 
-def _chunks(folder: Folder, table: str, there: Stored) -> Iterator[tuple[pl.DataFrame, tuple[str, Provenance]]]:
-    """Every stored chunk of a table: its records, name and provenance."""
+def _chunks(folder: Folder, table: str, there: Stored) -> Iterator[tuple[str, tuple[pl.DataFrame, Provenance]]]:
+    """Every stored chunk of a table: its name, records and provenance."""
     if table in there.compacted.values():
         path = chunk_file(folder, table)
         together, start = read(path), 0
         for name, made_by in made_by_of(path).items():
-            yield together[start : start + made_by["rows"]], (name, made_by)
+            yield name, (together[start : start + made_by["rows"]], made_by)
             start += made_by["rows"]
     for name in sorted(there.single):
         if table_of(name) == table and name not in there.compacted:
-            yield read(chunk_file(folder, name)), (name, made_by_of(chunk_file(folder, name)))
+            yield name, (read(chunk_file(folder, name)), made_by_of(chunk_file(folder, name)))
 
 
 def provenances(folder: Folder) -> dict[str, Provenance]:
@@ -146,7 +145,7 @@ def compact(folder: Folder) -> dict[str, int]:
     there, plan = stored(folder), manifest(folder)["chunks"]
     counts = {}
     for table in sorted({table_of(name) for name in plan}):
-        found = {name: (frame, made) for frame, (name, made) in _chunks(folder, table, there) if name in plan}
+        found = {name: chunk for name, chunk in _chunks(folder, table, there) if name in plan}
         if not found:
             continue
         names = [name for name in plan if name in found]

@@ -81,17 +81,17 @@ def run_plan(
     """
     engine = engine or LOCAL
     mine = shard(plan.chunks, *part)
-    total, computed, run_seconds, failed = sum(chunk.size for chunk in mine), 0, 0.0, {}
+    total, computed, run_seconds, failed = cells_of(mine), 0, 0.0, {}
     started = time.perf_counter()
     with Progress(*BAR) as progress, store.Claims(folder) as claims:
 
         def claim(chunk: Chunk) -> bool:
             return not stopped() and claims.take(chunk.name)
 
-        waiting = _missing(folder, _seeds_first(mine), failed)
+        waiting = missing(folder, _seeds_first(mine))
         compilations = engine.prepare(plan.run, waiting, progress)
         compile_seconds = time.perf_counter() - started
-        bar = progress.add_task(plan.experiment, total=total, completed=total - _cells(waiting))
+        bar = progress.add_task(plan.experiment, total=total, completed=total - cells_of(waiting))
         while waiting and not stopped():
             for chunk, result in engine.compute(plan.run, waiting, claim):
                 if isinstance(result, Exception):
@@ -102,21 +102,23 @@ def run_plan(
                     computed, run_seconds = computed + chunk.size, run_seconds + result.seconds
                 claims.release(chunk.name)
                 progress.advance(bar, chunk.size)
-            waiting = _missing(folder, waiting, failed)
-            progress.update(bar, completed=total - _cells(waiting))
+            waiting = [chunk for chunk in missing(folder, waiting) if chunk.name not in failed]
+            progress.update(bar, completed=total - cells_of(waiting))
             if waiting and not stopped():
                 time.sleep(POLL_SECONDS)
-    left = _cells(waiting) + sum(chunk.size for chunk in mine if chunk.name in failed)
+    left = cells_of(waiting) + cells_of([chunk for chunk in mine if chunk.name in failed])
     overhead = time.perf_counter() - started - compile_seconds - run_seconds
     return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead)
 
 
-def _missing(folder: files.Folder, chunks: list[Chunk], failed: dict[str, str]) -> list[Chunk]:
+def missing(folder: files.Folder, chunks: list[Chunk]) -> list[Chunk]:
+    """The chunks that a folder does not hold."""
     there = records.stored(folder)
-    return [chunk for chunk in chunks if chunk.name not in there and chunk.name not in failed]
+    return [chunk for chunk in chunks if chunk.name not in there]
 
 
-def _cells(chunks: list[Chunk]) -> int:
+def cells_of(chunks: list[Chunk]) -> int:
+    """Number of cells, without padding."""
     return sum(chunk.size for chunk in chunks)
 
 
