@@ -1,9 +1,9 @@
 """One module a question.
 
-Every module has ``MEANING`` (a number that grows when records change their meaning), ``Config`` (the
-settings of one point), ``PRESETS`` (grids over it), ``cells(config)``, the pure function ``run(program, cell)``,
-and ``findings(records)``; its docstring is the question. ``figures`` holds a module of the same name that draws
-its records.
+Every module has ``MEANING`` (a number that grows when records change their meaning), ``QUESTION`` (the claim under
+scrutiny and what its authors reported), ``Config`` (the settings of one point), ``PRESETS`` (grids over it),
+``cells(config)``, the pure function ``run(program, cell)``, and ``findings(records)``, with at least one control.
+``figures`` holds a module of the same name that draws its records.
 """
 
 import os

@@ -13,12 +13,17 @@ import jax
 import polars as pl
 
 from experiments.setting import check
-from experiments.statistics import Finding, over_seeds
+from experiments.statistics import Finding, Question, over_seeds
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
+QUESTION = Question(
+    label="theorem 2.2",
+    claim="With equal classes two-stage RLHF and offline likelihood have the same optimum.",
+    reported="Theorem 2.2 of arXiv 2503.01067: equal for any coverage and any number of pairs.",
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +113,12 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     same = over_seeds(by_seed.filter(drift=0)["worst"])
     rows = [
         Finding(
-            "classes equal: largest KL between the two roads' policies, over orders and n", same, "nats", 1e-4, "below"
+            "classes equal: largest KL between the two roads' policies, over orders and n",
+            same,
+            "nats",
+            1e-4,
+            "below",
+            control=True,
         )
     ]
     for apart in sorted({drifts[1], drifts[-1]} if len(drifts) > 1 else []):

@@ -23,11 +23,16 @@ from experiments.phase_records import (
     ratios,
 )
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, over_seeds
+from experiments.statistics import Finding, Question, over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
 
 MEANING = 1
+QUESTION = Question(
+    label="H6",
+    claim="RL pays exactly where reward models are simpler than policies and hold the gold reward.",
+    reported='arXiv 2503.01067 shows single points of this diagram and never defines "simple".',
+)
 SMALLEST = 4096  # size that numbers of pairs are padded to
 
 ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
@@ -251,9 +256,9 @@ def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
         loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
         claim = f"H={horizon}, reward models too simple for the gold, {most:,} pairs: regret of DPO - RLHF"
         rows += _finding(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
-    claim = "control, same class and penalty on both roads: largest difference of regret"
+    claim = "same class and penalty on both roads: largest difference of regret"
     equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
-    return rows + _finding(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below")
+    return rows + _finding(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below", control=True)
 
 
 def _sign_findings(paired: pl.DataFrame) -> list[Finding]:
@@ -280,8 +285,8 @@ def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 
 def _finding(
-    claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str
+    claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str, control: bool = False
 ) -> list[Finding]:
     """The finding of one statistic a seed, where any row speaks to it."""
     values = rows.group_by("seed", maintain_order=True).agg(statistic.alias("statistic"))["statistic"]
-    return [Finding(claim, over_seeds(values), unit, bound, direction)] if len(rows) else []
+    return [Finding(claim, over_seeds(values), unit, bound, direction, control)] if len(rows) else []

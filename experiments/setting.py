@@ -1,6 +1,7 @@
 """What every experiment on token trees shares: how a row's task and pairs are drawn, and checks of its settings."""
 
 import jax
+from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, preferences, tasks
 from gvgap_jax.algorithms import Problem
@@ -24,9 +25,19 @@ def task_of(
     return task._replace(beta=cell["beta"], temperature=cell["temperature"]), pairs_key, fit_key
 
 
-def problem_of(cell: dict, tree: TokenTree, task: tasks.Task, key: PRNGKey, padded: int) -> Problem:
-    """The row's ``pairs`` of its task, every fifth held out, in arrays of ``padded`` pairs."""
-    drawn = preferences.sample(key, tree, task, padded)
+def problem_of(
+    cell: dict,
+    tree: TokenTree,
+    task: tasks.Task,
+    key: PRNGKey,
+    padded: int,
+    coverage: Float[Array, "X L"] | None = None,
+) -> Problem:
+    """The row's ``pairs`` of its task, every fifth held out, in arrays of ``padded`` pairs.
+
+    Responses come from ``coverage`` (log-probabilities, the reference if left out).
+    """
+    drawn = preferences.sample(key, tree, task, padded, coverage)
     return Problem(task, *preferences.split(drawn, cell["pairs"], HELD_OUT_EVERY))
 
 

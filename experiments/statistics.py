@@ -36,14 +36,30 @@ def ratio_over_seeds(log_ratios) -> Interval:
     return interval._replace(**{name: float(np.exp(getattr(interval, name))) for name in ("estimate", "low", "high")})
 
 
+class Question(NamedTuple):
+    """What an experiment is for, in words that stand beside its numbers.
+
+    Attributes:
+      label: short name of the place in the argument: ``H2``, ``rival``, ``theorem 2.2``.
+      claim: the sentence under scrutiny.
+      reported: what its authors reported, with the source.
+      figure: what of the paper the figure stands for; empty where the paper has no such figure.
+    """
+
+    label: str
+    claim: str
+    reported: str
+    figure: str = ""
+
+
 class Finding(NamedTuple):
     """One row of an experiment's result.
 
     Attributes:
       claim: the sentence under test.
       interval: the statistic that decides it, with its unit.
-      bound, direction: the claim holds where the statistic is ``above`` or ``below`` the bound; a control
-        claims that it is ``at`` the bound.
+      bound, direction: the claim holds where the statistic is ``above`` or ``below`` the bound, or ``at`` it.
+      control: a row where the effect must vanish: it speaks for the instrument, not for the question.
     """
 
     claim: str
@@ -51,10 +67,16 @@ class Finding(NamedTuple):
     unit: str
     bound: float
     direction: str
+    control: bool = False
+
+    @property
+    def passes(self) -> bool:
+        """Whether the interval does not speak against the claim; what a control must do."""
+        return self.verdict in ("supported", "undecided", "no effect")
 
     @property
     def verdict(self) -> str:
-        """Computed from the interval: supported, contradicted, undecided, or for a control no effect or effect."""
+        """Computed from the interval: supported, contradicted, undecided, or ``at`` a bound no effect or effect."""
         low, high = self.interval.low, self.interval.high
         if not np.isfinite(low + high):
             return "undecided: too few finite seeds"

@@ -10,38 +10,7 @@ from scipy import stats
 
 from experiments import EXPERIMENTS, __main__, arguments, equivalence, figures, runner, sample_complexity, statistics
 from gvgap_jax.sweep import Grid, load, make_plan
-
-TINY = {
-    "sample_complexity": ["--grid.horizon", "2", "--grid.pairs", "8", "64", "512", "--seeds", "2"],
-    "equivalence": ["--grid.horizon", "2", "--grid.pairs", "16", "--seeds", "2"],
-    "phase_diagram": [
-        "--grid.horizon",
-        "2",
-        "2",
-        "2",
-        "--grid.policy",
-        "tabular",
-        "interactions",
-        "interactions",
-        "--grid.policy_order",
-        "1",
-        "1",
-        "2",
-        "--grid.gold_order",
-        "1",
-        "2",
-        "--grid.verifier_order",
-        "1",
-        "2",
-        "--grid.pairs",
-        "64",
-        "1024",
-        "--grid.beta",
-        "1",
-        "--seeds",
-        "2",
-    ],
-}
+from tests.tiny import TINY
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,7 @@
-"""Figures: one module an experiment, drawing records and nothing else, as PNG and PDF."""
+"""Figures: one module an experiment, drawing records and nothing else, as PNG and PDF.
+
+Each has ``draw(folder)`` and ``CAPTIONS``, a few sentences for each figure that a reader who never ran it understands.
+"""
 
 from pathlib import Path
 
@@ -10,9 +13,9 @@ from experiments.figures import equivalence, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
-    "sample_complexity": sample_complexity.draw,
-    "equivalence": equivalence.draw,
-    "phase_diagram": phase_diagram.draw,
+    "sample_complexity": sample_complexity,
+    "equivalence": equivalence,
+    "phase_diagram": phase_diagram,
 }
 
 
@@ -22,4 +25,4 @@ def draw(name: str, folder: str | Path, out: Path) -> list[Path]:
     Raises:
       FileNotFoundError: the folder holds no such records.
     """
-    return [path for title, figure in FIGURES[name](folder).items() for path in save(figure, out, title)]
+    return [path for title, figure in FIGURES[name].draw(folder).items() for path in save(figure, out, title)]

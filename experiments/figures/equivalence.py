@@ -12,6 +12,13 @@ from gvgap_jax.sweep import load
 
 FLOOR = 1e-8  # single precision leaves about this much between equal policies
 
+CAPTIONS = {
+    "equivalence": (
+        "KL between the policies that two-stage RLHF and offline DPO end at, by the order of both classes. On the "
+        "diagonal the classes are equal and so are the roads; off it they part."
+    ),
+}
+
 
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Mean KL between the two roads' policies over seeds, one heat map a number of pairs."""

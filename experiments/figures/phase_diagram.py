@@ -25,6 +25,19 @@ FAMILIES = {
     ("RLHF", "interactions"): ("RLHF, smaller policy class", "#56B4E9", "v"),
 }
 
+CAPTIONS = {
+    "phase_diagram": (
+        "Regret of DPO less that of two-stage RLHF, by the orders of policies, reward models and gold reward. "
+        "Blue: RLHF is better. White diagonals: the same class on both roads."
+    ),
+    "phase_diagram_horizons": (
+        "The same difference for every policy (tabular) and two horizons. Dashed: where theory puts the border."
+    ),
+    "phase_diagram_collapse": (
+        "Regret against pairs a dimension: if d_eff says what simple means, all cells lie on one curve."
+    ),
+}
+
 
 class Slice(NamedTuple):
     """What one row, column or stripe of the diagram shows: its name and the values of the fields that it fixes."""

@@ -8,11 +8,16 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments import sample_complexity as experiment
-from experiments.figures.style import style
-from experiments.statistics import over_seeds
+from experiments.figures.style import BLACK, DPO, curve, legend_below, style
 from gvgap_jax.sweep import load
 
-DPO_COLOUR, MLE_COLOUR = "#D55E00", "#000000"
+CAPTIONS = {
+    "sample_complexity": (
+        "Regret against the number of labelled pairs. With a simple gold reward two-stage RLHF with a simple "
+        "verifier needs far fewer pairs than offline DPO; as the gold reward grows as complex as a policy the gap "
+        "closes."
+    ),
+}
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
@@ -36,20 +41,19 @@ def _regret_curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
             row[0].set_ylabel("regret KL(π‖π*) [nats]")
         for axis in grid[-1]:
             axis.set_xlabel("labelled pairs n")
-        handles = {
-            label: handle for axis in grid.flat for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
-        }
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3, frameon=False)
+        legend_below(figure)
     return figure
 
 
 def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, horizon: int, gold: int) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, horizon))
     for order, shade in enumerate(shades, start=1):
         _curve(axis, fits, ("RLHF", horizon, gold, order), f"two-stage RLHF, verifier order {order}", color=shade)
-    _curve(axis, fits, ("DPO", horizon, gold, horizon), "offline DPO, tabular policy", color=DPO_COLOUR, marker="s")
+    _curve(axis, fits, ("DPO", horizon, gold, horizon), "offline DPO, tabular policy", color=DPO, marker="s")
     restricted = ("restricted MLE", horizon, gold, gold)
-    _curve(axis, fits, restricted, "restricted MLE, gold order", color=MLE_COLOUR, linestyle="none", marker="x")
+    _curve(axis, fits, restricted, "restricted MLE, gold order", color=BLACK, linestyle="none", marker="x")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for order, linestyle in ((gold, "--"), (horizon, ":")):
         predicted = experiment.predicted_regret(dimensions, horizon, gold, order, pairs)
@@ -63,20 +67,10 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, horizon: int, gol
             label=rf"$d_\mathrm{{eff}}/(2n)$ {which}",
             zorder=1,
         )
-    axis.set_xscale("log", base=2)
-    axis.set_yscale("log")
     shown = fits.filter(horizon=horizon)["regret"]
     axis.set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
 
 
-def _curve(axis, fits: pl.DataFrame, arm: tuple, label: str, marker: str = "o", **look) -> None:
+def _curve(axis, fits: pl.DataFrame, arm: tuple, label: str, **look) -> None:
     pairs, regrets = experiment.curves(fits, *arm)
-    intervals = [over_seeds(column) for column in regrets.T]
-    means = np.array([interval.estimate for interval in intervals])
-    lows = np.array([interval.low for interval in intervals])
-    highs = np.array([interval.high for interval in intervals])
-    floor = means / 100  # an interval that reaches 0 has no lower end on a log axis
-    bars = np.vstack([means - np.maximum(lows, floor), highs - means])
-    axis.errorbar(
-        pairs, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look
-    )
+    curve(axis, pairs, regrets, label, **look)

@@ -6,11 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
+from experiments.statistics import over_seeds
+
 WIDTH = 6.75  # inches: the text width of a two-column paper
+DPO, RLHF, THIRD, FOURTH, PALE = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"  # colour-blind safe (Okabe, Ito)
+BLACK = "#000000"
 
 
 @contextmanager
@@ -25,6 +30,24 @@ def style(height: float) -> Iterator[None]:
     }
     with plt.rc_context(settings):
         yield
+
+
+def curve(axis, x, by_seed, label: str, marker: str = "o", **look) -> None:
+    """Means over seeds of ``by_seed`` [seeds, x] with bars of their 95 % intervals."""
+    intervals = [over_seeds(column) for column in np.asarray(by_seed, float).T]
+    means, lows, highs = (np.array([getattr(i, name) for i in intervals]) for name in ("estimate", "low", "high"))
+    if axis.get_yscale() == "log":
+        lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis
+    bars = np.vstack([means - lows, highs - means])
+    axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
+
+
+def legend_below(figure: Figure, columns: int = 3) -> None:
+    """One legend for all panels, each label once, below them."""
+    handles = {
+        label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns, frameon=False)
 
 
 def save(figure: Figure | pl.DataFrame, out: Path, title: str) -> list[Path]:
