@@ -54,3 +54,57 @@ def sft(log_prob: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, 
 def kl_regularised(log_policy, reward, reference, beta, prompt_probs) -> Float[Array, ""]:
     """-J of a policy over leaves, averaged over prompts: the exact second stage of RLHF, in units of reward."""
     return -weighted_mean(objective(log_policy, reward, reference, beta), prompt_probs)
+
+
+def leave_one_out(reward: Float[Array, "B m"]) -> Float[Array, "B m"]:
+    """Each reward less the mean of the prompt's other ones: an advantage whose baseline leaves the gradient unbiased.
+
+    Raises:
+      ValueError: a prompt has a single response.
+    """
+    chex.assert_rank(reward, 2)
+    samples = reward.shape[1]
+    if samples < 2:
+        raise ValueError("leave_one_out: the baseline needs at least 2 responses a prompt, got 1.")
+    return (reward - jnp.mean(reward, axis=1, keepdims=True)) * samples / (samples - 1)
+
+
+def policy_gradient(log_prob: Float[Array, "..."], advantage: Float[Array, "..."]) -> Float[Array, ""]:
+    """-E[A log pi], with advantages that are not differentiated: REINFORCE (Williams, 1992)."""
+    chex.assert_equal_shape((log_prob, advantage))
+    return -jnp.mean(jax.lax.stop_gradient(advantage) * log_prob)
+
+
+def generalised_advantage(
+    reward: Float[Array, "N H"], value: Float[Array, "N H"], decay: Number
+) -> Float[Array, "N H"]:
+    """Advantages of every token, undiscounted (arXiv 1506.02438, eq. 16); ``decay`` is lambda, 1 is Monte Carlo."""
+    chex.assert_equal_shape((reward, value))
+    following = jnp.concatenate([value[:, 1:], jnp.zeros_like(value[:, :1])], axis=1)
+    errors = reward + following - value
+
+    def backward(advantage, error):
+        advantage = error + decay * advantage
+        return advantage, advantage
+
+    _, advantages = jax.lax.scan(backward, jnp.zeros_like(errors[:, 0]), errors.T, reverse=True)
+    return advantages.T
+
+
+def clipped_policy_gradient(
+    log_prob: Float[Array, "N H"], old_log_prob: Float[Array, "N H"], advantage: Float[Array, "N H"], clip: Number
+) -> Float[Array, ""]:
+    """-E_y sum_h min(ratio A, clip(ratio) A): proximal policy optimisation (arXiv 1707.06347, eq. 7).
+
+    Summed over tokens, so that its gradient at the old policy is that of the objective of a whole response.
+    """
+    chex.assert_equal_shape((log_prob, old_log_prob, advantage))
+    ratio = jnp.exp(log_prob - old_log_prob)
+    gain = jnp.minimum(ratio * advantage, jnp.clip(ratio, 1 - clip, 1 + clip) * advantage)
+    return -jnp.mean(jnp.sum(gain, axis=1))
+
+
+def rebel(log_ratio: Float[Array, "B 2"], reward: Float[Array, "B 2"], eta: Number) -> Float[Array, ""]:
+    """E (difference of log pi/pi_t / eta - difference of reward)^2 over pairs (arXiv 2404.16767, eq. 3)."""
+    chex.assert_equal_shape((log_ratio, reward))
+    return jnp.mean(((log_ratio[:, 0] - log_ratio[:, 1]) / eta - (reward[:, 0] - reward[:, 1])) ** 2)

@@ -60,15 +60,41 @@ def best_of_n(
     under the policy (arXiv 2401.01879, lemma 1). Probabilities, not logs: most leaves underflow.
     """
     probability = jnp.exp(log_policy)
+    lower, upper = _score_levels(probability, score)
+    mass = upper - lower
+    return jnp.where(mass > 0, probability * (upper**n - lower**n) / jnp.where(mass > 0, mass, 1.0), 0.0)
+
+
+def top_and_bottom(
+    log_policy: Float[Array, "X L"], score: Float[Array, "X L"], n: Float[Array, ""] | int
+) -> Float[Array, "X L L"]:
+    """Exact joint law [X, L, L] of the best and the worst of ``n`` independent samples, ties as in ``best_of_n``.
+
+    By inclusion and exclusion over intervals of the score's distribution function. A draw in which all
+    samples tie is no pair: what is missing from 1 is its probability.
+    """
+    probability = jnp.exp(log_policy)
+    lower, upper = _score_levels(probability, score)
+    share = jnp.where(upper > lower, probability / jnp.where(upper > lower, upper - lower, 1.0), 0.0)
+
+    def between(top, bottom):
+        return jnp.maximum(top[:, :, None] - bottom[:, None, :], 0.0) ** n
+
+    both = between(upper, lower) - between(lower, lower) - between(upper, upper) + between(lower, upper)
+    above = lower[:, :, None] >= upper[:, None, :]
+    # Rounding may leave differences of nearly equal powers below 0.
+    return jnp.where(above, jnp.maximum(both, 0.0), 0.0) * share[:, :, None] * share[:, None, :]
+
+
+def _score_levels(probability: Float[Array, "*batch L"], score: Float[Array, "*batch L"]):
+    """P(score < s(y)) and P(score <= s(y)) of every response y, [.., L] each."""
     order = jnp.argsort(score, axis=-1)
     sorted_score = jnp.take_along_axis(score, order, -1)
     below_or_here = jnp.cumsum(jnp.take_along_axis(probability, order, -1), axis=-1)
     below_or_here = below_or_here / below_or_here[..., -1:]
     padded = jnp.concatenate([jnp.zeros_like(below_or_here[..., :1]), below_or_here], axis=-1)
-    upper = jnp.take_along_axis(padded, _search(sorted_score, score, "right"), -1)
-    lower = jnp.take_along_axis(padded, _search(sorted_score, score, "left"), -1)
-    mass = upper - lower
-    return jnp.where(mass > 0, probability * (upper**n - lower**n) / jnp.where(mass > 0, mass, 1.0), 0.0)
+    lower, upper = (_search(sorted_score, score, side) for side in ("left", "right"))
+    return jnp.take_along_axis(padded, lower, -1), jnp.take_along_axis(padded, upper, -1)
 
 
 def _search(sorted_score, score, side):

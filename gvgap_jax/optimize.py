@@ -1,6 +1,7 @@
 """The one training loop, with early stopping on held-out pairs, and a Newton method that certifies its optimum."""
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,10 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from gvgap_jax.types import Fit, Number, Params
+from gvgap_jax.types import Fit, Number, Params, PRNGKey
 
 Scalar = Float[Array, ""]
+Batch = TypeVar("Batch")
 
 SHRINK = 0.3  # of a Newton step that does not lower the objective enough
 ROUNDING = 1e-6  # differences of values below this (in nats, or a share of them) are not believed
@@ -72,6 +74,45 @@ def minimise(
         penalty=jnp.zeros_like(value),
         steps=jnp.asarray(step),
         converged=stopped_itself & jnp.isfinite(value) & jnp.isfinite(score) & jnp.isfinite(gradient_norm),
+    )
+
+
+def descend(
+    key: PRNGKey,
+    params: Params,
+    draw: Callable[[PRNGKey, Params], Batch],
+    loss: Callable[[Params, Batch], Scalar],
+    learning_rate: float,
+    rounds: int,
+    steps: int = 1,
+) -> Fit:
+    """Stochastic gradient descent: ``rounds`` times, draw a batch at the present parameters and take ``steps`` on it.
+
+    Adam, with a learning rate that falls linearly to 0 over all steps. Loss and gradient norm are the last batch's
+    before its last step: an estimate, which certifies nothing. ``converged`` means that all of them were finite.
+    """
+    optimiser = optax.adam(optax.linear_schedule(learning_rate, 0.0, rounds * steps))
+
+    def improve(state, batch):
+        params, optimiser_state = state
+        value, gradient = jax.value_and_grad(loss)(params, batch)
+        updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
+        return (optax.apply_updates(params, updates), optimiser_state), (value, optax.tree.norm(gradient))
+
+    def play(state, key):
+        batch = draw(key, state[0])
+        state, (values, norms) = jax.lax.scan(lambda state, _: improve(state, batch), state, length=steps)
+        return state, (values[-1], norms[-1])
+
+    state, (values, norms) = jax.lax.scan(play, (params, optimiser.init(params)), jax.random.split(key, rounds))
+    return Fit(
+        params=state[0],
+        loss=values[-1],
+        held_out_loss=values[-1],
+        gradient_norm=norms[-1],
+        penalty=jnp.zeros_like(values[-1]),
+        steps=jnp.asarray(rounds * steps),
+        converged=jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(norms)),
     )
 
 

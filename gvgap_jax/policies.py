@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax.features import mlp, one_hot_prefixes
 from gvgap_jax.tree import Levels, TokenTree
-from gvgap_jax.types import Count, Params, Policy, PRNGKey
+from gvgap_jax.types import Count, Critic, Params, Policy, PRNGKey
 
 
 def tree_policy(
@@ -38,6 +38,9 @@ def tree_policy(
     def log_prob(params: Params, prompts, responses):
         return tree.at(leaf_log_probs(params), prompts, responses)
 
+    def token_log_probs(params: Params, prompts, responses):
+        return tree.along(tuple(jax.nn.log_softmax(level) for level in full_logits(params)), prompts, responses)
+
     def sample(key: PRNGKey, params: Params, prompts):
         rows = tree.prompt_index(prompts)
         prefix, tokens = jnp.zeros_like(rows), []
@@ -47,7 +50,7 @@ def tree_policy(
             tokens.append(token)
         return jnp.stack(tokens, axis=-1)
 
-    return Policy(init, log_prob, sample, num_parameters, leaf_log_probs, from_log_probs)
+    return Policy(init, log_prob, token_log_probs, sample, num_parameters, leaf_log_probs, from_log_probs)
 
 
 def tabular(tree: TokenTree, base: Levels | None = None) -> Policy:
@@ -112,3 +115,17 @@ def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> Polic
 
     size = (inputs + 1) * width + (width + 1) * tree.vocabulary
     return tree_policy(tree, init, logits, size, base)
+
+
+def tabular_critic(tree: TokenTree) -> Critic:
+    """One value for each (prompt, prefix), starting at 0."""
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return tuple(jnp.zeros((prompts, prefixes, 1)) for prompts, prefixes, _ in tree.level_shapes)
+
+    def values(params: Params, prompts, responses):
+        levels = tuple(jnp.broadcast_to(level, shape) for level, shape in zip(params, tree.level_shapes, strict=True))
+        return tree.along(levels, prompts, responses)
+
+    return Critic(init, values, sum(prompts * prefixes for prompts, prefixes, _ in tree.level_shapes))

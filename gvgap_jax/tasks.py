@@ -1,6 +1,7 @@
 """A task: gold reward, reference policy, prompt distribution, beta and label temperature."""
 
 import difflib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +12,7 @@ from jaxtyping import Array, Float
 from gvgap_jax import verifiers
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import PRNGKey
+from gvgap_jax.types import Environment, PRNGKey, Prompts, Responses
 
 
 class Task(NamedTuple):
@@ -67,6 +68,19 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
         if not 0 < value < np.inf:
             raise ValueError(f"make_task: {name} must be positive and finite, got {value}.")
     return Task(*(jnp.asarray(value, float) for value in (reward, reference, prompt_probs, beta, temperature)))
+
+
+def environment(tree: TokenTree, task: Task, reward: Callable[[Prompts, Responses], Float[Array, "N"]]) -> Environment:
+    """What a sampled road may ask of a task on a tree, with ``reward`` (prompts, responses -> [N]) to be maximised."""
+    levels, log_probs = tree.conditionals(task.reference), jnp.log(task.prompt_probs)
+
+    def prompts(key: PRNGKey, number: int):
+        return tree.prompt_tokens(jax.random.categorical(key, log_probs, shape=(number,)))
+
+    def reference(prompts, responses):
+        return tree.along(levels, prompts, responses)
+
+    return Environment(prompts, reward, reference, task.beta, task.temperature)
 
 
 def _check_normalised(name: str, totals) -> None:

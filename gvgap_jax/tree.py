@@ -107,6 +107,15 @@ class TokenTree:
             levels.append(children - log_probs[..., None])
         return tuple(reversed(levels))
 
+    def along(self, levels: Levels, prompts: Prompts, responses: Responses) -> Float[Array, "N H"]:
+        """Read H levels [X, V**h, V] at every token of the responses."""
+        self.check_levels(levels)
+        rows, prefix, found = self.prompt_index(prompts), jnp.zeros(len(prompts), jnp.int32), []
+        for level, token in zip(levels, responses.T, strict=True):
+            found.append(level[rows, prefix, token])
+            prefix = prefix * self.vocabulary + token
+        return jnp.stack(found, axis=-1)
+
     def at(self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses) -> Float[Array, "N"]:
         """Read a leaf array at rows of (prompt, response) tokens; ValueError if it is not one of this tree."""
         if values.shape != (self.prompts, self.leaves):

@@ -35,6 +35,7 @@ class Policy(NamedTuple):
     Attributes:
       init: key -> params.
       log_prob: params, prompts [N, P], responses [N, H] -> log pi(y|x) [N], in nats.
+      token_log_probs: the same -> [N, H], token by token; they sum to ``log_prob``.
       sample: key, params, prompts [N, P] -> responses [N, H]; consumes the key.
       num_parameters: numbers in the parameters.
       leaf_log_probs: params -> [X, L]; the exact path, None where leaves cannot be enumerated.
@@ -43,6 +44,7 @@ class Policy(NamedTuple):
 
     init: Callable[[PRNGKey], Params]
     log_prob: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
+    token_log_probs: Callable[[Params, Prompts, Responses], Float[Array, "N H"]]
     sample: Callable[[PRNGKey, Params, Prompts], Responses]
     num_parameters: Count
     leaf_log_probs: Callable[[Params], Float[Array, "X L"]] | None = None
@@ -64,6 +66,38 @@ class Verifier(NamedTuple):
     score: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
     num_parameters: Count
     leaf_scores: Callable[[Params], Float[Array, "X L"]] | None = None
+
+
+class Critic(NamedTuple):
+    """A class of value functions of prefixes.
+
+    Attributes:
+      init: key -> params.
+      values: params, prompts [N, P], responses [N, H] -> [N, H], the value of the prefix before every token.
+      num_parameters: numbers in the parameters.
+    """
+
+    init: Callable[[PRNGKey], Params]
+    values: Callable[[Params, Prompts, Responses], Float[Array, "N H"]]
+    num_parameters: Count
+
+
+class Environment(NamedTuple):
+    """All that a sampled road may ask; nothing in it enumerates responses.
+
+    Attributes:
+      prompts: key, number N -> prompts [N, P]; consumes the key.
+      reward: prompts [N, P], responses [N, H] -> [N], a fixed reward model.
+      reference: the same -> [N, H] token log-probabilities of the reference policy, in nats.
+      beta: reward per nat of KL to the reference.
+      temperature: of the labels that the reward model gives.
+    """
+
+    prompts: Callable[[PRNGKey, int], Prompts]
+    reward: Callable[[Prompts, Responses], Float[Array, "N"]]
+    reference: Callable[[Prompts, Responses], Float[Array, "N H"]]
+    beta: Number
+    temperature: Number = 1.0
 
 
 class Preferences(NamedTuple):

@@ -1,0 +1,53 @@
+"""Errors of estimates against the size of their batch, and where sampled runs end."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.figures.style import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
+from gvgap_jax.sweep import load
+
+LOOKS = {
+    "RLOO": (RLHF, "o"),
+    "PPO": (THIRD, "s"),
+    "REBEL": (PALE, "v"),
+    "online DPO": (DPO, "^"),
+    "top against bottom": (FOURTH, "v"),
+    "best of n": (BLACK, "D"),
+}
+CAPTIONS = {
+    "estimators": (
+        "Left: distance of a sampled estimate from the exact sum over responses, as a share of its size; the "
+        "line falls as one over the root of the number of prompts. Right: KL from where a sampled run ends to "
+        "the exact optimum of the same reward, against all responses that it drew."
+    )
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Both panels at the shortest horizon there is; bars are 95 % intervals over seeds."""
+    estimates, runs = load(folder, "estimates"), load(folder, "runs")
+    shortest = estimates["horizon"].min()
+    with style(2.9):
+        figure, (left, right) = plt.subplots(1, 2)
+        for axis in (left, right):
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+        _curves(left, estimates.filter(horizon=shortest), "estimator", "prompts", "error")
+        sizes = np.array(sorted(estimates["prompts"].unique()))
+        left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
+        left.set(xlabel="prompts N of a batch", ylabel="relative error of the estimate")
+        _curves(right, runs.filter(horizon=shortest), "road", "responses", "regret")
+        right.set(xlabel="responses drawn by the run", ylabel="KL(π‖π*) at its end [nats]")
+        legend_below(figure, 4)
+    return {"estimators": figure}
+
+
+def _curves(axis, records: pl.DataFrame, name: str, x: str, y: str) -> None:
+    for each in records[name].unique(maintain_order=True):
+        here = records.filter(pl.col(name) == each).group_by(x, "seed").agg(pl.col(y).mean()).sort("seed", x)
+        sizes = np.array(sorted(here[x].unique()))
+        curve(axis, sizes, here[y].to_numpy().reshape(-1, len(sizes)), each, LOOKS[each][1], color=LOOKS[each][0])

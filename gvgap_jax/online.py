@@ -1,0 +1,257 @@
+"""Roads that learn from samples of a policy and the scores of a fixed reward model, and enumerate nothing.
+
+They maximise J(pi) = E[r] - beta KL(pi || pi_ref), as ``algorithms.second_stage`` does exactly. What they ask of
+a policy is to sample and to score responses, so that a table and a network are the same to them. Batches are
+B prompts times m responses each, prompt-major.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from gvgap_jax import losses, optimize
+from gvgap_jax.types import Critic, Environment, Fit, Number, Params, Policy, Preferences, PRNGKey, Prompts, Responses
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is sampled and how it is descended; hashable, because it decides the program.
+
+    Attributes:
+      rounds: times that fresh responses are drawn.
+      prompts: B, prompts a round.
+      samples: m, responses a prompt.
+      steps: gradient steps on every round's responses.
+      learning_rate: of Adam at the start; it falls linearly to 0.
+    """
+
+    rounds: int = 200
+    prompts: int = 64
+    samples: int = 2
+    steps: int = 1
+    learning_rate: float = 0.03
+
+    def __post_init__(self):
+        for name in ("rounds", "prompts", "samples", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Sizes: {name} must be at least 1, got {getattr(self, name)}.")
+        if not self.learning_rate > 0:
+            raise ValueError(f"Sizes: learning_rate must be positive, got {self.learning_rate}.")
+
+    @property
+    def responses(self) -> int:
+        """Responses drawn over all rounds."""
+        return self.rounds * self.prompts * self.samples
+
+
+class Rollout(NamedTuple):
+    """Responses of one round, and what was known of them when they were drawn.
+
+    Attributes:
+      prompts: [B*m, P]; responses: [B*m, H].
+      reward: [B, m], of the reward model.
+      log_prob, reference: [B*m, H] token log-probabilities under the policy that drew them and under the reference.
+    """
+
+    prompts: Prompts
+    responses: Responses
+    reward: Float[Array, "B m"]
+    log_prob: Float[Array, "B*m H"]
+    reference: Float[Array, "B*m H"]
+
+    def log_ratio(self) -> Float[Array, "B m"]:
+        """log pi/pi_ref of every response, in nats."""
+        return jnp.sum(self.log_prob - self.reference, axis=1).reshape(self.reward.shape)
+
+
+Labels = Callable[[Rollout, Number], Preferences]
+
+
+def roll_out(
+    key: PRNGKey, policy: Policy, params: Params, environment: Environment, prompts: int, samples: int
+) -> Rollout:
+    """``samples`` responses of the policy to each of so many prompts; consumes the key."""
+    prompt_key, response_key = jax.random.split(key)
+    asked = jnp.repeat(environment.prompts(prompt_key, prompts), samples, axis=0)
+    responses = policy.sample(response_key, params, asked)
+    return Rollout(
+        asked,
+        responses,
+        environment.reward(asked, responses).reshape(prompts, samples),
+        policy.token_log_probs(params, asked, responses),
+        environment.reference(asked, responses),
+    )
+
+
+def rloo(key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes) -> Fit:
+    """REINFORCE with the prompt's other responses as baseline (arXiv 2402.14740)."""
+
+    def draw(key, params):
+        return roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
+
+    def loss(params, rollout):
+        return rloo_loss(params, rollout, policy, environment.beta)
+
+    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+
+
+def rloo_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number) -> Float[Array, ""]:
+    """Its gradient at the policy that drew the rollout is unbiased for that of -J."""
+    advantage = losses.leave_one_out(rollout.reward - beta * rollout.log_ratio())
+    log_prob = policy.log_prob(params, rollout.prompts, rollout.responses)
+    return losses.policy_gradient(log_prob.reshape(advantage.shape), advantage)
+
+
+def ppo(
+    key: PRNGKey,
+    policy: Policy,
+    params: Params,
+    environment: Environment,
+    sizes: Sizes,
+    critic: Critic,
+    clip: float = 0.2,
+    decay: float = 1.0,
+) -> Fit:
+    """Proximal policy optimisation (arXiv 1707.06347) over tokens, with a learned critic.
+
+    The reward of a token is -beta log pi/pi_ref, and the reward model's score on top at the last one
+    (arXiv 2203.02155). ``decay`` is lambda of the advantages. The parameters returned are the policy's alone.
+    """
+    critic_key, key = jax.random.split(key)
+
+    def draw(key, params):
+        rollout = roll_out(key, policy, params[0], environment, sizes.prompts, sizes.samples)
+        return rollout, critic.values(params[1], rollout.prompts, rollout.responses)
+
+    def loss(params, batch):
+        rollout, old_values = batch
+        advantage = losses.generalised_advantage(token_rewards(rollout, environment.beta), old_values, decay)
+        values = critic.values(params[1], rollout.prompts, rollout.responses)
+        surprise = jnp.mean(jnp.sum((values - old_values - advantage) ** 2, axis=1))
+        return ppo_loss(params[0], rollout, policy, advantage, clip) + surprise / 2
+
+    start = params, critic.init(critic_key)
+    fit = optimize.descend(key, start, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+    return fit._replace(params=fit.params[0])
+
+
+def ppo_loss(
+    params: Params, rollout: Rollout, policy: Policy, advantage: Float[Array, "B*m H"], clip: Number
+) -> Float[Array, ""]:
+    """Unbiased for the gradient of -J at the policy that drew the rollout, if the advantages are Monte Carlo."""
+    log_prob = policy.token_log_probs(params, rollout.prompts, rollout.responses)
+    return losses.clipped_policy_gradient(log_prob, rollout.log_prob, advantage, clip)
+
+
+def token_rewards(rollout: Rollout, beta: Number) -> Float[Array, "B*m H"]:
+    """-beta log pi/pi_ref of every token, and the reward model's score on top at the last one."""
+    return (-beta * (rollout.log_prob - rollout.reference)).at[:, -1].add(rollout.reward.reshape(-1))
+
+
+def rebel(
+    key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, share: float = 0.5
+) -> Fit:
+    """Regression to relative rewards (arXiv 2404.16767): mirror ascent on J by least squares on pairs of responses.
+
+    A round fits log pi/pi_t to eta (r - beta log pi_t/pi_ref) up to a constant, with eta = ``share`` / beta; at
+    share 1 and without sampling noise the first round ends at the soft-optimal policy.
+    """
+
+    def draw(key, params):
+        return roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
+
+    def loss(params, rollout):
+        return rebel_loss(params, rollout, policy, environment.beta, share / environment.beta)
+
+    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+
+
+def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, eta: Number) -> Float[Array, ""]:
+    """Least squares on pairs; its gradient at the policy that drew the rollout is 4 / eta times that of -J."""
+    log_prob = policy.log_prob(params, rollout.prompts, rollout.responses)
+    moved = (log_prob - jnp.sum(rollout.log_prob, axis=1)).reshape(rollout.reward.shape)
+    return losses.rebel(_in_pairs(moved), _in_pairs(rollout.reward - beta * rollout.log_ratio()), eta)
+
+
+def online_dpo(
+    key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, labels: Labels
+) -> Fit:
+    """DPO on fresh pairs of the present policy, labelled by the reward model (arXiv 2402.04792), round after round.
+
+    One batch round, as in arXiv 2503.01067, is ``labels(roll_out(...), temperature)`` handed to ``algorithms.dpo``.
+    """
+
+    def draw(key, params):
+        rollout = roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
+        return labels(rollout, environment.temperature)
+
+    def loss(params, pairs):
+        return online_dpo_loss(params, pairs, policy, environment)
+
+    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+
+
+def online_dpo_loss(params: Params, pairs: Preferences, policy: Policy, environment: Environment) -> Float[Array, ""]:
+    """The offline loss, on pairs that happen to be fresh."""
+    log_chosen = policy.log_prob(params, pairs.prompts, pairs.chosen)
+    log_rejected = policy.log_prob(params, pairs.prompts, pairs.rejected)
+    scale = environment.beta / environment.temperature
+    return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, scale, pairs.weight)
+
+
+def top_against_bottom(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
+    """The best of a prompt's responses chosen over the worst, B pairs; where all tie there is no pair (weight 0).
+
+    Labels without doubt, whatever the ``temperature``: repeated on-policy they ask for ever larger margins, and
+    have no interior fixed point.
+    """
+    del temperature
+    best, worst = jnp.argmax(rollout.reward, axis=1), jnp.argmin(rollout.reward, axis=1)
+    differ = jnp.max(rollout.reward, axis=1) > jnp.min(rollout.reward, axis=1)
+    start = rollout.reward.shape[1] * jnp.arange(rollout.reward.shape[0])
+    return _pairs(rollout, start + best, start + worst, differ.astype(rollout.reward.dtype))
+
+
+def by_bradley_terry(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
+    """Neighbouring responses in both orders, weighted by the reward model's own probabilities: B*m pairs.
+
+    Summed over labels, not drawn: the fixed point of repeated on-policy rounds is the soft-optimal policy.
+    """
+    reward = _in_pairs(rollout.reward)
+    first = 2 * jnp.arange(reward.shape[0])
+    wins = jax.nn.sigmoid((reward[:, 0] - reward[:, 1]) / temperature)
+    either = _pairs(rollout, first, first + 1, wins), _pairs(rollout, first + 1, first, 1 - wins)
+    return jax.tree.map(lambda won, lost: jnp.concatenate([won, lost]), *either)
+
+
+def _in_pairs(values: Float[Array, "B m"]) -> Float[Array, "pairs 2"]:
+    """Neighbouring responses of a prompt side by side; ValueError if one is left over."""
+    samples = values.shape[1]
+    if samples % 2:
+        raise ValueError(f"pairs of responses need an even number of samples a prompt, got {samples}.")
+    return values.reshape(-1, 2)
+
+
+def _pairs(rollout: Rollout, chosen, rejected, weight: Float[Array, "pairs"]) -> Preferences:
+    """Pairs from the rows of their chosen and rejected responses."""
+    reference = jnp.sum(rollout.reference, axis=1)
+    return Preferences(
+        prompts=rollout.prompts[chosen],
+        chosen=rollout.responses[chosen],
+        rejected=rollout.responses[rejected],
+        reference_margin=reference[chosen] - reference[rejected],
+        weight=weight,
+    )
+
+
+def best_of_n(
+    key: PRNGKey, policy: Policy, params: Params, environment: Environment, prompts: int, n: int
+) -> tuple[Prompts, Responses]:
+    """The best by the reward model of ``n`` responses to each of so many prompts: [B, P] and [B, H]."""
+    rollout = roll_out(key, policy, params, environment, prompts, n)
+    best = n * jnp.arange(prompts) + jnp.argmax(rollout.reward, axis=1)
+    return rollout.prompts[best], rollout.responses[best]
