@@ -219,8 +219,8 @@ def _run(program: Program, policy: Policy, task: tasks.Task, environment: Enviro
     start_key, key = jax.random.split(key)
     rounds = round(ROUNDS * (program.prompts / 128) ** 0.5)
     road, steps = roads(program.tree)[program.name]
-    sizes = online.Sizes(rounds, program.prompts, 2, steps, learning_rate=0.1)
-    fit = road(key, policy, policy.init(start_key), environment, sizes)
+    sizes = online.Sizes(rounds, program.prompts, 2, steps)
+    fit = road(key, policy, policy.init(start_key), environment, sizes, learning_rate=0.1)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return {"regret": measured.regret, "responses": sizes.responses, "converged": fit.converged}

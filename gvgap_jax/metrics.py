@@ -60,7 +60,7 @@ def best_of_n(
     under the policy (arXiv 2401.01879, lemma 1). Probabilities, not logs: most leaves underflow.
     """
     probability = jnp.exp(log_policy)
-    lower, upper = _score_levels(probability, score)
+    lower, upper = _distribution(probability, score)
     mass = upper - lower
     return jnp.where(mass > 0, probability * (upper**n - lower**n) / jnp.where(mass > 0, mass, 1.0), 0.0)
 
@@ -74,7 +74,7 @@ def top_and_bottom(
     samples tie is no pair: what is missing from 1 is its probability.
     """
     probability = jnp.exp(log_policy)
-    lower, upper = _score_levels(probability, score)
+    lower, upper = _distribution(probability, score)
     share = jnp.where(upper > lower, probability / jnp.where(upper > lower, upper - lower, 1.0), 0.0)
 
     def between(top, bottom):
@@ -86,15 +86,29 @@ def top_and_bottom(
     return jnp.where(above, jnp.maximum(both, 0.0), 0.0) * share[:, :, None] * share[:, None, :]
 
 
-def _score_levels(probability: Float[Array, "*batch L"], score: Float[Array, "*batch L"]):
-    """P(score < s(y)) and P(score <= s(y)) of every response y, [.., L] each."""
+def win_rate(
+    log_policy: Float[Array, "X L"],
+    log_other: Float[Array, "X L"],
+    score: Float[Array, "X L"],
+    prompt_probs: Float[Array, "X"],
+) -> Float[Array, ""]:
+    """Probability that a response of one policy scores higher than one of the other, drawn independently.
+
+    A tie counts one half, so that a policy wins one half against itself. Log-probabilities may be -inf.
+    """
+    lower, upper = _distribution(jnp.exp(log_other), score)
+    return weighted_mean(jnp.sum(jnp.exp(log_policy) * (lower + upper) / 2, axis=-1), prompt_probs)
+
+
+def _distribution(probability, score):
+    """P(score < s(y)) and P(score <= s(y)) of every leaf y, where leaves have this ``probability``; all [.., L]."""
     order = jnp.argsort(score, axis=-1)
     sorted_score = jnp.take_along_axis(score, order, -1)
     below_or_here = jnp.cumsum(jnp.take_along_axis(probability, order, -1), axis=-1)
     below_or_here = below_or_here / below_or_here[..., -1:]
     padded = jnp.concatenate([jnp.zeros_like(below_or_here[..., :1]), below_or_here], axis=-1)
-    lower, upper = (_search(sorted_score, score, side) for side in ("left", "right"))
-    return jnp.take_along_axis(padded, lower, -1), jnp.take_along_axis(padded, upper, -1)
+    lower, upper = (jnp.take_along_axis(padded, _search(sorted_score, score, side), -1) for side in ("left", "right"))
+    return lower, upper
 
 
 def _search(sorted_score, score, side):

@@ -2,7 +2,7 @@
 
 They maximise J(pi) = E[r] - beta KL(pi || pi_ref), as ``algorithms.second_stage`` does exactly. What they ask of
 a policy is to sample and to score responses, so that a table and a network are the same to them. Batches are
-B prompts times m responses each, prompt-major.
+B prompts times m responses each, prompt-major. The learning rate is Adam's at the start; it falls linearly to 0.
 """
 
 from collections.abc import Callable
@@ -26,21 +26,17 @@ class Sizes:
       prompts: B, prompts a round.
       samples: m, responses a prompt.
       steps: gradient steps on every round's responses.
-      learning_rate: of Adam at the start; it falls linearly to 0.
     """
 
     rounds: int = 200
     prompts: int = 64
     samples: int = 2
     steps: int = 1
-    learning_rate: float = 0.03
 
     def __post_init__(self):
         for name in ("rounds", "prompts", "samples", "steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"Sizes: {name} must be at least 1, got {getattr(self, name)}.")
-        if not self.learning_rate > 0:
-            raise ValueError(f"Sizes: learning_rate must be positive, got {self.learning_rate}.")
 
     @property
     def responses(self) -> int:
@@ -87,7 +83,9 @@ def roll_out(
     )
 
 
-def rloo(key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes) -> Fit:
+def rloo(
+    key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, learning_rate: Number = 0.03
+) -> Fit:
     """REINFORCE with the prompt's other responses as baseline (arXiv 2402.14740)."""
 
     def draw(key, params):
@@ -96,7 +94,7 @@ def rloo(key: PRNGKey, policy: Policy, params: Params, environment: Environment,
     def loss(params, rollout):
         return rloo_loss(params, rollout, policy, environment.beta)
 
-    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
 
 
 def rloo_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number) -> Float[Array, ""]:
@@ -112,6 +110,8 @@ def ppo(
     params: Params,
     environment: Environment,
     sizes: Sizes,
+    learning_rate: Number = 0.03,
+    *,
     critic: Critic,
     clip: float = 0.2,
     decay: float = 1.0,
@@ -135,7 +135,7 @@ def ppo(
         return ppo_loss(params[0], rollout, policy, advantage, clip) + surprise / 2
 
     start = params, critic.init(critic_key)
-    fit = optimize.descend(key, start, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+    fit = optimize.descend(key, start, draw, loss, learning_rate, sizes.rounds, sizes.steps)
     return fit._replace(params=fit.params[0])
 
 
@@ -153,7 +153,13 @@ def token_rewards(rollout: Rollout, beta: Number) -> Float[Array, "B*m H"]:
 
 
 def rebel(
-    key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, share: float = 0.5
+    key: PRNGKey,
+    policy: Policy,
+    params: Params,
+    environment: Environment,
+    sizes: Sizes,
+    learning_rate: Number = 0.03,
+    share: float = 0.5,
 ) -> Fit:
     """Regression to relative rewards (arXiv 2404.16767): mirror ascent on J by least squares on pairs of responses.
 
@@ -167,7 +173,7 @@ def rebel(
     def loss(params, rollout):
         return rebel_loss(params, rollout, policy, environment.beta, share / environment.beta)
 
-    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
 
 
 def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, eta: Number) -> Float[Array, ""]:
@@ -178,7 +184,14 @@ def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, e
 
 
 def online_dpo(
-    key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, labels: Labels
+    key: PRNGKey,
+    policy: Policy,
+    params: Params,
+    environment: Environment,
+    sizes: Sizes,
+    learning_rate: Number = 0.03,
+    *,
+    labels: Labels,
 ) -> Fit:
     """DPO on fresh pairs of the present policy, labelled by the reward model (arXiv 2402.04792), round after round.
 
@@ -192,7 +205,7 @@ def online_dpo(
     def loss(params, pairs):
         return online_dpo_loss(params, pairs, policy, environment)
 
-    return optimize.descend(key, params, draw, loss, sizes.learning_rate, sizes.rounds, sizes.steps)
+    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
 
 
 def online_dpo_loss(params: Params, pairs: Preferences, policy: Policy, environment: Environment) -> Float[Array, ""]:

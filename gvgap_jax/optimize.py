@@ -82,7 +82,7 @@ def descend(
     params: Params,
     draw: Callable[[PRNGKey, Params], Batch],
     loss: Callable[[Params, Batch], Scalar],
-    learning_rate: float,
+    learning_rate: Number,
     rounds: int,
     steps: int = 1,
 ) -> Fit:

@@ -1,5 +1,6 @@
 """What is measured, against enumeration."""
 
+import itertools
 import math
 
 import jax
@@ -110,3 +111,22 @@ def test_kl_of_best_of_n_stays_below_its_bound(task):
     for law, reference in zip(chosen.tolist(), task.reference.tolist(), strict=True):
         table, base = dict(enumerate(map(math.exp, law))), dict(enumerate(map(math.exp, reference)))
         assert 0.1 < helpers.kl(table, base) <= math.log(4) - 3 / 4
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "tied"])
+def test_win_rate_is_the_share_of_drawn_pairs_that_win(tree, task, policy, rounded):
+    score = jnp.round(task.reward) if rounded else task.reward
+    policies, others, scores = (as_table(tree, array) for array in (policy, task.reference, score))
+    expected = 0.0
+    for weight, prompt in zip(task.prompt_probs.tolist(), scores, strict=True):
+        law, other, reward = exponential(policies[prompt]), exponential(others[prompt]), scores[prompt]
+        for mine, yours in itertools.product(law, repeat=2):
+            wins = 1.0 if reward[mine] > reward[yours] else 0.5 if reward[mine] == reward[yours] else 0.0
+            expected += weight * law[mine] * other[yours] * wins
+    assert metrics.win_rate(policy, task.reference, score, task.prompt_probs) == pytest.approx(expected)
+
+
+def test_a_policy_wins_half_against_itself_and_always_against_the_worst(task):
+    best, worst = (jnp.log(metrics.best_of_n(task.reference, sign * task.reward, 100_000)) for sign in (1, -1))
+    assert metrics.win_rate(task.reference, task.reference, task.reward, task.prompt_probs) == pytest.approx(0.5)
+    assert metrics.win_rate(best, worst, task.reward, task.prompt_probs) == pytest.approx(1.0)

@@ -202,17 +202,20 @@ def test_a_tied_draw_is_no_pair(tree, task, policy, params):
     assert pairs.weight.sum() == 0
 
 
-SIZES = Sizes(rounds=150, prompts=256, samples=2, learning_rate=0.1)
+SIZES = Sizes(rounds=150, prompts=256, samples=2)
+RATE = 0.1
 
 
 @pytest.mark.parametrize("road", ["rloo", "ppo", "rebel", "online_dpo"])
 def test_sampled_roads_end_near_the_exact_second_stage(tree, task, policy, environment, road):
     start, key = policy.init(None), jax.random.key(6)
     fits = {
-        "rloo": lambda: online.rloo(key, policy, start, environment, SIZES),
-        "ppo": lambda: online.ppo(key, policy, start, environment, SIZES, policies.tabular_critic(tree)),
-        "rebel": lambda: online.rebel(key, policy, start, environment, SIZES),
-        "online_dpo": lambda: online.online_dpo(key, policy, start, environment, SIZES, online.by_bradley_terry),
+        "rloo": lambda: online.rloo(key, policy, start, environment, SIZES, RATE),
+        "ppo": lambda: online.ppo(key, policy, start, environment, SIZES, RATE, critic=policies.tabular_critic(tree)),
+        "rebel": lambda: online.rebel(key, policy, start, environment, SIZES, RATE),
+        "online_dpo": lambda: online.online_dpo(
+            key, policy, start, environment, SIZES, RATE, labels=online.by_bradley_terry
+        ),
     }
     fit = jax.jit(fits[road])()
     before = metrics.evaluate(task.reference, task).regret
@@ -240,7 +243,7 @@ def test_one_batch_round_is_dpo_on_relabelled_pairs(tree, task, policy, environm
 
 def test_a_smaller_class_ends_near_its_own_optimum(tree, task, environment):
     policy = policies.markov(tree, 0, tree.conditionals(task.reference))
-    fit = jax.jit(lambda: online.rloo(jax.random.key(8), policy, policy.init(None), environment, SIZES))()
+    fit = jax.jit(lambda: online.rloo(jax.random.key(8), policy, policy.init(None), environment, SIZES, RATE))()
     exact = algorithms.second_stage(None, policy, task.reward, task, algorithms.Settings())
     gap = metrics.evaluate(policy.leaf_log_probs(exact.params), task).objective
     assert gap - metrics.evaluate(policy.leaf_log_probs(fit.params), task).objective < 0.01
@@ -272,7 +275,7 @@ def test_the_clip_stops_what_has_gone_far_enough():
     ("call", "message"),
     [
         (lambda: Sizes(rounds=0), "rounds must be at least 1"),
-        (lambda: Sizes(learning_rate=0.0), "learning_rate must be positive"),
+        (lambda: Sizes(samples=-1), "samples must be at least 1"),
         (lambda: losses.leave_one_out(jnp.zeros((3, 1))), "at least 2 responses"),
     ],
 )
