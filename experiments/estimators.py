@@ -103,7 +103,7 @@ class Setting(NamedTuple):
     def exact_dpo(self, law: Float[Array, "X L L"]) -> Float[Array, "d"]:
         """Gradient of the offline loss on all ordered pairs of leaves, chosen first, weighted by ``law``."""
         pairs = preferences.population(self.tree, self.task)._replace(weight=law.reshape(-1))
-        return self.gradient(lambda params: online.online_dpo_loss(params, pairs, self.policy, self.environment))
+        return self.gradient(lambda params: online.online_dpo_loss(params, pairs, self.policy, self.task.beta))
 
     @property
     def log_policy(self) -> Float[Array, "X L"]:
@@ -125,8 +125,8 @@ def _ppo(setting: Setting, key: PRNGKey):
 
 
 def _online_dpo(setting: Setting, key: PRNGKey, samples: int, labels: online.Labels):
-    pairs = labels(setting.roll_out(key, samples), setting.environment.temperature)
-    return setting.gradient(lambda params: online.online_dpo_loss(params, pairs, setting.policy, setting.environment))
+    pairs = labels(setting.roll_out(key, samples), setting.task.temperature)
+    return setting.gradient(lambda params: online.online_dpo_loss(params, pairs, setting.policy, setting.task.beta))
 
 
 def _doubting_law(setting: Setting):

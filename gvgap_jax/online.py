@@ -203,17 +203,18 @@ def online_dpo(
         return labels(rollout, environment.temperature)
 
     def loss(params, pairs):
-        return online_dpo_loss(params, pairs, policy, environment)
+        return online_dpo_loss(params, pairs, policy, environment.beta, environment.temperature)
 
     return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
 
 
-def online_dpo_loss(params: Params, pairs: Preferences, policy: Policy, environment: Environment) -> Float[Array, ""]:
+def online_dpo_loss(
+    params: Params, pairs: Preferences, policy: Policy, beta: Number, temperature: Number = 1.0
+) -> Float[Array, ""]:
     """The offline loss, on pairs that happen to be fresh."""
     log_chosen = policy.log_prob(params, pairs.prompts, pairs.chosen)
     log_rejected = policy.log_prob(params, pairs.prompts, pairs.rejected)
-    scale = environment.beta / environment.temperature
-    return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, scale, pairs.weight)
+    return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, beta / temperature, pairs.weight)
 
 
 def top_against_bottom(rollout: Rollout, temperature: Number = 1.0) -> Preferences:

@@ -134,7 +134,7 @@ def test_the_reward_models_own_doubt_makes_the_soft_optimal_policy_a_fixed_point
     batches, weight = every_batch(tree, task, policy, optimal, environment, 2)
 
     def loss(params, rollout):
-        return online.online_dpo_loss(params, labels(rollout, task.temperature), policy, environment)
+        return online.online_dpo_loss(params, labels(rollout, task.temperature), policy, task.beta, task.temperature)
 
     found = expected_gradient(loss, optimal, batches, weight)
     largest = max(np.abs(part).max() for part in found)
@@ -146,11 +146,13 @@ def test_soft_labels_expect_the_population(tree, task, policy, params, environme
     batches, weight = every_batch(tree, task, policy, params, environment, 2)
 
     def loss(params, rollout):
-        return online.online_dpo_loss(params, online.by_bradley_terry(rollout, task.temperature), policy, environment)
+        return online.online_dpo_loss(
+            params, online.by_bradley_terry(rollout, task.temperature), policy, task.beta, task.temperature
+        )
 
     def population_loss(params):
         pairs = preferences.population(tree, task, policy.leaf_log_probs(params0))
-        return online.online_dpo_loss(params, pairs, policy, environment)
+        return online.online_dpo_loss(params, pairs, policy, task.beta, task.temperature)
 
     params0 = params
     assert_close(expected_gradient(loss, params, batches, weight), jax.grad(population_loss)(params))

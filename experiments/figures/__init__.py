@@ -9,13 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, estimators, phase_diagram, sample_complexity
+from experiments.figures import equivalence, estimators, main_table, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
+    "main_table": main_table,
     "estimators": estimators,
 }
 

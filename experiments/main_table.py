@@ -1,0 +1,350 @@
+"""What does each road win against the reference completions, and what does it cost?
+
+The paper's table, where everything can be summed exactly. A human policy is optimal for the gold reward; SFT is the
+Markov policy nearest to it, and the reference of all that follows. Pairs of SFT responses are labelled by the gold
+reward. Every trained arm gets the same pairs, batches, epochs and learning rates to choose from, and chooses on the
+same held-out pairs. Online DPO is one batch round: m responses a prompt, ranked by one fixed reward model, the top
+against the bottom. The win rate is the probability that a response has more gold reward than a human one; a tie
+counts one half. Two arms, marked optimum, solve the same likelihoods to a certified gradient norm.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import polars as pl
+from jaxtyping import Array, Bool, Float
+
+from experiments.costs import Cost
+from experiments.setting import HELD_OUT_EVERY, check
+from experiments.statistics import Finding, Question, over_seeds
+from gvgap_jax import TokenTree, algorithms, losses, metrics, online, optimize, policies, preferences, soft_rl, tasks
+from gvgap_jax import verifiers as reward_models
+from gvgap_jax.algorithms import Classes, Problem
+from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.types import Fit, Params, Preferences, PRNGKey
+
+MEANING = 1
+QUESTION = Question(
+    label="main table",
+    claim="On the same data online arms win more often against the reference completions than offline DPO.",
+    reported=(
+        "Reported at 1.4B (2.8B) parameters, win rate in %: SFT 26.2 (30.5), DPO 49.7 (54.9), DPO with 2 epochs 52.2, "
+        "online DPO from SFT 56.1 (60.8), online DPO from DPO 59.3 (59.4); arXiv 2503.01067."
+    ),
+    figure="win rates of SFT, DPO and online DPO",
+)
+
+BATCH = 64  # pairs, or prompts, of a gradient step
+LEARNING_RATES = jnp.array([0.01, 0.03, 0.1, 0.3])  # the tuning budget of every trained arm
+SAMPLES = 4  # responses a prompt of a round of sampled RL
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one table.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      prompt_length: tokens of a prompt; there are V**prompt_length prompts, equally frequent.
+      gold_order: order of the interactions of the gold reward.
+      verifier_order: order of the reward models.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      candidates: m, responses a prompt that online DPO and best-of-n choose from.
+      beta: strength of the KL regularisation, reward per nat.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    prompt_length: int = 1
+    gold_order: int = 2
+    verifier_order: int = 2
+    pairs: int = 1280
+    candidates: int = 25
+    beta: float = 1.0
+
+    def __post_init__(self):
+        check(self, positive=("beta",), at_least_one=("gold_order", "verifier_order", "prompt_length"))
+        if self.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY < BATCH:
+            raise ValueError(f"pairs must leave a batch of {BATCH} to train on, got {self.pairs}.")
+        if self.candidates < 2:
+            raise ValueError(f"candidates must be at least 2, got {self.candidates}.")
+
+
+PRESETS = {
+    "quick": Grid({}, seeds=16),
+    "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
+    "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the arm, the tree, and the numbers of pairs and candidates."""
+
+    arm: str
+    tree: TokenTree
+    pairs: int
+    candidates: int
+
+
+class Scene(NamedTuple):
+    """All that the arms share: problem and classes, start parameters, the humans' law, sizes, and a key."""
+
+    program: Program
+    problem: Problem
+    classes: Classes
+    human: Float[Array, "X L"]
+    key: PRNGKey
+
+    @property
+    def trained(self) -> int:
+        """Pairs that are trained on."""
+        return self.program.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY
+
+    @property
+    def rounds(self) -> int:
+        """Gradient steps of an epoch."""
+        return self.trained // BATCH
+
+
+class Outcome(NamedTuple):
+    """Where an arm ends: log-probabilities of its responses, whether all was finite, and what it cost."""
+
+    log_policy: Float[Array, "X L"]
+    converged: Bool[Array, ""]
+    cost: Cost
+
+
+def scene_of(program: Program, cell: dict) -> Scene:
+    """Gold reward, humans, SFT and pairs of a row; the seed decides them, the same for every arm."""
+    tree = program.tree
+    task_key, pairs_key, key = jax.random.split(jax.random.key(cell["seed"]), 3)
+    gold = tasks.interactions(task_key, tree, cell["gold_order"])._replace(beta=cell["beta"])
+    human = soft_rl.soft_optimal_policy(gold.reward, gold.reference, 1.0)
+    writer = policies.markov(tree, 1)
+    unread = preferences.sample(pairs_key, tree, gold, 1)
+    told = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
+    sft = algorithms.sft(key, Classes(writer), told, algorithms.Settings())
+    assert writer.leaf_log_probs is not None
+    task = gold._replace(reference=writer.leaf_log_probs(sft.params))
+    drawn = preferences.sample(pairs_key, tree, task, program.pairs)
+    problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
+    verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
+    restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
+    classes = Classes(policies.tabular(tree, tree.conditionals(task.reference)), verifier, restricted)
+    return Scene(program, problem, classes, human, key)
+
+
+def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
+    """The fit of the learning rate with the lowest held-out loss."""
+    fits = jax.vmap(fit)(LEARNING_RATES)
+    scores = jax.vmap(held_out_loss)(fits.params)
+    best = jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))
+    return jax.tree.map(lambda values: values[best], fits)
+
+
+def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
+    """Stochastic gradient descent on batches of pairs, drawn with replacement, at the best learning rate."""
+
+    def draw(key, params):
+        del params
+        rows = jax.random.categorical(key, jnp.log(pairs.weight), shape=(BATCH,))
+        return jax.tree.map(lambda values: values[rows], pairs)
+
+    def fit(learning_rate):
+        return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.rounds)
+
+    return tuned(fit, partial(loss, batch=scene.problem.held_out))
+
+
+def _local_loss(scene: Scene):
+    """The offline loss of a policy's local rewards, which selects for every arm that trains a policy."""
+
+    def loss(params, batch):
+        return online.online_dpo_loss(params, batch, scene.classes.policy, scene.problem.task.beta)
+
+    return loss
+
+
+def _dpo_fit(scene: Scene, epochs: int) -> Fit:
+    start = scene.classes.policy.init(scene.key)
+    return _epochs(scene, scene.key, start, scene.problem.train, _local_loss(scene), epochs)
+
+
+def _reward_fit(scene: Scene) -> Fit:
+    """One epoch of the reward model."""
+    verifier = scene.classes.verifier
+    assert verifier is not None
+
+    def loss(params, batch):
+        chosen = verifier.score(params, batch.prompts, batch.chosen)
+        return losses.bradley_terry(chosen - verifier.score(params, batch.prompts, batch.rejected), batch.weight)
+
+    return _epochs(scene, scene.key, verifier.init(scene.key), scene.problem.train, loss, 1)
+
+
+def _environment(scene: Scene, reward: Fit):
+    assert scene.classes.verifier is not None
+    score = partial(scene.classes.verifier.score, reward.params)
+    return tasks.environment(scene.program.tree, scene.problem.task, score)
+
+
+def _scores(scene: Scene, reward: Fit) -> Float[Array, "X L"]:
+    assert scene.classes.verifier is not None
+    assert scene.classes.verifier.leaf_scores is not None
+    return scene.classes.verifier.leaf_scores(reward.params)
+
+
+def _ended(scene: Scene, fit: Fit, cost: Cost) -> Outcome:
+    assert scene.classes.policy.leaf_log_probs is not None
+    return Outcome(scene.classes.policy.leaf_log_probs(fit.params), fit.converged, cost)
+
+
+def _sft(scene: Scene) -> Outcome:
+    return Outcome(scene.problem.task.reference, jnp.array(True), Cost())
+
+
+def _dpo(scene: Scene, epochs: int) -> Outcome:
+    return _ended(scene, _dpo_fit(scene, epochs), Cost.of_dpo(scene.trained, epochs))
+
+
+def _online_dpo(scene: Scene, from_dpo: bool) -> Outcome:
+    policy, reward = scene.classes.policy, _reward_fit(scene)
+    draw_key, key = jax.random.split(scene.key)
+    start = _dpo_fit(scene, 1).params if from_dpo else policy.init(key)
+    environment, candidates = _environment(scene, reward), scene.program.candidates
+    rollout = online.roll_out(draw_key, policy, start, environment, scene.trained, candidates)
+    fresh = online.top_against_bottom(rollout)
+    fit = _epochs(scene, key, start, fresh, _local_loss(scene), 1)
+    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(scene.trained * candidates)
+    cost += Cost.of_dpo(scene.trained, 2 if from_dpo else 1)
+    return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
+
+
+def _sampled(scene: Scene, road, samples: int, steps: int) -> Outcome:
+    """As many responses as online DPO draws, in rounds."""
+    policy, reward = scene.classes.policy, _reward_fit(scene)
+    rounds = max(1, scene.trained * scene.program.candidates // (BATCH * SAMPLES))
+    sizes = online.Sizes(rounds, BATCH * SAMPLES // samples, samples, steps)
+    environment = _environment(scene, reward)
+
+    def fit(learning_rate):
+        return road(scene.key, policy, policy.init(scene.key), environment, sizes, learning_rate)
+
+    found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out))
+    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
+    return _ended(scene, found._replace(converged=found.converged & reward.converged), cost)
+
+
+def _exact(scene: Scene) -> Outcome:
+    task, reward = scene.problem.task, _reward_fit(scene)
+    log_policy = soft_rl.soft_optimal_policy(_scores(scene, reward), task.reference, task.beta)
+    return Outcome(log_policy, reward.converged, Cost.of_reward_model(scene.trained) + _every_leaf(scene))
+
+
+def _best_of_n(scene: Scene) -> Outcome:
+    """As many answers as there are trained pairs, each the best of its candidates."""
+    task, reward, n = scene.problem.task, _reward_fit(scene), scene.program.candidates
+    law = metrics.best_of_n(task.reference, _scores(scene, reward), n)
+    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(scene.trained * n)
+    return Outcome(jnp.log(law), reward.converged, cost)
+
+
+def _optimum(scene: Scene, road) -> Outcome:
+    fit = road(scene.key, scene.classes, scene.problem, algorithms.Settings())
+    cost = Cost.of_newton(scene.trained, fit.steps, on_rewards=road is not algorithms.dpo)
+    return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene)))
+
+
+def _every_leaf(scene: Scene) -> Cost:
+    """An exact sum scores every response once."""
+    return Cost(verifier_forward=scene.program.tree.prompts * scene.program.tree.leaves)
+
+
+def arms(tree: TokenTree) -> dict[str, Callable[[Scene], Outcome]]:
+    """Every row of the table, in its order."""
+    return {
+        "SFT": _sft,
+        "DPO": partial(_dpo, epochs=1),
+        "DPO, 2 epochs": partial(_dpo, epochs=2),
+        "online DPO from SFT": partial(_online_dpo, from_dpo=False),
+        "online DPO from DPO": partial(_online_dpo, from_dpo=True),
+        "RLHF, RLOO": partial(_sampled, road=online.rloo, samples=SAMPLES, steps=1),
+        "RLHF, PPO": partial(
+            _sampled, road=partial(online.ppo, critic=policies.tabular_critic(tree)), samples=1, steps=2
+        ),
+        "RLHF, exact": _exact,
+        "best of n": _best_of_n,
+        "DPO, optimum": partial(_optimum, road=algorithms.dpo),
+        "RLHF, optimum": partial(_optimum, road=algorithms.rlhf),
+        "restricted MLE, optimum": partial(_optimum, road=algorithms.restricted_mle),
+    }
+
+
+def cells(config: Config) -> list[Cell]:
+    """One cell an arm; none where an order is beyond what there is to read."""
+    tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
+    if max(config.gold_order, config.verifier_order) > config.horizon + config.prompt_length:
+        return []
+    numbers = {name: getattr(config, name) for name in ("gold_order", "verifier_order", "beta")}
+    labels = {"horizon": config.horizon, "pairs": config.pairs}
+    return [
+        Cell("arms", Program(arm, tree, config.pairs, config.candidates), {"arm": arm} | labels, numbers)
+        for arm in arms(tree)
+    ]
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One arm of one table."""
+    scene = scene_of(program, cell)
+    outcome = arms(program.tree)[program.arm](scene)
+    task, classes = scene.problem.task, scene.classes
+    assert classes.verifier is not None
+    return metrics.evaluate(outcome.log_policy, task)._asdict() | {
+        "win_rate": metrics.win_rate(outcome.log_policy, scene.human, task.reward, task.prompt_probs),
+        "responses": outcome.cost.drawn,
+        "flops": outcome.cost.flops(
+            classes.policy.num_parameters, classes.verifier.num_parameters, program.tree.horizon
+        ),
+        "converged": outcome.converged,
+    }
+
+
+COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
+    ("online DPO from SFT", "DPO"),
+    ("online DPO from DPO", "DPO"),
+    ("RLHF, exact", "DPO"),
+    ("RLHF, RLOO", "DPO"),
+    ("RLHF, PPO", "DPO"),
+    ("best of n", "DPO"),
+    ("RLHF, optimum", "DPO, optimum"),
+    ("DPO, 2 epochs", "DPO"),
+    ("DPO", "SFT"),
+)
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Paired differences of win rate, at the middling number of pairs; then the control."""
+    table = records["arms"]
+    sizes = sorted(table["pairs"].unique())
+    pairs = sizes[len(sizes) // 2]
+    here, rows = table.filter(pairs=pairs), []
+    for arm, other in COMPARED:
+        claim = f"win rate of {arm} less that of {other}, {pairs:,} pairs"
+        rows.append(Finding(claim, over_seeds(difference(here, arm, other, "win_rate")), "points", 0.0, "above"))
+    claim = "same class and penalties on both roads: largest difference of win rate, restricted MLE against RLHF"
+    apart = over_seeds(difference(table, "restricted MLE, optimum", "RLHF, optimum", "win_rate", largest=True))
+    return [*rows, Finding(claim, apart, "points", 0.1, "below", control=True)]
+
+
+def difference(table: pl.DataFrame, arm: str, other: str, column: str, largest: bool = False) -> pl.Series:
+    """Mean (or largest absolute) difference of two arms over a seed's cells, in percentage points, one a seed."""
+    cell = [name for name in ("horizon", "pairs", "gold_order", "verifier_order", "beta", "seed") if name in table]
+    both = table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
+    points = 100 * (pl.col(column) - pl.col(f"{column}_other"))
+    statistic = points.abs().max() if largest else points.mean()
+    return both.group_by("seed", maintain_order=True).agg(statistic.alias("points"))["points"]
