@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import tyro
@@ -17,9 +17,10 @@ from rich.markup import escape
 
 from experiments import EXPERIMENTS, figures, phase_diagram, runner
 from experiments import predict as theory
-from experiments.arguments import PRESET_NAMES, default_folder, options_of, preset_in
+from experiments.arguments import PRESET_NAMES, All, default_folder, options_of, preset_in
 from experiments.doctor import doctor
 from experiments.folders import compact, status
+from experiments.run_all import run_all
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import batches
 
@@ -136,16 +137,21 @@ def main(arguments: list[str]) -> None:
     """Parse and run one command; bad input ends in one clear line and exit status 2."""
     try:
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            arguments = ["run", known_experiment(arguments[1]), *arguments[2:]]
+            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1])
+            arguments = ["run", name, *arguments[2:]]
         preset = preset_in(arguments)
-        runs = [
+        runs: list[Any] = [
             Annotated[options_of(name, module, preset), tyro.conf.subcommand(name=name)]
             for name, module in EXPERIMENTS.items()
         ]
+        runs.append(Annotated[All, tyro.conf.subcommand(name="all")])
 
         def run(experiment) -> None:
-            """Run one experiment into a folder of records; what is already there is not computed again."""
-            runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
+            """Run one experiment, or all, into folders of records; what is already there is not computed again."""
+            if isinstance(experiment, All):
+                run_all(EXPERIMENTS, experiment)
+            else:
+                runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
 
         run.__annotations__["experiment"] = Annotated[functools.reduce(operator.or_, runs), tyro.conf.arg(name="")]
         commands = {
