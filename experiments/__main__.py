@@ -20,6 +20,8 @@ from experiments import predict as theory
 from experiments.arguments import PRESET_NAMES, All, default_folder, options_of, preset_in
 from experiments.doctor import doctor
 from experiments.folders import compact, status
+from experiments.report import report
+from experiments.report_records import words_of
 from experiments.run_all import run_all
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import batches
@@ -30,7 +32,7 @@ console = Console()
 def list_experiments() -> None:
     """Name every experiment, the question it answers and the size of its presets."""
     for name, module in EXPERIMENTS.items():
-        console.print(f"[bold]{name}[/bold]: {(module.__doc__ or '').strip().splitlines()[0]}")
+        console.print(f"[bold]{name}[/bold]: {words_of(module)[0]}")
         for preset, grid in module.PRESETS.items():
             cells = sum(batch.size for batch in batches(module.Config, module.cells, grid))
             console.print(f"    {preset:6} {cells:>9,} cells", highlight=False)
@@ -159,6 +161,7 @@ def main(arguments: list[str]) -> None:
             "run": run,
             "status": status,
             "figures": draw_figures,
+            "report": report,
             "predict": predict,
             "compact": compact,
             "doctor": doctor,

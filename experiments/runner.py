@@ -153,6 +153,14 @@ def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
             finding.verdict,
         )
     console.print(table)
-    for title, frame in records.items():
-        for status, count in frame.filter(pl.col("status") != "ok")["status"].value_counts().sort("status").rows():
-            console.print(f"[yellow]{count:,} of {len(frame):,} records of {title!r}: status '{status}'.[/yellow]")
+    for sentence in doubtful(records):
+        console.print(f"[yellow]{sentence}[/yellow]")
+
+
+def doubtful(records: dict[str, pl.DataFrame]) -> list[str]:
+    """How many records are not ``ok``, a sentence for each table and status."""
+    return [
+        f"{count:,} of {len(frame):,} records of {title!r}: status '{status}'."
+        for title, frame in records.items()
+        for status, count in frame.filter(pl.col("status") != "ok")["status"].value_counts().sort("status").rows()
+    ]
