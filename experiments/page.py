@@ -76,7 +76,7 @@ def number(value: float) -> str:
     """Three significant digits, as they are printed in a paper."""
     if not np.isfinite(value):
         return "–"
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.3g}"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")
     mantissa, _, exponent = text.replace("-", "−").partition("e")
     if not exponent:
         return mantissa

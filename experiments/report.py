@@ -36,7 +36,7 @@ def report(
     for each in evidence:
         for problem in each.problems:
             console.print(f"[yellow]{each.name}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
-        if each.problems:
+        if not each.readable:
             console.print(f"    {each.command}", highlight=False, soft_wrap=True)
     shown = sum(not each.problems for each in evidence)
     console.print(f"{out}: {shown} of {len(evidence)} experiments complete", highlight=False, soft_wrap=True)

@@ -19,6 +19,8 @@ from gvgap_jax.sweep.files import Folder
 from gvgap_jax.sweep.records import MANIFEST, failures, folder_tables, manifest, provenances
 from gvgap_jax.sweep.store import differences, environment
 
+LONGEST = 300  # characters of an error's message
+
 
 class Picture(NamedTuple):
     """A figure as PNG, with the words that belong to it."""
@@ -63,9 +65,19 @@ class Evidence(NamedTuple):
     origin: dict[str, str]
 
     @property
-    def headline(self) -> Finding | None:
-        """The first finding that is no control."""
-        return next((finding for finding in self.findings if not finding.control), None)
+    def readable(self) -> bool:
+        """Whether the records are there, complete and not stale."""
+        return bool(self.origin)
+
+    @property
+    def claims(self) -> list[Finding]:
+        """The findings that speak to the question; the first one is the headline."""
+        return [finding for finding in self.findings if not finding.control]
+
+    @property
+    def controls(self) -> list[Finding]:
+        """The findings that speak for the instrument."""
+        return [finding for finding in self.findings if finding.control]
 
 
 def gather(name: str, module, root: str = RESULTS, preset: str | None = None) -> Evidence:
@@ -110,7 +122,7 @@ def trouble(name: str, module, preset: str, root: str) -> list[str]:
         if changed:
             return [f"The records in {folder} are stale ({changed}). Move that folder away before making them anew."]
         left, chunks = sum(folder_tables(folder).values()), len(manifest(folder)["chunks"])
-        failed = [f"Chunk {chunk} failed: {reason.rstrip('.')}." for chunk, reason in sorted(failures(folder).items())]
+        failed = [f"Chunk {chunk} failed: {_line(reason)}" for chunk, reason in sorted(failures(folder).items())]
     except Exception as error:
         return [f"The records in {folder} cannot be read: {_words(error)}"]
     return [f"{left:,} of {chunks:,} chunks are missing in {folder}.", *failed] if left else []
@@ -120,8 +132,13 @@ def _exists(name: str, preset: str, root: str) -> bool:
     return (folder_at(default_folder(name, preset, root)) / MANIFEST).exists()
 
 
+def _line(text: str) -> str:
+    """The first line, or its beginning."""
+    return (text.splitlines() or [""])[0][:LONGEST]
+
+
 def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"
+    return _line(f"{type(error).__name__}: {error}")
 
 
 def _with_records(evidence: Evidence, module) -> Evidence:
@@ -136,6 +153,8 @@ def _with_records(evidence: Evidence, module) -> Evidence:
         notes += doubtful(records)
         with _noted(problems, notes, "The findings cannot be computed"):
             findings = module.findings(records)
+            if not findings:
+                notes.append("These records speak to none of the experiment's claims.")
         with _noted(problems, notes, "The figures cannot be drawn"):
             drawn = _draw(evidence.name, folder, evidence.question)
     return evidence._replace(findings=findings, pictures=drawn[0], listings=drawn[1], origin=origin)

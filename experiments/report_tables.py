@@ -34,12 +34,12 @@ def rewritten(text: str, found: Mapping[str, str]) -> str:
 def _verdicts(evidence: Sequence[Evidence]) -> str:
     rows = []
     for each in evidence:
-        finding, controls = each.headline, [finding for finding in each.findings if finding.control]
-        passing = f"{sum(finding.passes for finding in controls)} of {len(controls)}" if controls else "–"
+        passing = f"{sum(finding.passes for finding in each.controls)} of {len(each.controls)}"
         name = f"`{each.name}`, {each.preset}"
-        if finding is None:
-            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", passing))
+        if not each.claims:
+            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–"))
             continue
+        finding = each.claims[0]
         estimate = f"{number(finding.interval.estimate)} {finding.unit}".strip() + f" ({between(finding)})"
         rows.append((each.about.label, name, finding.claim, estimate, finding.verdict, passing))
     headings = (
