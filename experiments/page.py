@@ -68,8 +68,10 @@ def page(evidence: Sequence[Evidence]) -> str:
         "number": number, "prose": prose, "embedded": embedded, "mark": mark, "bar": bar, "between": between,
     }  # fmt: skip
     findings = [finding for each in evidence for finding in each.findings]
+    ordered = in_order(evidence)
+    failing = [(each.name, finding) for each in ordered for finding in each.controls if not finding.passes]
     template = environment.get_template("report.html.jinja")
-    return template.render(evidence=in_order(evidence), chance=chance_of(findings), level=LEVEL)
+    return template.render(evidence=ordered, chance=chance_of(findings), failing=failing, level=LEVEL)
 
 
 def number(value: float) -> str:

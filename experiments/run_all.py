@@ -26,7 +26,7 @@ class Row(NamedTuple):
     def trouble(self) -> str:
         """What went wrong, in a few words; empty where nothing did."""
         failed = self.outcome.report.failed if self.outcome else {}
-        return self.error or (f"{len(failed)} chunks failed" if failed else "")
+        return self.error or (f"failed chunks: {len(failed)}" if failed else "")
 
 
 def run_all(modules: Mapping, options: All) -> None:
