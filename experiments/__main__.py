@@ -3,14 +3,12 @@
 import difflib
 import functools
 import operator
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import jax
 import tyro
 from rich.console import Console
 from rich.markup import escape
@@ -23,6 +21,7 @@ from experiments.folders import compact, status
 from experiments.report import report
 from experiments.report_records import words_of
 from experiments.run_all import run_all
+from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import batches
 
@@ -184,13 +183,6 @@ def main(arguments: list[str]) -> None:
 def describe(error: Exception) -> str:
     """Its message, without the number that an OSError puts before it."""
     return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
-
-
-def use_all_cores() -> None:
-    """One CPU device a core unless the environment says otherwise, so that seeds and cells fill the machine."""
-    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if not chosen:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

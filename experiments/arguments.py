@@ -7,6 +7,7 @@ import tyro
 
 from gvgap_jax.sweep import Grid, folder_at
 from gvgap_jax.sweep.engines import Ray, Slurm
+from gvgap_jax.sweep.grid import shard
 
 Preset = Literal["quick", "paper", "full"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
@@ -100,15 +101,16 @@ def grid_of(options: Any) -> Grid:
     return Grid(axes, tuple(tuple(group.split(",")) for group in options.zip), options.seeds)
 
 
-def part_of(shard: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
     """(i, n) of ``i/n``.
 
     Raises:
       ValueError: it is not of that form, or not 0 <= i < n.
     """
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(f"--shard must be i/n with 0 <= i < n, as in 0/4, got {shard!r}.")
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit()):
+        raise ValueError(f"--shard must be i/n, as in 0/4, got {text!r}.")
+    shard([], int(index), int(count))  # refuses an index out of range before anything is written
     return int(index), int(count)
 
 

@@ -97,7 +97,10 @@ def test_a_signal_ends_the_run_with_the_command_that_goes_on(tmp_path, capsys, m
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--shard", "2/2"], "--shard must be i/n"), (["--engine", "slurm", "--shard", "0/2"], "give --slurm.jobs")],
+    [
+        (["--shard", "2/2"], "a shard is i/n with 0 <= i < n"),
+        (["--engine", "slurm", "--shard", "0/2"], "give --slurm.jobs"),
+    ],
 )
 def test_bad_options_end_in_one_clear_line(tmp_path, capsys, options, message):
     assert message in ran(capsys, tmp_path, *options, status=2)
