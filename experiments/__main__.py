@@ -3,23 +3,25 @@
 import difflib
 import functools
 import operator
-import os
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import jax
 import tyro
 from rich.console import Console
 from rich.markup import escape
 
 from experiments import EXPERIMENTS, figures, phase_diagram, runner
 from experiments import predict as theory
-from experiments.arguments import PRESET_NAMES, default_folder, options_of, preset_in
+from experiments.arguments import PRESET_NAMES, All, default_folder, options_of, preset_in
 from experiments.doctor import doctor
 from experiments.folders import compact, status
+from experiments.report import report
+from experiments.report_records import words_of
+from experiments.run_all import run_all
+from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import batches
 
@@ -29,7 +31,7 @@ console = Console()
 def list_experiments() -> None:
     """Name every experiment, the question it answers and the size of its presets."""
     for name, module in EXPERIMENTS.items():
-        console.print(f"[bold]{name}[/bold]: {(module.__doc__ or '').strip().splitlines()[0]}")
+        console.print(f"[bold]{name}[/bold]: {words_of(module)[0]}")
         for preset, grid in module.PRESETS.items():
             cells = sum(batch.size for batch in batches(module.Config, module.cells, grid))
             console.print(f"    {preset:6} {cells:>9,} cells", highlight=False)
@@ -136,16 +138,21 @@ def main(arguments: list[str]) -> None:
     """Parse and run one command; bad input ends in one clear line and exit status 2."""
     try:
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            arguments = ["run", known_experiment(arguments[1]), *arguments[2:]]
+            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1])
+            arguments = ["run", name, *arguments[2:]]
         preset = preset_in(arguments)
-        runs = [
+        runs: list[Any] = [
             Annotated[options_of(name, module, preset), tyro.conf.subcommand(name=name)]
             for name, module in EXPERIMENTS.items()
         ]
+        runs.append(Annotated[All, tyro.conf.subcommand(name="all")])
 
         def run(experiment) -> None:
-            """Run one experiment into a folder of records; what is already there is not computed again."""
-            runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
+            """Run one experiment, or all, into folders of records; what is already there is not computed again."""
+            if isinstance(experiment, All):
+                run_all(EXPERIMENTS, experiment)
+            else:
+                runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
 
         run.__annotations__["experiment"] = Annotated[functools.reduce(operator.or_, runs), tyro.conf.arg(name="")]
         commands = {
@@ -153,6 +160,7 @@ def main(arguments: list[str]) -> None:
             "run": run,
             "status": status,
             "figures": draw_figures,
+            "report": report,
             "predict": predict,
             "compact": compact,
             "doctor": doctor,
@@ -175,13 +183,6 @@ def main(arguments: list[str]) -> None:
 def describe(error: Exception) -> str:
     """Its message, without the number that an OSError puts before it."""
     return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
-
-
-def use_all_cores() -> None:
-    """One CPU device a core unless the environment says otherwise, so that seeds and cells fill the machine."""
-    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
-    if not chosen:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 if __name__ == "__main__":

@@ -1,41 +1,63 @@
 """Options of ``run``: a grid over an experiment's ``Config``, where the records go, and what computes them."""
 
 import dataclasses
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
-from gvgap_jax.sweep import Grid
+from gvgap_jax.sweep import Grid, folder_at
 from gvgap_jax.sweep.engines import Ray, Slurm
+from gvgap_jax.sweep.grid import shard
 
-PRESET_NAMES = ("quick", "paper", "full")
+Preset = Literal["quick", "paper", "full"]
+PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+RESULTS = "results"
 ALIASES = {"pairs": ["--grid.n"]}
 
 
 @dataclasses.dataclass(frozen=True)
-class Options:
-    """Options that every experiment has.
+class Computing:
+    """What computes, and which part.
 
     Attributes:
       preset: quick takes a minute or two on 2 cores, paper is what a figure should rest on, full is for a cluster.
-      seeds: independent repetitions of every point of the grid.
-      zip: groups of axes that are walked together instead of crossed, as in ``--zip horizon,gold_order``.
-      out: folder of the records, local or in an object store; results/NAME-PRESET if left out.
       shard: i/n computes every n-th chunk from the i-th on, so that n machines share a sweep.
       engine: what computes: this process, a Ray cluster, or Slurm jobs.
       ray: what a Ray task asks for.
       slurm: what a Slurm job asks for.
     """
 
-    preset: Literal["quick", "paper", "full"] = "quick"
-    seeds: int = 8
-    zip: tuple[str, ...] = ()
-    out: str | None = None
+    preset: Preset = "quick"
     shard: str = "0/1"
     engine: Literal["local", "ray", "slurm"] = "local"
     ray: Ray = dataclasses.field(default_factory=Ray)
     slurm: Slurm = dataclasses.field(default_factory=Slurm)
+
+
+@dataclasses.dataclass(frozen=True)
+class Options(Computing):
+    """Options that every experiment has.
+
+    Attributes:
+      seeds: independent repetitions of every point of the grid.
+      zip: groups of axes that are walked together instead of crossed, as in ``--zip horizon,gold_order``.
+      out: folder of the records, local or in an object store; results/NAME-PRESET if left out.
+    """
+
+    seeds: int = 8
+    zip: tuple[str, ...] = ()
+    out: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class All(Computing):
+    """Run every experiment at one preset, one after another; what is already there is not computed again.
+
+    Attributes:
+      out: folder, local or in an object store, of the experiments' folders NAME-PRESET.
+    """
+
+    out: str = RESULTS
 
 
 def options_of(name: str, module, preset: str) -> type[Options]:
@@ -79,15 +101,16 @@ def grid_of(options: Any) -> Grid:
     return Grid(axes, tuple(tuple(group.split(",")) for group in options.zip), options.seeds)
 
 
-def part_of(shard: str) -> tuple[int, int]:
+def part_of(text: str) -> tuple[int, int]:
     """(i, n) of ``i/n``.
 
     Raises:
       ValueError: it is not of that form, or not 0 <= i < n.
     """
-    index, _, count = shard.partition("/")
-    if not (index.isdigit() and count.isdigit() and int(index) < int(count)):
-        raise ValueError(f"--shard must be i/n with 0 <= i < n, as in 0/4, got {shard!r}.")
+    index, _, count = text.partition("/")
+    if not (index.isdigit() and count.isdigit()):
+        raise ValueError(f"--shard must be i/n, as in 0/4, got {text!r}.")
+    shard([], int(index), int(count))  # refuses an index out of range before anything is written
     return int(index), int(count)
 
 
@@ -100,6 +123,6 @@ def preset_in(arguments: list[str]) -> str:
     return "quick"
 
 
-def default_folder(name: str, preset: str) -> str:
+def default_folder(name: str, preset: str, root: str = RESULTS) -> str:
     """Where an experiment's records go unless --out says otherwise."""
-    return str(Path("results") / f"{name}-{preset}")
+    return str(folder_at(root) / f"{name}-{preset}")

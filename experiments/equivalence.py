@@ -1,4 +1,4 @@
-"""The distance between the two roads as the classes drift apart.
+"""How far apart do the two roads end as their classes drift apart?
 
 Policies are the soft-optimal policies of all interactions up to one order, reward models all
 interactions up to another, the gold reward is a full table that neither class holds (but the last).

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple, NoReturn
 
 import polars as pl
 from rich.console import Console
@@ -16,6 +17,7 @@ from rich.table import Table
 import experiments
 import gvgap_jax
 from experiments.arguments import default_folder, grid_of, part_of
+from experiments.statistics import Finding
 from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
 from gvgap_jax.sweep.files import Folder
@@ -25,18 +27,36 @@ from gvgap_jax.sweep.run import LOCAL, Report
 console = Console()
 
 
+class Outcome(NamedTuple):
+    """What a run of one experiment came to.
+
+    Attributes:
+      report: what it cost.
+      findings: None as long as chunks are missing.
+    """
+
+    report: Report
+    findings: list[Finding] | None
+
+
 def run(name: str, module, options) -> None:
     """Run an experiment as its command-line options say (``arguments.Options``)."""
-    out = options.out or default_folder(name, options.preset)
+    execute(name, module, grid_of(options), options.out or default_folder(name, options.preset), computer(options))
+
+
+def computer(options) -> Callable[..., Report]:
+    """What computes a plan into a folder, as ``arguments.Computing`` says.
+
+    Raises:
+      ValueError: the options contradict each other, or what they ask for is not installed.
+    """
     part = part_of(options.shard)
     if options.engine == "slurm":
         if part != (0, 1):
             raise ValueError("--engine slurm makes the shards itself: give --slurm.jobs instead of --shard.")
-        compute = partial(on_slurm, options=options.slurm)
-    else:
-        engine = LOCAL if options.engine == "local" else on_ray(options.ray, (gvgap_jax, experiments))
-        compute = partial(run_plan, part=part, engine=engine)
-    execute(name, module, grid_of(options), out, compute)
+        return partial(on_slurm, options=options.slurm)
+    engine = LOCAL if options.engine == "local" else on_ray(options.ray, (gvgap_jax, experiments))
+    return partial(run_plan, part=part, engine=engine)
 
 
 def execute(name: str, module, grid: Grid, out: str | Path, compute: Callable[..., Report] = run_plan) -> None:
@@ -45,33 +65,48 @@ def execute(name: str, module, grid: Grid, out: str | Path, compute: Callable[..
     Raises:
       SystemExit: the run was stopped (status 128 + signal), or some chunks failed (status 1).
     """
+    with signals_caught() as caught:
+        outcome = advance(name, module, grid, out, compute, stopped=lambda: bool(caught))
+    if caught:
+        stop(caught)
+    if outcome.report.failed:
+        console.print(f"The other chunks are stored. Try the failed ones again with: {this_command()}", soft_wrap=True)
+        sys.exit(1)
+
+
+def advance(
+    name: str, module, grid: Grid, out: str | Path, compute: Callable[..., Report], stopped: Callable[[], bool]
+) -> Outcome:
+    """Compute what is missing in the folder ``out`` until it is there or ``stopped``; print what came of it."""
     plan, folder = make_plan(name, module, grid), folder_at(out)
     for complaint in open_folder(folder, plan):
         console.print(f"[yellow]{complaint}[/yellow]", highlight=False, soft_wrap=True)
     console.print(f"[bold]{name}[/bold] into {folder}")
-    with signals_caught() as caught:
-        report = compute(plan, folder, stopped=lambda: bool(caught))
+    report = compute(plan, folder, stopped=stopped)
     console.print(str(report), highlight=False, soft_wrap=True)
-    if caught:
-        console.print(f"Stopped; every finished chunk is stored. Go on with: {this_command()}", soft_wrap=True)
-        sys.exit(128 + caught[0])
-    if report.failed:
-        for chunk, reason in report.failed.items():
-            console.print(f"[red]{chunk} failed: {escape(reason)}[/red]", soft_wrap=True)
-        console.print(f"The other chunks are stored. Try the failed ones again with: {this_command()}", soft_wrap=True)
-        sys.exit(1)
-    finish(name, module, folder)
+    for chunk, reason in report.failed.items():
+        console.print(f"[red]{chunk} failed: {escape(reason)}[/red]", soft_wrap=True)
+    done = not stopped() and not report.failed
+    return Outcome(report, finish(name, module, folder) if done else None)
 
 
-def finish(name: str, module, folder: Folder) -> None:
-    """Print the findings, or what is left for other shards to do."""
+def stop(caught: list[int]) -> NoReturn:
+    """End the process as the signal asks, naming the command that goes on."""
+    console.print(f"Stopped; every finished chunk is stored. Go on with: {this_command()}", soft_wrap=True)
+    sys.exit(128 + caught[0])
+
+
+def finish(name: str, module, folder: Folder) -> list[Finding] | None:
+    """Print and return the findings, or print what is left for other shards to do."""
     missing = folder_tables(folder)
     if any(missing.values()):
         left = ", ".join(f"{count} of {table!r}" for table, count in missing.items() if count)
         console.print(f"Chunks left for other shards: {left}. Findings are printed when all of them are there.")
-        return
+        return None
     records = {table: load(folder, table) for table in missing}
-    show(name, module.findings(records), records)
+    findings = module.findings(records)
+    show(name, findings, records)
+    return findings
 
 
 @contextlib.contextmanager
@@ -118,6 +153,14 @@ def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
             finding.verdict,
         )
     console.print(table)
-    for title, frame in records.items():
-        for status, count in frame.filter(pl.col("status") != "ok")["status"].value_counts().sort("status").rows():
-            console.print(f"[yellow]{count:,} of {len(frame):,} records of {title!r}: status '{status}'.[/yellow]")
+    for sentence in doubtful(records):
+        console.print(f"[yellow]{sentence}[/yellow]")
+
+
+def doubtful(records: dict[str, pl.DataFrame]) -> list[str]:
+    """How many records are not ``ok``, a sentence for each table and status."""
+    return [
+        f"{count:,} of {len(frame):,} records of {title!r}: status '{status}'."
+        for title, frame in records.items()
+        for status, count in frame.filter(pl.col("status") != "ok")["status"].value_counts().sort("status").rows()
+    ]

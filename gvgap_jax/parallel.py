@@ -9,6 +9,13 @@ from jax.sharding import AxisType, PartitionSpec
 USABLE = 0.8  # share of a device's memory that a program may count on
 
 
+def use_all_cores() -> None:
+    """One CPU device a core, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS say otherwise; before jax is first used."""
+    chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen:
+        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+
+
 def rows_over_devices(rows: int) -> int:
     """The next multiple of the number of local devices: what ``over_devices`` takes."""
     return rows + -rows % jax.local_device_count()

@@ -120,8 +120,8 @@ def test_records_go_to_an_object_store(capsys):
     [
         (["status", "nowhere"], "nowhere holds no records. Run the experiment first"),
         (["compact", "nowhere"], "nowhere holds no records. Run the experiment first"),
-        ([*TINY, "--shard", "2/2"], "--shard must be i/n with 0 <= i < n, as in 0/4, got '2/2'"),
-        ([*TINY, "--shard", "one"], "--shard must be i/n"),
+        ([*TINY, "--shard", "2/2"], "a shard is i/n with 0 <= i < n, got 2/2"),
+        ([*TINY, "--shard", "one"], "--shard must be i/n, as in 0/4, got 'one'"),
         ([*TINY, "--engine", "slurm", "--shard", "0/2"], "give --slurm.jobs instead of --shard"),
         ([*TINY, "--engine", "ray", "--ray.cpus", "0"], "needs at least 1 CPU"),
         ([*TINY, "--engine", "spark"], "invalid choice"),

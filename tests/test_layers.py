@@ -15,7 +15,7 @@ PROJECT = {"gvgap_jax", "theory", "experiments", "tests"}
 FILE_MODULES = {"builtins", "fileinput", "glob", "io", "pathlib", "pickle", "polars", "shutil", "socket", "subprocess"}
 FILE_MODULES |= {"sys", "tempfile", "urllib", "logging", "importlib"}
 FILE_CALLS = {"open", "print", "input", "save", "savez", "load", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
-SIZE_OF_MEMORY = {"sysconf"}
+OF_THE_MACHINE = {"sysconf", "environ", "sched_getaffinity"}
 
 
 def imported(source):
@@ -44,7 +44,7 @@ def touches_files(source):
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
             found |= {called} & FILE_CALLS
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os":
-            found |= {f"os.{node.attr}"} - {f"os.{name}" for name in SIZE_OF_MEMORY}
+            found |= {f"os.{node.attr}"} - {f"os.{name}" for name in OF_THE_MACHINE}
     return found
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvgap_jax.parallel import over_devices, rows_over_devices
+from gvgap_jax.parallel import over_devices, rows_over_devices, use_all_cores
 
 
 def run(key, start):
@@ -15,6 +15,26 @@ def run(key, start):
         lambda state: jnp.abs(state[0]) > 1e-3, lambda state: (state[0] / 2, state[1] + 1), (start, 0)
     )
     return {"value": value + noise, "steps": steps}
+
+
+@pytest.mark.parametrize(
+    ("variables", "updates"),
+    [
+        ({}, 1),
+        ({"JAX_NUM_CPU_DEVICES": "1"}, 0),
+        ({"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 0),
+        ({"XLA_FLAGS": "--xla_dump_to=x"}, 1),
+    ],
+)
+def test_every_core_is_a_device_unless_the_environment_says_otherwise(monkeypatch, variables, updates):
+    made = []
+    monkeypatch.setattr(type(jax.config), "update", lambda *_: made.append(1))
+    for name in ("JAX_NUM_CPU_DEVICES", "XLA_FLAGS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    use_all_cores()
+    assert len(made) == updates
 
 
 def test_the_suite_has_two_devices():

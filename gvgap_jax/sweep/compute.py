@@ -23,11 +23,15 @@ from gvgap_jax.sweep.grid import Chunk, Columns
 
 
 class Result(NamedTuple):
-    """A computed chunk: its records, the seconds it ran, and what made it."""
+    """A computed chunk: its records, and what made it."""
 
     records: pl.DataFrame
-    seconds: float
     made_by: files.Provenance
+
+    @property
+    def seconds(self) -> float:
+        """That the chunk ran, without compiling."""
+        return self.made_by["seconds"]
 
 
 class Compiled(NamedTuple):
@@ -71,7 +75,7 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
         "bytes": program.bytes,
         "process": os.getpid(),
     }
-    return Result(_records(chunk, results), seconds, _environment() | cost)
+    return Result(_records(chunk, results), _environment() | cost)
 
 
 def signature(chunk: Chunk) -> tuple[tuple[str, str], ...]:

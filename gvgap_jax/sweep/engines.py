@@ -3,7 +3,6 @@
 import contextlib
 import importlib.util
 import logging
-import os
 import shutil
 import signal
 import time
@@ -14,6 +13,7 @@ from typing import Any
 
 from rich.progress import Progress
 
+from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep import files, records
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.compute import Result, compute
@@ -207,9 +207,7 @@ def on_slurm(
 
 
 def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:
-    import jax
-
-    jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+    use_all_cores()
     keep_compiled_programs()
     return str(run_plan(plan, folder, part))
 

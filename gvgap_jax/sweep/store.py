@@ -29,7 +29,7 @@ from gvgap_jax.sweep.files import (
     write,
 )
 from gvgap_jax.sweep.grid import Chunk, Plan
-from gvgap_jax.sweep.records import MANIFEST, exists
+from gvgap_jax.sweep.records import MANIFEST, exists, manifest
 
 SET_ASIDE = "set_aside"
 
@@ -44,13 +44,13 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
       ValueError: the folder holds records of another experiment, meaning or grid.
       OSError: the folder cannot be written.
     """
-    path, wanted = folder / MANIFEST, _identity(plan)
+    path = folder / MANIFEST
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with lock_of(folder, MANIFEST) if is_local(folder) else contextlib.nullcontext():
             if not path.exists():
-                write(path, (json.dumps(wanted | environment(), indent=1) + "\n").encode())
-    differing = _differences(json.loads(path.read_text()), wanted)
+                write(path, (json.dumps(_identity(plan) | environment(), indent=1) + "\n").encode())
+    differing = differences(manifest(folder), plan)
     if differing:
         raise ValueError(
             f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
@@ -71,7 +71,9 @@ def _identity(plan: Plan) -> dict:
     return json.loads(json.dumps(identity))
 
 
-def _differences(found: dict, wanted: dict) -> str:
+def differences(found: dict, plan: Plan) -> str:
+    """How the plan of a folder's manifest differs from ``plan``, in words; empty where it does not."""
+    wanted = _identity(plan)
     if found.get("experiment") != wanted["experiment"]:
         return f"experiment {found.get('experiment')!r}, wanted {wanted['experiment']!r}"
     if found.get("meaning") != wanted["meaning"]:

@@ -1,0 +1,129 @@
+"""The report as one HTML page that needs nothing else."""
+
+import base64
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import numpy as np
+from markupsafe import Markup, escape
+from scipy import stats
+
+from experiments.report_records import Evidence
+from experiments.statistics import LEVEL, Finding
+
+ORDER = ("H1", "H2", "H3", "H4", "H5", "H6", "main", "rival", "theorem")  # how labels begin
+
+
+class Chance(NamedTuple):
+    """How the controls came out, beside what chance alone would do.
+
+    Attributes:
+      tested, effects: controls tested ``at`` a value, and those of them that show an effect; each does so by chance
+        with probability 5 %.
+      probability: of at least so many effects by chance, were the controls independent.
+      tolerances, exceeded: controls that hold a difference against a tolerance, and those that contradict it.
+    """
+
+    tested: int
+    effects: int
+    probability: float
+    tolerances: int
+    exceeded: int
+
+
+def chance_of(findings: Sequence[Finding]) -> Chance:
+    """What the controls among the findings say together."""
+    controls = [finding for finding in findings if finding.control]
+    at = [finding for finding in controls if finding.direction == "at"]
+    effects = sum(finding.verdict.startswith("effect") for finding in at)
+    exceeded = sum(finding.verdict == "contradicted" for finding in controls)
+    probability = float(stats.binom.sf(effects - 1, len(at), 1 - LEVEL))
+    return Chance(len(at), effects, probability, len(controls) - len(at), exceeded)
+
+
+def in_order(evidence: Sequence[Evidence]) -> list[Evidence]:
+    """By place in the argument: the hypotheses, the main table, the rivals, the theorems, anything else."""
+
+    def place(each: Evidence) -> tuple[int, str]:
+        label = each.about.label
+        found = (number for number, start in enumerate(ORDER) if label.lower().startswith(start.lower()))
+        return next(found, len(ORDER)), label
+
+    return sorted(evidence, key=place)
+
+
+def page(evidence: Sequence[Evidence]) -> str:
+    """The report as HTML; styles and images are in it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number, "prose": prose, "embedded": embedded, "mark": mark, "bar": bar, "between": between,
+    }  # fmt: skip
+    findings = [finding for each in evidence for finding in each.findings]
+    ordered = in_order(evidence)
+    failing = [(each.name, finding) for each in ordered for finding in each.controls if not finding.passes]
+    template = environment.get_template("report.html.jinja")
+    return template.render(evidence=ordered, chance=chance_of(findings), failing=failing, level=LEVEL)
+
+
+def number(value: float) -> str:
+    """Three significant digits, as they are printed in a paper."""
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")
+    mantissa, _, exponent = text.replace("-", "−").partition("e")
+    if not exponent:
+        return mantissa
+    digits = str(int(exponent.replace("−", "-"))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return f"{mantissa}·10{digits}"
+
+
+def between(finding: Finding) -> str:
+    """The 95 % interval in words."""
+    return f"{number(finding.interval.low)} to {number(finding.interval.high)}"
+
+
+def mark(finding: Finding) -> str:
+    """The word that styles a verdict: its first one."""
+    return re.split(r"\W", finding.verdict)[0]
+
+
+def prose(text: str) -> Markup:
+    """Text with its ``code`` set as code, and arXiv numbers as links."""
+    marked = re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(text)))
+    return Markup(re.sub(r"arXiv:? ?(\d{4}\.\d{5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', marked))
+
+
+def embedded(content: bytes | str, kind: str) -> str:
+    """Content as a data: address."""
+    encoded = base64.b64encode(content if isinstance(content, bytes) else content.encode())
+    return f"data:{kind};base64,{encoded.decode()}"
+
+
+class Bar(NamedTuple):
+    """Places in percent of a small picture's width: an interval, its estimate and the bound."""
+
+    low: float
+    estimate: float
+    high: float
+    bound: float
+
+
+def bar(finding: Finding) -> Bar | None:
+    """Where an interval lies beside its bound; ratios on a logarithmic scale. None where it has no finite ends."""
+    values = np.array([finding.interval.low, finding.interval.estimate, finding.interval.high, finding.bound])
+    if finding.unit == "times" and (values > 0).all():
+        values = np.log(values)
+    if not np.isfinite(values).all():
+        return None
+    span = np.ptp(values)
+    places = 8 + 84 * (values - values.min()) / span if span else np.full(4, 50.0)
+    return Bar(*(round(float(place), 1) for place in places))
