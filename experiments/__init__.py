@@ -11,11 +11,12 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, h5_generalisation, phase_diagram, sample_complexity
+from experiments import equivalence, h5_generalisation, h6a_model_sizes, phase_diagram, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "h5_generalisation": h5_generalisation,
+    "h6a_model_sizes": h6a_model_sizes,
 }

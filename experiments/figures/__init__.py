@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, h5_generalisation, phase_diagram, sample_complexity
+from experiments.figures import equivalence, h5_generalisation, h6a_model_sizes, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
@@ -17,6 +17,7 @@ FIGURES = {
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "h5_generalisation": h5_generalisation,
+    "h6a_model_sizes": h6a_model_sizes,
 }
 
 
