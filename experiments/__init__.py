@@ -11,7 +11,15 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, estimators, main_table, phase_diagram, sample_complexity
+from experiments import (
+    equivalence,
+    estimators,
+    h5_generalisation,
+    h6a_model_sizes,
+    main_table,
+    phase_diagram,
+    sample_complexity,
+)
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
@@ -19,4 +27,6 @@ EXPERIMENTS = {
     "phase_diagram": phase_diagram,
     "main_table": main_table,
     "estimators": estimators,
+    "h5_generalisation": h5_generalisation,
+    "h6a_model_sizes": h6a_model_sizes,
 }

@@ -93,6 +93,26 @@ def markov(tree: TokenTree, order: int, base: Levels | None = None) -> Policy:
     return tree_policy(tree, init, logits, sum(contexts) * tree.vocabulary, base)
 
 
+def nested_markov(tree: TokenTree, order: Count, base: Levels | None = None) -> Policy:
+    """``markov`` whose order may be an array, so that one compiled program fits every order.
+
+    A row of logits is stored for every (prompt, prefix); those beyond the contexts of ``order`` tokens do nothing
+    and are not counted.
+    """
+    lengths = [tree.prompt_length + depth for depth in range(tree.horizon)]
+    contexts = [tree.vocabulary ** jnp.minimum(order, length) for length in lengths]
+
+    def init(key: PRNGKey) -> Params:
+        del key
+        return tuple(jnp.zeros((tree.vocabulary**length, tree.vocabulary)) for length in lengths)
+
+    def logits(params: Params) -> Levels:
+        levels = zip(params, contexts, tree.level_shapes, strict=True)
+        return tuple(table[jnp.arange(table.shape[0]) % rows].reshape(shape) for table, rows, shape in levels)
+
+    return tree_policy(tree, init, logits, sum(contexts) * tree.vocabulary, base)
+
+
 def linear(tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...], base: Levels | None = None) -> Policy:
     """Logits linear in ``features`` of (prompt, prefix, next token), one array a level; d parameters."""
     dimension = features[0].shape[-1]

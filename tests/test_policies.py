@@ -41,6 +41,19 @@ def test_markov_reads_the_position_and_the_last_tokens(order):
             assert (rows[first] == rows[second]) == (contexts[0] == contexts[1])
 
 
+def test_nested_markov_of_any_order_is_markov_of_that_order():
+    tree = TokenTree(2, 3, 1)
+    stored = random_like(policies.nested_markov(tree, 0).init(jax.random.key(0)))
+    base = tree.conditionals(random_reference(jax.random.key(1), tree, 1.0))
+    nested = jax.vmap(lambda order: policies.nested_markov(tree, order, base).leaf_log_probs(stored))(jnp.arange(5))
+    for order, found in enumerate(nested):
+        policy = policies.markov(tree, order, base)
+        shapes = policy.init(jax.random.key(0))
+        params = tuple(table[: rows.shape[0]] for table, rows in zip(stored, shapes, strict=True))
+        np.testing.assert_allclose(found, policy.leaf_log_probs(params), atol=1e-12)
+        assert policies.nested_markov(tree, order).num_parameters == policy.num_parameters
+
+
 def test_markov_of_the_full_order_holds_every_policy():
     tree = TokenTree(2, 2, 1)
     target = random_reference(jax.random.key(1), tree, 1.0)

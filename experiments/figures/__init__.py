@@ -9,7 +9,15 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, estimators, main_table, phase_diagram, sample_complexity
+from experiments.figures import (
+    equivalence,
+    estimators,
+    h5_generalisation,
+    h6a_model_sizes,
+    main_table,
+    phase_diagram,
+    sample_complexity,
+)
 from experiments.figures.style import save
 
 FIGURES = {
@@ -18,6 +26,8 @@ FIGURES = {
     "phase_diagram": phase_diagram,
     "main_table": main_table,
     "estimators": estimators,
+    "h5_generalisation": h5_generalisation,
+    "h6a_model_sizes": h6a_model_sizes,
 }
 
 

@@ -42,6 +42,13 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", **look) -> None:
     axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
 
 
+def row_name(row: dict, rows: list[dict]) -> str:
+    """Name of a setting among ``rows``: its gold reward, and whatever else differs between them."""
+    differing = [name for name in row if len({other[name] for other in rows}) > 1]
+    others = [f"{name.replace('_', ' ')} {row[name]:g}" for name in differing if name not in ("gold_order", "horizon")]
+    return ", ".join([f"gold order {row['gold_order']} of {row['horizon']}", *others])
+
+
 def legend_below(figure: Figure, columns: int = 3) -> None:
     """One legend for all panels, each label once, below them."""
     handles = {

@@ -1,0 +1,236 @@
+"""Do global reward models predict preferences better out of distribution, and does that explain anything?
+
+A small network scores responses in three ways. A global reward model reads the complete response, a local one
+adds the scores of all its prefixes, and DPO's implicit one is a policy, beta log pi/pi_ref, whose width is chosen
+so that all three have the same number of parameters as nearly as possible. All are fitted to the same pairs of
+responses of the reference policy, by the same optimiser, and stopped on the same held-out fifth. Then
+the likelihood of further labels is computed exactly, over all pairs of responses: of the reference policy (in
+distribution), of the soft-optimal policy of the gold reward, and of the inverse of the reference policy, which
+prefers what it rarely samples. And each model picks the best of n responses of the reference policy.
+"""
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float
+
+from experiments.setting import check, problem_of, task_of
+from experiments.statistics import Finding, Interval, Question, over_seeds
+from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.tasks import Task
+
+MEANING = 1
+QUESTION = Question(
+    label="H5",
+    claim="Global reward models generalise better than local ones; in and out of distribution they rank alike.",
+    reported=(
+        "arXiv 2503.01067 reports held-out likelihoods of .526 (DPO) < .567 (local) < .593 (global) at 1.4B, the same "
+        "order by best-of-n, and takes better generalisation for a symptom, not the cause."
+    ),
+    figure="held-out likelihood and best-of-n of global, local and DPO reward models",
+)
+
+SMALLEST = 2048  # size that numbers of pairs are padded to
+BEST_OF = tuple(2**power for power in range(9))
+COMPARED = 32  # responses to choose from where best-of-n is compared
+READ_OUT: dict[str, Literal["final", "token_sum"]] = {"global": "final", "local": "token_sum"}
+SETTINGS = algorithms.Settings(solver="adam", tolerance=0.0, adam_steps=10_000)  # the held-out pairs alone stop it
+LAWS = {"reference": "in distribution", "optimal": "out of it (soft-optimal)", "rare": "out of it (inverse reference)"}
+SETTING = ["horizon", "gold_order", "width", "beta", "temperature", "reference_scale"]
+POINT = [*SETTING, "pairs", "seed"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: positions in an interaction of the gold reward, 1 (additive) to H (full table).
+      width: hidden units of the global and the local reward models.
+      pairs: labelled pairs, a fifth of which is held out to stop by.
+      beta: of DPO's implicit rewards and of the soft-optimal policy, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 1
+    width: int = 8
+    pairs: int = 512
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature", "reference_scale"), ("gold_order", "width"))
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2 tokens, got {self.vocabulary}.")
+
+
+PRESETS = {
+    "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
+    "paper": Grid(
+        {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
+    ),
+    "full": Grid(
+        {
+            "horizon": (4, 6),
+            "gold_order": (1, 2, 4, 6),
+            "width": (4, 16, 64),
+            "pairs": tuple(2**power for power in range(6, 17)),
+            "reference_scale": (0.5, 1.0, 2.0),
+        },
+        seeds=256,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the model, the responses, the padded number of pairs and the width."""
+
+    model: str
+    tree: TokenTree
+    pairs: int
+    width: int
+
+
+def matched_width(tree: TokenTree, parameters: int) -> int:
+    """Width of the MLP policy whose number of parameters is nearest to this one."""
+    one, two = (int(policies.mlp_policy(tree, width).num_parameters) for width in (1, 2))
+    return max(1, 1 + round((parameters - one) / (two - one)))
+
+
+def cells(config: Config) -> list[Cell]:
+    """The three models, the global one from a second initialisation, and the gold reward as its own model.
+
+    None for gold rewards that the tree has not.
+    """
+    if config.gold_order > config.horizon:
+        return []
+    tree = TokenTree(config.vocabulary, config.horizon)
+    parameters = int(verifiers.mlp_verifier(tree, config.width).num_parameters)
+    fitted = [_cell(config, tree, model, start) for model, start in (("global", 0), ("global", 1), ("local", 0))]
+    policy_width = matched_width(tree, parameters)
+    return [*fitted, _cell(config, tree, "DPO", 0, policy_width), _cell(config, tree, "gold", 0)]
+
+
+def _cell(config: Config, tree: TokenTree, model: str, initialisation: int, width: int | None = None) -> Cell:
+    labels: dict[str, str | int] = {"model": model, "horizon": tree.horizon}
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order}
+    numbers |= {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
+    if model == "gold":
+        return Cell("gold", Program(model, tree, 0, 0), labels, numbers)
+    hidden = width or config.width
+    size = policies.mlp_policy(tree, hidden) if model == "DPO" else verifiers.mlp_verifier(tree, hidden)
+    labels |= {"width": config.width, "parameters": int(size.num_parameters)}
+    program = Program(model, tree, preferences.padded(config.pairs, SMALLEST), hidden)
+    return Cell("fits", program, labels, numbers | {"pairs": config.pairs, "initialisation": initialisation})
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fitted reward model, or the gold reward itself: its likelihoods under every law, and its best-of-n."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    if program.model == "gold":
+        shifts = {f"shift_{name}": _mean(task, divergence.kl(law, task.reference)) for name, law in laws(task).items()}
+        return _judged(tree, task, task.reward) | shifts
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+    key = jax.random.fold_in(fit_key, cell["initialisation"])
+    if program.model == "DPO":
+        policy = policies.mlp_policy(tree, program.width, tree.conditionals(task.reference))
+        fit = algorithms.dpo(key, algorithms.Classes(policy), problem, SETTINGS)
+        assert policy.leaf_log_probs is not None
+        scores = task.beta * (policy.leaf_log_probs(fit.params) - task.reference)
+    else:
+        verifier = verifiers.mlp_verifier(tree, program.width, READ_OUT[program.model])
+        fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), verifier), problem, SETTINGS)
+        assert verifier.leaf_scores is not None
+        scores = verifier.leaf_scores(fit.params)
+    return _judged(tree, task, scores) | {name: value for name, value in fit._asdict().items() if name != "params"}
+
+
+def laws(task: Task) -> dict[str, Float[Array, "X L"]]:
+    """Log-probabilities of the policies whose pairs are judged: the reference, the soft-optimal, the inverse."""
+    return {"reference": task.reference, "optimal": task.optimal, "rare": jax.nn.log_softmax(-task.reference)}
+
+
+def _judged(tree: TokenTree, task: Task, scores: Float[Array, "X L"]) -> dict:
+    # One program for all laws, and one for all n: a copy for each would take longer to compile than to run.
+    likelihoods = jax.vmap(lambda law: likelihood(tree, task, scores, law))(jnp.stack(list(laws(task).values())))
+    chosen = jax.vmap(lambda n: metrics.best_of_n(task.reference, scores, n))(jnp.array(BEST_OF))
+    gold = jax.vmap(lambda law: _mean(task, jnp.sum(law * task.reward, axis=-1)))(chosen)
+    named = {f"likelihood_{name}": likelihoods[index] for index, name in enumerate(LAWS)}
+    return named | {f"best_of_{n}": gold[index] for index, n in enumerate(BEST_OF)}
+
+
+def _mean(task: Task, values: Float[Array, "X"]) -> Float[Array, ""]:
+    return weighted_mean(values, task.prompt_probs)
+
+
+def likelihood(tree: TokenTree, task: Task, scores: Float[Array, "X L"], law: Float[Array, "X L"]) -> Float[Array, ""]:
+    """Geometric mean probability that ``scores`` [X, L] give to the labels of all pairs drawn from ``law``, exactly."""
+    pairs = preferences.population(tree, task, law)
+    chosen, rejected = (tree.at(scores, pairs.prompts, side) for side in (pairs.chosen, pairs.rejected))
+    return metrics.pair_likelihood((chosen - rejected) / task.temperature, pairs.weight)
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For every gold reward: who is better where, and whether the ranks in and out of distribution agree."""
+    fits = records["fits"]
+    first, rows = fits.filter(initialisation=0), []
+    for (horizon, gold), here in first.group_by("horizon", "gold_order", maintain_order=True):
+        name = f"H={horizon}, {'full-table gold' if gold == horizon else 'gold'} (order {gold})"
+        for better, worse in (("global", "local"), ("local", "DPO")):
+            for law, where in LAWS.items():
+                interval = difference(here.filter(model=better), here.filter(model=worse), f"likelihood_{law}")
+                rows.append(Finding(f"{name}: likelihood {where}, {better} - {worse}", interval, "", 0.0, "above"))
+            interval = difference(here.filter(model=better), here.filter(model=worse), f"best_of_{COMPARED}")
+            claim = f"{name}: gold reward of the best of {COMPARED}, {better} - {worse}"
+            rows.append(Finding(claim, interval, "", 0.0, "above"))
+        outside = [f"likelihood_{law}" for law in LAWS if law != "reference"]
+        for claim, group, columns in (
+            ("rank in and out of distribution, models and n together (Kendall's tau)", [*SETTING, "seed"], outside),
+            ("the same among the models at each n", POINT, outside),
+            (f"rank in distribution and by the best of {COMPARED}, at each n", POINT, [f"best_of_{COMPARED}"]),
+        ):
+            rows.append(Finding(f"{name}: {claim}", rank_agreement(here, group, columns), "", 0.0, "above"))
+    once, again = (fits.filter(model="global", initialisation=start) for start in (0, 1))
+    for claim, column in (
+        ("likelihood in distribution", "likelihood_reference"),
+        (f"gold reward of the best of {COMPARED}", f"best_of_{COMPARED}"),
+    ):
+        claim = f"global, two initialisations: {claim}, first - second"
+        rows.append(Finding(claim, difference(once, again, column), "", 0.0, "at", control=True))
+    return rows
+
+
+def difference(left: pl.DataFrame, right: pl.DataFrame, column: str) -> Interval:
+    """Interval of ``left`` less ``right`` on the same pairs, averaged over points within a seed."""
+    both = left.join(right, on=POINT, suffix="_right", maintain_order="left")
+    by_seed = both.group_by("seed", maintain_order=True).agg((pl.col(column) - pl.col(f"{column}_right")).mean())
+    return over_seeds(by_seed[column])
+
+
+def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> Interval:
+    """Kendall's tau of the in-distribution likelihood with ``columns`` within a group, averaged within a seed."""
+    taus = [
+        {"seed": rows["seed"][0], "tau": kendall(rows["likelihood_reference"].to_numpy(), rows[column].to_numpy())}
+        for _, rows in fits.group_by(group, maintain_order=True)
+        for column in columns
+    ]
+    return over_seeds(pl.DataFrame(taus).group_by("seed", maintain_order=True).agg(pl.col("tau").mean())["tau"])
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> float:
+    """Kendall's tau-a: share of pairs that both order alike less the share they order differently; a tie counts 0."""
+    first, second = np.triu_indices(len(x), 1)
+    return float(np.mean(np.sign(x[first] - x[second]) * np.sign(y[first] - y[second])))

@@ -1,0 +1,218 @@
+"""Under best-of-n, which size matters: that of the policy that writes, or that of the reward model that picks?
+
+A human writes responses: the soft-optimal policy of the gold reward at some temperature, on top of a random reference
+policy. Policies of every size, Markov of growing order, are fitted to the exact law of the human's responses (as many
+demonstrations as one likes), so that size alone decides how well they write. Reward models of every size, all
+interactions of up to some number of token positions, are fitted to the same labelled pairs of responses of the
+reference policy. Every reward model then picks the best of 25 responses of every policy, and the gold reward judges it
+against the human's. With the simple gold reward even the smallest reward model holds it; its twin is a full
+table, which only the largest holds.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import polars as pl
+
+from experiments.setting import check, problem_of, task_of
+from experiments.statistics import Finding, Interval, Question, over_seeds
+from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid
+
+MEANING = 1
+QUESTION = Question(
+    label="H6",
+    claim="The size of the reward model barely matters for best-of-n; that of the policy does.",
+    reported="arXiv 2503.01067 reports it for best-of-25 over sizes of both, judged by win rate, with one run each.",
+    figure="win rate of best-of-n by policy size and reward model size",
+)
+
+COIN = "coin"
+SMALLEST = 4096  # size that numbers of pairs are padded to
+SETTING = ["horizon", "gold_order", "samples", "human_beta", "temperature", "reference_scale"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: positions in an interaction of the gold reward; H is the full table.
+      policy_order: tokens that a policy looks back on, 0 to H-1; H-1 is every policy.
+      verifier_order: reward models are all interactions of up to so many positions.
+      labels: ``gold``, by the gold reward, or ``coin``, flips that know nothing of it.
+      pairs: labelled pairs, a fifth of which is held out to select the ridge penalty by.
+      samples: responses that the reward model picks from (n of best-of-n).
+      human_beta: temperature of the human, reward per nat; the larger, the nearer to the reference policy.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 5
+    gold_order: int = 2
+    policy_order: int = 0
+    verifier_order: int = 2
+    labels: str = "gold"
+    pairs: int = 512
+    samples: int = 25
+    human_beta: float = 2.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("human_beta", "temperature", "reference_scale"), ("gold_order", "verifier_order", "samples"))
+        if self.labels not in ("gold", COIN):
+            raise ValueError(f"labels must be 'gold' or {COIN!r}, got {self.labels!r}.")
+        if self.policy_order < 0:
+            raise ValueError(f"policy_order must not be negative, got {self.policy_order}.")
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2 tokens, got {self.vocabulary}.")
+
+
+def _grid(seeds: int, **axes: tuple) -> Grid:
+    return Grid({"labels": ("gold", COIN)} | axes, seeds=seeds)
+
+
+PRESETS = {
+    "quick": _grid(16, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
+    "paper": _grid(
+        64,
+        gold_order=(2, 5),
+        policy_order=(0, 1, 2, 3, 4),
+        verifier_order=(2, 3, 4, 5),
+        pairs=(128, 512, 2048, 8192),
+        human_beta=(1.0, 2.0, 4.0),
+    ),
+    "full": _grid(
+        256,
+        horizon=(4, 6),
+        gold_order=(2, 4, 6),
+        policy_order=(0, 1, 2, 3, 4, 5),
+        verifier_order=(2, 3, 4, 5, 6),
+        pairs=tuple(2**power for power in range(7, 16)),
+        samples=(4, 25, 128),
+        human_beta=(1.0, 2.0, 4.0),
+        reference_scale=(0.5, 1.0, 2.0),
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the responses and the padded number of pairs."""
+
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """The point, if the tree has interactions and policies of these orders."""
+    if max(config.gold_order, config.verifier_order, config.policy_order + 1) > config.horizon:
+        return []
+    tree = TokenTree(config.vocabulary, config.horizon)
+    program = Program(tree, preferences.padded(config.pairs, SMALLEST))
+    names = ("gold_order", "policy_order", "verifier_order", "pairs", "samples")
+    numbers: dict[str, int | float] = {name: getattr(config, name) for name in names}
+    numbers |= {name: float(getattr(config, name)) for name in ("human_beta", "temperature", "reference_scale")}
+    numbers |= {"informed": int(config.labels == "gold")}
+    return [Cell("fits", program, {"horizon": tree.horizon}, numbers)]
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One policy and one reward model: what the best, the worst and the first of n responses are worth."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell | {"beta": cell["human_beta"]}, tree)
+    policy_key, verifier_key = jax.random.split(fit_key)
+    # Coin flips are labels of a gold reward of zero.
+    labelled = task._replace(reward=cell["informed"] * task.reward)
+    problem = problem_of(cell, tree, labelled, pairs_key, program.pairs)
+    problem = problem._replace(demonstrations=task.prompt_probs[:, None] * jnp.exp(task.optimal))
+
+    policy, verifier = (
+        policies.nested_markov(tree, cell["policy_order"]),
+        verifiers.nested_interactions(tree, cell["verifier_order"]),
+    )
+    classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings()
+    written = algorithms.sft(policy_key, classes, problem, settings)
+    reward_model = algorithms.reward_model(verifier_key, classes, problem, settings)
+    assert policy.leaf_log_probs is not None
+    assert verifier.leaf_scores is not None
+    base, scores = policy.leaf_log_probs(written.params), verifier.leaf_scores(reward_model.params)
+    found = {"policy_parameters": policy.num_parameters, "verifier_parameters": verifier.num_parameters}
+    for name, law in {
+        "first": base,
+        "best": jnp.log(metrics.best_of_n(base, scores, cell["samples"])),
+        "worst": jnp.log(metrics.best_of_n(base, -scores, cell["samples"])),
+    }.items():
+        found[f"gold_reward_{name}"] = weighted_mean(jnp.sum(jnp.exp(law) * task.reward, axis=-1), task.prompt_probs)
+        found[f"win_rate_{name}"] = metrics.win_rate(law, task.optimal, task.reward, task.prompt_probs)
+    return found | {
+        "demonstration_loss": written.loss,
+        "held_out_loss": reward_model.held_out_loss,
+        "penalty": reward_model.penalty,
+        "gradient_norm": jnp.maximum(written.gradient_norm, reward_model.gradient_norm),
+        "converged": written.converged & reward_model.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For every gold reward and number of pairs the gain from either size, and their difference; then coin flips."""
+    informed, rows = records["fits"].filter(informed=1), []
+    for (horizon, gold, pairs), here in informed.group_by("horizon", "gold_order", "pairs", maintain_order=True):
+        held = gold <= here["verifier_order"].min()
+        name = f"H={horizon}, {'simple' if held else 'complex'} gold (order {gold}), {pairs:,} pairs: win rate"
+        policy, verifier = gains(here, "policy_order"), gains(here, "verifier_order")
+        for size, by_seed, direction in (
+            ("policy", policy, "above"),
+            ("reward model", verifier, "at" if held else "above"),
+        ):
+            if by_seed is not None:
+                claim = f"{name}, largest {size} less the smallest"
+                rows.append(Finding(claim, over_seeds(by_seed["gain"]), "", 0.0, direction))
+        if policy is not None and verifier is not None and held:
+            both = policy.join(verifier, on="seed", maintain_order="left")
+            interval = over_seeds(both["gain"] - both["gain_right"])
+            rows.append(
+                Finding(f"{name}, gain from the policy's size less the reward model's", interval, "", 0.0, "above")
+            )
+    return rows + _coin_findings(records["fits"].filter(informed=0))
+
+
+def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
+    """Flipping every label turns the reward model around: on average its best is worth what its worst is.
+
+    Over a single response it gains nothing, but can lose: it picks evenly among distinct responses, where the
+    policy repeats those it likes.
+    """
+    if coins.is_empty():
+        return []
+    claim = "labels by coin flips: gold reward of the best less the"
+    return [
+        Finding(f"{claim} worst of n", _difference(coins, "gold_reward_worst"), "", 0.0, "at", control=True),
+        Finding(f"{claim} first of n", _difference(coins, "gold_reward_first"), "", 0.0, "at"),
+    ]
+
+
+def _difference(fits: pl.DataFrame, column: str) -> Interval:
+    less = pl.col("gold_reward_best") - pl.col(column)
+    return over_seeds(fits.group_by("seed", maintain_order=True).agg(less.mean().alias("less"))["less"])
+
+
+def gains(fits: pl.DataFrame, size: str) -> pl.DataFrame | None:
+    """Columns seed and gain: win rate of best-of-n with the largest value of ``size`` less that with the smallest.
+
+    The mean over all else; None where there is a single size.
+    """
+    if fits[size].n_unique() == 1:
+        return None
+    smallest, largest = (
+        fits.filter(pl.col(size) == end).group_by("seed", maintain_order=True).agg(pl.col("win_rate_best").mean())
+        for end in (fits[size].min(), fits[size].max())
+    )
+    both = largest.join(smallest, on="seed", maintain_order="left")
+    return both.select("seed", gain=pl.col("win_rate_best") - pl.col("win_rate_best_right"))
