@@ -40,6 +40,7 @@ QUESTION = Question(
 
 BATCH = 64  # pairs, or prompts, of a gradient step
 LEARNING_RATES = jnp.array([0.01, 0.03, 0.1, 0.3])  # the tuning budget of every trained arm
+OF = ": "  # between an arm and what was measured of it, in the names of columns
 SAMPLES = 4  # responses a prompt of a round of sampled RL
 
 
@@ -83,32 +84,31 @@ PRESETS = {
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: the arm, the tree, and the numbers of pairs and candidates."""
+    """What decides the compiled program: the tree, and the numbers of pairs and candidates."""
 
-    arm: str
     tree: TokenTree
     pairs: int
     candidates: int
 
+    @property
+    def trained(self) -> int:
+        """Pairs that are trained on."""
+        return self.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY
+
+    @property
+    def rounds(self) -> int:
+        """Gradient steps of an epoch."""
+        return self.trained // BATCH
+
 
 class Scene(NamedTuple):
-    """All that the arms share: problem and classes, start parameters, the humans' law, sizes, and a key."""
+    """All that the arms share: sizes, problem, classes, the humans' law, and a key."""
 
     program: Program
     problem: Problem
     classes: Classes
     human: Float[Array, "X L"]
     key: PRNGKey
-
-    @property
-    def trained(self) -> int:
-        """Pairs that are trained on."""
-        return self.program.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY
-
-    @property
-    def rounds(self) -> int:
-        """Gradient steps of an epoch."""
-        return self.trained // BATCH
 
 
 class Outcome(NamedTuple):
@@ -156,7 +156,7 @@ def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss,
         return jax.tree.map(lambda values: values[rows], pairs)
 
     def fit(learning_rate):
-        return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.rounds)
+        return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
 
     return tuned(fit, partial(loss, batch=scene.problem.held_out))
 
@@ -204,59 +204,48 @@ def _ended(scene: Scene, fit: Fit, cost: Cost) -> Outcome:
     return Outcome(scene.classes.policy.leaf_log_probs(fit.params), fit.converged, cost)
 
 
-def _sft(scene: Scene) -> Outcome:
-    return Outcome(scene.problem.task.reference, jnp.array(True), Cost())
-
-
-def _dpo(scene: Scene, epochs: int) -> Outcome:
-    return _ended(scene, _dpo_fit(scene, epochs), Cost.of_dpo(scene.trained, epochs))
-
-
-def _online_dpo(scene: Scene, from_dpo: bool) -> Outcome:
-    policy, reward = scene.classes.policy, _reward_fit(scene)
+def _online_dpo(scene: Scene, start: Params, reward: Fit, epochs_before: int) -> Outcome:
     draw_key, key = jax.random.split(scene.key)
-    start = _dpo_fit(scene, 1).params if from_dpo else policy.init(key)
-    environment, candidates = _environment(scene, reward), scene.program.candidates
-    rollout = online.roll_out(draw_key, policy, start, environment, scene.trained, candidates)
-    fresh = online.top_against_bottom(rollout)
-    fit = _epochs(scene, key, start, fresh, _local_loss(scene), 1)
-    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(scene.trained * candidates)
-    cost += Cost.of_dpo(scene.trained, 2 if from_dpo else 1)
+    trained, candidates = scene.program.trained, scene.program.candidates
+    rollout = online.roll_out(draw_key, scene.classes.policy, start, _environment(scene, reward), trained, candidates)
+    fit = _epochs(scene, key, start, online.top_against_bottom(rollout), _local_loss(scene), 1)
+    cost = Cost.of_reward_model(trained) + Cost.of_samples(trained * candidates)
+    cost += Cost.of_dpo(trained, 1 + epochs_before)
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
 
 
-def _sampled(scene: Scene, road, samples: int, steps: int) -> Outcome:
+def _sampled(scene: Scene, reward: Fit, road, samples: int, steps: int) -> Outcome:
     """As many responses as online DPO draws, in rounds."""
-    policy, reward = scene.classes.policy, _reward_fit(scene)
-    rounds = max(1, scene.trained * scene.program.candidates // (BATCH * SAMPLES))
+    policy, program = scene.classes.policy, scene.program
+    rounds = max(1, program.trained * program.candidates // (BATCH * SAMPLES))
     sizes = online.Sizes(rounds, BATCH * SAMPLES // samples, samples, steps)
-    environment = _environment(scene, reward)
+    environment, start = _environment(scene, reward), policy.init(scene.key)
 
     def fit(learning_rate):
-        return road(scene.key, policy, policy.init(scene.key), environment, sizes, learning_rate)
+        return road(scene.key, policy, start, environment, sizes, learning_rate)
 
     found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out))
-    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
+    cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
     return _ended(scene, found._replace(converged=found.converged & reward.converged), cost)
 
 
-def _exact(scene: Scene) -> Outcome:
-    task, reward = scene.problem.task, _reward_fit(scene)
+def _exact(scene: Scene, reward: Fit) -> Outcome:
+    task = scene.problem.task
     log_policy = soft_rl.soft_optimal_policy(_scores(scene, reward), task.reference, task.beta)
-    return Outcome(log_policy, reward.converged, Cost.of_reward_model(scene.trained) + _every_leaf(scene))
+    return Outcome(log_policy, reward.converged, Cost.of_reward_model(scene.program.trained) + _every_leaf(scene))
 
 
-def _best_of_n(scene: Scene) -> Outcome:
+def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
     """As many answers as there are trained pairs, each the best of its candidates."""
-    task, reward, n = scene.problem.task, _reward_fit(scene), scene.program.candidates
-    law = metrics.best_of_n(task.reference, _scores(scene, reward), n)
-    cost = Cost.of_reward_model(scene.trained) + Cost.of_samples(scene.trained * n)
+    n, answers = scene.program.candidates, scene.program.trained
+    law = metrics.best_of_n(scene.problem.task.reference, _scores(scene, reward), n)
+    cost = Cost.of_reward_model(answers) + Cost.of_samples(answers * n)
     return Outcome(jnp.log(law), reward.converged, cost)
 
 
 def _optimum(scene: Scene, road) -> Outcome:
     fit = road(scene.key, scene.classes, scene.problem, algorithms.Settings())
-    cost = Cost.of_newton(scene.trained, fit.steps, on_rewards=road is not algorithms.dpo)
+    cost = Cost.of_newton(scene.program.trained, fit.steps, on_rewards=road is not algorithms.dpo)
     return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene)))
 
 
@@ -265,53 +254,64 @@ def _every_leaf(scene: Scene) -> Cost:
     return Cost(verifier_forward=scene.program.tree.prompts * scene.program.tree.leaves)
 
 
-def arms(tree: TokenTree) -> dict[str, Callable[[Scene], Outcome]]:
-    """Every row of the table, in its order."""
+def arms(scene: Scene) -> dict[str, Outcome]:
+    """Every row of the table, in its order; online arms share one reward model."""
+    trained = scene.program.trained
+    reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
+    start = scene.classes.policy.init(scene.key)
+    ppo = partial(online.ppo, critic=policies.tabular_critic(scene.program.tree))
     return {
-        "SFT": _sft,
-        "DPO": partial(_dpo, epochs=1),
-        "DPO, 2 epochs": partial(_dpo, epochs=2),
-        "online DPO from SFT": partial(_online_dpo, from_dpo=False),
-        "online DPO from DPO": partial(_online_dpo, from_dpo=True),
-        "RLHF, RLOO": partial(_sampled, road=online.rloo, samples=SAMPLES, steps=1),
-        "RLHF, PPO": partial(
-            _sampled, road=partial(online.ppo, critic=policies.tabular_critic(tree)), samples=1, steps=2
-        ),
-        "RLHF, exact": _exact,
-        "best of n": _best_of_n,
-        "DPO, optimum": partial(_optimum, road=algorithms.dpo),
-        "RLHF, optimum": partial(_optimum, road=algorithms.rlhf),
-        "restricted MLE, optimum": partial(_optimum, road=algorithms.restricted_mle),
+        "SFT": Outcome(scene.problem.task.reference, jnp.array(True), Cost()),
+        "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
+        "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
+        "online DPO from SFT": _online_dpo(scene, start, reward, 0),
+        "online DPO from DPO": _online_dpo(scene, offline.params, reward, 1),
+        "RLHF, RLOO": _sampled(scene, reward, online.rloo, SAMPLES, 1),
+        "RLHF, PPO": _sampled(scene, reward, ppo, 1, 2),
+        "RLHF, exact": _exact(scene, reward),
+        "best of n": _best_of_n(scene, reward),
+        "DPO, optimum": _optimum(scene, algorithms.dpo),
+        "RLHF, optimum": _optimum(scene, algorithms.rlhf),
+        "restricted MLE, optimum": _optimum(scene, algorithms.restricted_mle),
     }
 
 
 def cells(config: Config) -> list[Cell]:
-    """One cell an arm; none where an order is beyond what there is to read."""
+    """One cell a table, all arms in it; none where an order is beyond what there is to read."""
     tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
     if max(config.gold_order, config.verifier_order) > config.horizon + config.prompt_length:
         return []
     numbers = {name: getattr(config, name) for name in ("gold_order", "verifier_order", "beta")}
-    labels = {"horizon": config.horizon, "pairs": config.pairs}
-    return [
-        Cell("arms", Program(arm, tree, config.pairs, config.candidates), {"arm": arm} | labels, numbers)
-        for arm in arms(tree)
-    ]
+    program = Program(tree, config.pairs, config.candidates)
+    return [Cell("tables", program, {"horizon": config.horizon, "pairs": config.pairs}, numbers)]
 
 
 def run(program: Program, cell: dict) -> dict:
-    """One arm of one table."""
+    """All arms of one table; a column is named by its arm and by what was measured (see ``by_arm``)."""
     scene = scene_of(program, cell)
-    outcome = arms(program.tree)[program.arm](scene)
-    task, classes = scene.problem.task, scene.classes
-    assert classes.verifier is not None
-    return metrics.evaluate(outcome.log_policy, task)._asdict() | {
-        "win_rate": metrics.win_rate(outcome.log_policy, scene.human, task.reward, task.prompt_probs),
-        "responses": outcome.cost.drawn,
-        "flops": outcome.cost.flops(
-            classes.policy.num_parameters, classes.verifier.num_parameters, program.tree.horizon
-        ),
-        "converged": outcome.converged,
-    }
+    task, policy, verifier = scene.problem.task, scene.classes.policy, scene.classes.verifier
+    assert verifier is not None
+    columns, converged = {}, jnp.array(True)
+    for arm, outcome in arms(scene).items():
+        flops = outcome.cost.flops(policy.num_parameters, verifier.num_parameters, program.tree.horizon)
+        wins = metrics.win_rate(outcome.log_policy, scene.human, task.reward, task.prompt_probs)
+        measured = metrics.evaluate(outcome.log_policy, task)._asdict()
+        measured |= {"win_rate": wins, "responses": outcome.cost.drawn, "flops": flops}
+        columns |= {f"{arm}{OF}{name}": value for name, value in measured.items()}
+        converged &= outcome.converged
+    return columns | {"converged": converged}
+
+
+def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
+    """Records with one row an arm, and a column for everything measured."""
+    arms = list(dict.fromkeys(name.split(OF)[0] for name in tables.columns if OF in name))
+    cell = [name for name in tables.columns if OF not in name]
+    return pl.concat(
+        tables.select(
+            pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
+        )
+        for arm in arms
+    )
 
 
 COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
@@ -329,7 +329,7 @@ COMPARED = (  # an arm that is claimed to win more often, and the arm it is comp
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Paired differences of win rate, at the middling number of pairs; then the control."""
-    table = records["arms"]
+    table = by_arm(records["tables"])
     sizes = sorted(table["pairs"].unique())
     pairs = sizes[len(sizes) // 2]
     here, rows = table.filter(pairs=pairs), []

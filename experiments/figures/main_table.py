@@ -7,6 +7,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, RLHF, THIRD, style
+from experiments.main_table import by_arm
 from experiments.statistics import over_seeds
 from gvgap_jax.sweep import load
 
@@ -22,7 +23,7 @@ MEASURED = ("win_rate", "objective", "gold_reward", "kl_to_reference", "regret",
 
 def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
     """The figure at the middling number of pairs, and the whole table with intervals."""
-    table = load(folder, "arms")
+    table = by_arm(load(folder, "tables"))
     sizes = sorted(table["pairs"].unique())
     return {"main_table": _win_rates(table.filter(pairs=sizes[len(sizes) // 2])), "main_table_numbers": numbers(table)}
 
