@@ -14,6 +14,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from experiments import (
     equivalence,
     estimators,
+    h1_information,
     h5_generalisation,
     h6a_model_sizes,
     main_table,
@@ -27,6 +28,7 @@ EXPERIMENTS = {
     "phase_diagram": phase_diagram,
     "main_table": main_table,
     "estimators": estimators,
+    "h1_information": h1_information,
     "h5_generalisation": h5_generalisation,
     "h6a_model_sizes": h6a_model_sizes,
 }

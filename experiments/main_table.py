@@ -39,7 +39,7 @@ QUESTION = Question(
 )
 
 BATCH = 64  # pairs, or prompts, of a gradient step
-LEARNING_RATES = jnp.array([0.01, 0.03, 0.1, 0.3])  # the tuning budget of every trained arm
+LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)  # the tuning budget of every trained arm
 OF = ": "  # between an arm and what was measured of it, in the names of columns
 SAMPLES = 4  # responses a prompt of a round of sampled RL
 
@@ -141,7 +141,7 @@ def scene_of(program: Program, cell: dict) -> Scene:
 
 def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
     """The fit of the learning rate with the lowest held-out loss."""
-    fits = jax.vmap(fit)(LEARNING_RATES)
+    fits = jax.vmap(fit)(jnp.array(LEARNING_RATES))
     scores = jax.vmap(held_out_loss)(fits.params)
     best = jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))
     return jax.tree.map(lambda values: values[best], fits)

@@ -7,6 +7,7 @@ _OPTIONS = {
     "--grid.gold_order 1 2 --grid.verifier_order 1 2 --grid.pairs 64 1024 --grid.beta 1 --seeds 2",
     "estimators": "--grid.horizon 1 --grid.gold_order 1 --grid.prompts 16 64 --seeds 2",
     "main_table": "--grid.horizon 1 --grid.pairs 80 --grid.candidates 2 --seeds 2",
+    "h1_information": "--grid.horizon 2 --grid.pairs 64 --seeds 2",
     "h5_generalisation": "--grid.horizon 2 --grid.gold_order 1 2 --grid.width 2 --grid.pairs 256 --seeds 2",
     "h6a_model_sizes": "--grid.horizon 2 --grid.gold_order 1 2 --grid.policy_order 0 1 --grid.verifier_order 1 2 "
     "--grid.pairs 4096 --grid.labels gold coin --seeds 2",

@@ -12,6 +12,7 @@ matplotlib.use("Agg")  # figures are files; no screen is needed
 from experiments.figures import (
     equivalence,
     estimators,
+    h1_information,
     h5_generalisation,
     h6a_model_sizes,
     main_table,
@@ -26,6 +27,7 @@ FIGURES = {
     "phase_diagram": phase_diagram,
     "main_table": main_table,
     "estimators": estimators,
+    "h1_information": h1_information,
     "h5_generalisation": h5_generalisation,
     "h6a_model_sizes": h6a_model_sizes,
 }

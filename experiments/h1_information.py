@@ -1,0 +1,168 @@
+"""Do online samples carry information of their own?
+
+Offline DPO against two-stage RLHF on the same pairs, with policies that can be anything. The second stage is solved
+exactly, without a single sample, or by policy gradient (RLOO) on 10 to a million responses that the reward model
+scores. Reward models are either as rich as the policies, R = R(Pi), where Theorem 2.2 says that both roads are one,
+or simple. If samples carried information, drawing more of them would lower the regret below that of the exact
+second stage for the same reward model, and below DPO's where the classes are equal.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+
+from experiments.setting import check, problem_of, task_of
+from experiments.statistics import Finding, Question, over_seeds
+from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
+from gvgap_jax.divergence import kl
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid
+
+MEANING = 1
+QUESTION = Question(
+    label="H1",
+    claim="Online samples carry information of their own.",
+    reported=(
+        "No: labels of online samples come from a reward model that was fitted on the same data, so that by the data "
+        "processing inequality they add nothing (arXiv 2503.01067, an argument without an experiment)."
+    ),
+)
+
+MATTERS = 0.01  # nats: a smaller gain is none
+SIZES = {  # responses drawn by the second stage
+    10: online.Sizes(rounds=5, prompts=1, samples=2),
+    1_000: online.Sizes(rounds=50, prompts=10, samples=2),
+    100_000: online.Sizes(rounds=250, prompts=200, samples=2),
+    1_000_000: online.Sizes(rounds=500, prompts=1_000, samples=2),
+}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: order of the gold reward's interactions; the simple reward models have this order.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 3
+    gold_order: int = 1
+    pairs: int = 512
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature"), ("gold_order",))
+
+
+PRESETS = {
+    "quick": Grid({}, seeds=24),
+    "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
+    "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: responses drawn (0: all sums exact), the tree, and the padded pairs."""
+
+    responses: int
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """Both classes of reward models with every size of the second stage; none where the order is beyond the tree."""
+    if config.gold_order >= config.horizon:
+        return []
+    tree = TokenTree(config.vocabulary, config.horizon)
+    numbers = {
+        name: getattr(config, name) for name in ("pairs", "gold_order", "beta", "temperature", "reference_scale")
+    }
+    found = []
+    for responses in (0, *SIZES):
+        program = Program(responses, tree, preferences.padded(config.pairs))
+        labels: dict[str, str | int] = {"horizon": config.horizon, "responses": responses}
+        for order in (config.gold_order, config.horizon):
+            found.append(Cell("fits", program, labels, numbers | {"order": order}))
+    return found
+
+
+def run(program: Program, cell: dict) -> dict:
+    """DPO's regret (exact rows) or that of a sampled second stage, beside that of the exact one."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    everything = verifiers.nested_interactions(tree, tree.horizon)
+    verifier = verifiers.nested_interactions(tree, cell["order"])
+    every_policy = verifiers.soft_optimal_class(tree, everything, task.reference, task.beta)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+    settings = algorithms.Settings()
+    fit = algorithms.reward_model(fit_key, algorithms.Classes(every_policy, verifier), problem, settings)
+    assert verifier.leaf_scores is not None
+    exact = soft_rl.soft_optimal_policy(verifier.leaf_scores(fit.params), task.reference, task.beta)
+    if program.responses:
+        policy = policies.tabular(tree, tree.conditionals(task.reference))
+        environment = tasks.environment(tree, task, partial(verifier.score, fit.params))
+        sizes = SIZES[program.responses]
+        made = online.rloo(fit_key, policy, policy.init(fit_key), environment, sizes, learning_rate=0.1)
+    else:
+        policy = every_policy
+        made = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
+    assert policy.leaf_log_probs is not None
+    log_policy = policy.leaf_log_probs(made.params)
+    return {
+        "regret": metrics.evaluate(log_policy, task).regret,
+        "regret_exact": metrics.evaluate(exact, task).regret,
+        "kl_to_exact": weighted_mean(kl(log_policy, exact), task.prompt_probs),
+        "penalty": made.penalty,
+        "penalty_exact": fit.penalty,
+        "converged": fit.converged & made.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """What exact RL gains without samples and what samples add to it, for either class; the control is Theorem 2.2."""
+    fits = records["fits"].with_columns((pl.col("order") == pl.col("horizon")).alias("equal"))
+    most = fits["responses"].max()
+    dpo, rows = fits.filter(responses=0), []
+    for equal, name in ((True, "R = R(Π)"), (False, "simple reward models")):
+        here = fits.filter(equal=equal, responses=most)
+        claim = f"{name}, {most:,} online samples: regret of the exact second stage less that of the sampled one"
+        rows.append(Finding(claim, _mean(here, pl.col("regret_exact") - pl.col("regret")), "nats", MATTERS, "above"))
+    both = dpo.filter(equal=True).join(fits.filter(equal=True, responses=most), on=_cell(fits), suffix="_sampled")
+    claim = f"R = R(Π): regret of DPO less that of RLHF with {most:,} online samples"
+    rows.append(Finding(claim, _mean(both, pl.col("regret") - pl.col("regret_sampled")), "nats", MATTERS, "above"))
+    claim = "simple reward models, no sample at all: regret of DPO less that of RLHF"
+    gap = pl.col("regret") - pl.col("regret_exact")
+    rows.append(Finding(claim, _mean(dpo.filter(equal=False), gap), "nats", 0.0, "above"))
+    claim = "R = R(Π) and equal penalties, no sample: largest difference of regret between DPO and RLHF"
+    same = dpo.filter(pl.col("equal"), pl.col("penalty") == pl.col("penalty_exact"))
+    return [*rows, Finding(claim, _mean(same, gap.abs(), pl.Expr.max), "nats", 1e-4, "below", control=True)]
+
+
+def _cell(fits: pl.DataFrame) -> list[str]:
+    names = ("horizon", "pairs", "gold_order", "beta", "temperature", "reference_scale", "seed")
+    return [name for name in names if name in fits]
+
+
+def _mean(rows: pl.DataFrame, statistic: pl.Expr, reduce=pl.Expr.mean):
+    by_seed = rows.group_by("seed", maintain_order=True).agg(reduce(statistic).alias("statistic"))
+    return over_seeds(by_seed["statistic"])
+
+
+def sampled_curve(fits: pl.DataFrame, equal: bool, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of responses, and a column's mean over a seed's cells [seeds, responses]."""
+    chosen = fits.filter((pl.col("order") == pl.col("horizon")) == equal, pl.col("responses") > 0)
+    by_seed = chosen.group_by("seed", "responses").agg(pl.col(column).mean()).sort("seed", "responses")
+    responses = np.array(sorted(chosen["responses"].unique()))
+    return responses, by_seed[column].to_numpy().reshape(-1, len(responses))
