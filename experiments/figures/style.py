@@ -1,6 +1,6 @@
 """One look for all figures: full text width, readable type, colour-blind safe colours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,16 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", **look) -> None:
         lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis
     bars = np.vstack([means - lows, highs - means])
     axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
+
+
+def slices(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The rows of each combination of ``columns``, and a name for it of those that vary: ``_pairs512_beta2``."""
+    varying = [column for column in columns if frame[column].n_unique() > 1]
+    if not varying:
+        yield "", frame
+        return
+    for values, rows in frame.sort(varying).group_by(varying, maintain_order=True):
+        yield "".join(f"_{column}{value}" for column, value in zip(varying, values, strict=True)), rows
 
 
 def legend_below(figure: Figure, columns: int = 3) -> None:
