@@ -64,8 +64,7 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        check(self, positive=("beta", "temperature", "reference_scale"), at_least_one=("gold_order",))
-        check(self)
+        check(self, ("beta", "temperature", "reference_scale"), ("gold_order",))
         if self.gold_order > self.horizon:
             raise ValueError(f"gold_order must be at most the horizon, {self.horizon}, got {self.gold_order}.")
 

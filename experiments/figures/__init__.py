@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, h2_regularisation, phase_diagram, sample_complexity
+from experiments.figures import equivalence, h2_regularisation, h4_data, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
@@ -17,6 +17,7 @@ FIGURES = {
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "h2_regularisation": h2_regularisation,
+    "h4_data": h4_data,
 }
 
 
