@@ -11,12 +11,13 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, h2_regularisation, h4_data, phase_diagram, sample_complexity
+from experiments import equivalence, h2_regularisation, h3_optimisation, h4_data, phase_diagram, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "h2_regularisation": h2_regularisation,
+    "h3_optimisation": h3_optimisation,
     "h4_data": h4_data,
 }

@@ -5,6 +5,8 @@ _OPTIONS = {
     "equivalence": "--grid.horizon 2 --grid.pairs 16 --seeds 2",
     "phase_diagram": "--grid.horizon 2 2 2 --grid.policy tabular interactions interactions --grid.policy_order 1 1 2 "
     "--grid.gold_order 1 2 --grid.verifier_order 1 2 --grid.pairs 64 1024 --grid.beta 1 --seeds 2",
+    "h3_optimisation": "--grid.horizon 2 --grid.prompt_length 1 --grid.gold_order 1 --grid.policy_order 2 "
+    "--grid.pairs 64 --grid.steps 5 10 --seeds 2",
     "h4_data": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 512 --grid.tilt 1 0 --seeds 2",
     "h2_regularisation": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 --grid.beta 1 4 --seeds 2",
 }

@@ -9,7 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, h2_regularisation, h4_data, phase_diagram, sample_complexity
+from experiments.figures import (
+    equivalence,
+    h2_regularisation,
+    h3_optimisation,
+    h4_data,
+    phase_diagram,
+    sample_complexity,
+)
 from experiments.figures.style import save
 
 FIGURES = {
@@ -17,6 +24,7 @@ FIGURES = {
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "h2_regularisation": h2_regularisation,
+    "h3_optimisation": h3_optimisation,
     "h4_data": h4_data,
 }
 
