@@ -166,7 +166,10 @@ def soft_optimal_class(
     beta: Number,
     regulariser: Regulariser = REVERSE_KL,
 ) -> Policy:
-    """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1)."""
+    """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1).
+
+    Or, for another regulariser, the policies that are optimal under it.
+    """
     leaf_scores = verifier.leaf_scores
     if leaf_scores is None:
         raise ValueError("soft_optimal_class: the verifier must score all leaves; it has no leaf_scores.")

@@ -5,6 +5,7 @@ import polars as pl
 import pytest
 
 from experiments import h4_data as experiment
+from experiments.figures.style import slices
 from experiments.setting import TRAINED
 from experiments.statistics import over_seeds, ratio_of_means
 
@@ -98,6 +99,14 @@ def test_the_interval_of_a_ratio_of_means():
     failed = ratio_of_means([1.0, 1.1, np.nan], [2.0, 2.2, 6.0])
     assert (failed.estimate, failed.seeds, failed.failed) == (pytest.approx(0.5), 2, 1)
     assert ratio_of_means([3.0, 5.0, 4.0], [1.0, 1.0, 1.0]) == over_seeds([3.0, 5.0, 4.0])
+
+
+def test_a_grid_is_cut_into_a_figure_for_each_setting():
+    rows = pl.DataFrame({"pairs": [64, 512, 64, 512], "beta": [1.0, 1.0, 0.5, 0.5], "order": [2, 2, 2, 2]})
+    found = dict(slices(rows, ["pairs", "beta", "order"]))
+    assert list(found) == ["_pairs64_beta0.5", "_pairs64_beta1", "_pairs512_beta0.5", "_pairs512_beta1"]
+    assert found["_pairs512_beta1"].rows() == [(512, 1.0, 2)]
+    assert [name for name, _ in slices(rows, ["order"])] == [""]
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", **look) -> None:
 
 
 def slices(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
-    """The rows of each combination of ``columns``, and a name for it of those that vary: ``_pairs512_beta2``."""
+    """The rows of each combination of number columns, and a name for it of those that vary: ``_pairs512_beta2``."""
     varying = [column for column in columns if frame[column].n_unique() > 1]
     if not varying:
         yield "", frame
         return
     for values, rows in frame.sort(varying).group_by(varying, maintain_order=True):
-        yield "".join(f"_{column}{value}" for column, value in zip(varying, values, strict=True)), rows
+        yield "".join(f"_{column}{value:g}" for column, value in zip(varying, values, strict=True)), rows
 
 
 def legend_below(figure: Figure, columns: int = 3) -> None:
