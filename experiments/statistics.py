@@ -36,6 +36,20 @@ def ratio_over_seeds(log_ratios) -> Interval:
     return interval._replace(**{name: float(np.exp(getattr(interval, name))) for name in ("estimate", "low", "high")})
 
 
+def ratio_of_means(numerators, denominators) -> Interval:
+    """Interval of mean numerator over mean denominator, one of each a seed, by the delta method.
+
+    Its bounds are NaN where the denominators' own interval holds 0: such a ratio is any number.
+    """
+    numerators, denominators = np.asarray(numerators, float), np.asarray(denominators, float)
+    both = np.isfinite(numerators) & np.isfinite(denominators)
+    below = over_seeds(np.where(both, denominators, np.nan))
+    if not below.low * below.high > 0:
+        return below._replace(estimate=float("nan"), low=float("nan"), high=float("nan"))
+    ratio = numerators[both].mean() / below.estimate
+    return over_seeds(ratio + (numerators - ratio * denominators) / below.estimate)
+
+
 class Question(NamedTuple):
     """What an experiment is for, in words that stand beside its numbers.
 

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Fit, Params, Policy, Preferences, PRNGKey, Verifier
+from gvgap_jax.types import Count, Fit, Params, Policy, Preferences, PRNGKey, Verifier
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
 
@@ -57,7 +57,8 @@ class Settings:
       penalties: the ridge penalties tried by ``newton``, in pairs.
       tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
       newton_steps: at most so many Newton steps for each penalty.
-      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps.
+      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` does
+        not decide the program, and may be an array in settings made inside it (which then have no hash).
       rl_tolerance, rl_steps: gradient norm and most Newton steps of the exact objectives that have no
         sampling noise: a second stage without closed form, SFT, a round of SPIN.
       spin_rounds: self-play rounds.
@@ -69,7 +70,7 @@ class Settings:
     tolerance: float = 1e-3
     newton_steps: int = 30
     learning_rate: float = 0.03
-    adam_steps: int = 2000
+    adam_steps: Count = 2000
     patience: int = 200
     rl_tolerance: float = 1e-4
     rl_steps: int = 100

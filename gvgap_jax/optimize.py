@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from jax.scipy.sparse.linalg import cg
 from jaxtyping import Array, Float
 
-from gvgap_jax.types import Fit, Number, Params, PRNGKey
+from gvgap_jax.types import Count, Fit, Number, Params, PRNGKey
 
 Scalar = Float[Array, ""]
 Batch = TypeVar("Batch")
@@ -26,7 +26,7 @@ def minimise(
     loss: Callable[[Params], Scalar],
     params: Params,
     optimiser: optax.GradientTransformation,
-    steps: int,
+    steps: Count,
     held_out_loss: Callable[[Params], Scalar] | None = None,
     tolerance: Number = 0.0,
     patience: int | None = None,

@@ -5,6 +5,7 @@ optimum over all policies is pi*_r(y|x) = pi_ref(y|x) exp((r(x, y) - V(x)) / bet
 V(x) = beta log sum_y pi_ref(y|x) exp(r(x, y) / beta) (arXiv 2503.01067, section 2).
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,6 +15,8 @@ from jaxtyping import Array, Float
 from gvgap_jax.divergence import kl
 from gvgap_jax.tree import Levels, TokenTree
 from gvgap_jax.types import Number
+
+ROOT_STEPS = 20  # Newton's, quadratic near the root
 
 
 def soft_value(reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Number) -> Float[Array, "X"]:
@@ -33,9 +36,64 @@ def objective(
     reward: Float[Array, "X L"],
     reference: Float[Array, "X L"],
     beta: Number,
+    divergence: Callable[[Float[Array, "X L"], Float[Array, "X L"]], Float[Array, "X"]] = kl,
 ) -> Float[Array, "X"]:
-    """J = E_pi[r] - beta KL(pi || pi_ref) of each prompt, in units of reward."""
-    return jnp.sum(jnp.exp(log_policy) * reward, axis=-1) - beta * kl(log_policy, reference)
+    """J = E_pi[r] - beta D(pi, pi_ref) of each prompt, in units of reward; D is KL(pi || pi_ref) if left out."""
+    return jnp.sum(jnp.exp(log_policy) * reward, axis=-1) - beta * divergence(log_policy, reference)
+
+
+def forward_optimal_policy(
+    reward: Float[Array, "X L"], reference: Float[Array, "X L"], beta: Number
+) -> Float[Array, "X L"]:
+    """Leaf log-probabilities of the maximiser of E_pi[r] - beta KL(pi_ref || pi) over all policies.
+
+    It is pi = beta pi_ref / (lambda - r), with lambda > max r such that it sums to 1 for every prompt. With
+    s = lambda - max r and d = max r - r, the root lies in [max(beta pi_ref - d), beta]; 1 / sum_y pi is concave and
+    increases in s, so that Newton's steps from the left end never go past it. Derivatives are those of the root.
+    """
+    below = jnp.max(reward, axis=-1, keepdims=True) - reward
+    weight = beta * jnp.exp(reference)
+
+    def shortfall(slack, below, weight):
+        return 1 / jnp.sum(weight / (slack + below), axis=-1, keepdims=True) - 1
+
+    def slope(slack, below, weight):
+        terms = weight / (slack + below)
+        return jnp.sum(terms / (slack + below), axis=-1, keepdims=True) / jnp.sum(terms, axis=-1, keepdims=True) ** 2
+
+    fixed = jax.lax.stop_gradient((below, weight))
+
+    def improve(_, slack):
+        return slack - shortfall(slack, *fixed) / slope(slack, *fixed)
+
+    start = jnp.max(fixed[1] - fixed[0], axis=-1, keepdims=True)
+    slack = jax.lax.fori_loop(0, ROOT_STEPS, improve, start)
+    # One more step, through which derivatives pass: the implicit function theorem.
+    slack = slack - shortfall(slack, below, weight) / slope(slack, *fixed)
+    return jax.nn.log_softmax(reference - jnp.log(slack + below), axis=-1)
+
+
+class Regulariser(NamedTuple):
+    """What the two roads need of a divergence D(pi, pi_ref) = E_{pi_ref} f(pi / pi_ref) (arXiv 2309.16240).
+
+    Attributes:
+      divergence: log-probabilities [X, L] of the policy and of the reference -> D [X], in nats.
+      optimal: reward [X, L], reference [X, L], beta -> log-probabilities of the maximiser of E_pi[r] - beta D.
+      local_reward: log pi/pi_ref -> f'(pi/pi_ref) up to a constant. Beta times it is, up to a constant of
+        the prompt, the reward that the policy is optimal for.
+    """
+
+    divergence: Callable[[Float[Array, "X L"], Float[Array, "X L"]], Float[Array, "X"]]
+    optimal: Callable[[Float[Array, "X L"], Float[Array, "X L"], Number], Float[Array, "X L"]]
+    local_reward: Callable[[Float[Array, "*batch"]], Float[Array, "*batch"]]
+
+
+REVERSE_KL = Regulariser(kl, soft_optimal_policy, lambda log_ratio: log_ratio)
+FORWARD_KL = Regulariser(
+    lambda log_policy, reference: kl(reference, log_policy),
+    forward_optimal_policy,
+    lambda log_ratio: -jnp.exp(-log_ratio),
+)
 
 
 class SoftValues(NamedTuple):

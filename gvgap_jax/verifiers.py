@@ -14,7 +14,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax.features import coefficient_degrees, interaction_basis, mlp, one_hot_prefixes, token_contrasts
 from gvgap_jax.policies import tree_policy
-from gvgap_jax.soft_rl import soft_optimal_policy
+from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
 from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Count, Number, Params, Policy, PRNGKey, Verifier
 
@@ -137,31 +137,45 @@ def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_
     return tree_verifier(tree, init, leaf_scores, (inputs + 1) * width + width + 1)
 
 
-def implicit_verifier(policy: Policy, reference: Policy, reference_params: Params, beta: Number) -> Verifier:
-    """R(Pi): the local reward models beta (log pi - log pi_ref) of a policy class (arXiv 2503.01067, section 2)."""
+def implicit_verifier(
+    policy: Policy, reference: Policy, reference_params: Params, beta: Number, regulariser: Regulariser = REVERSE_KL
+) -> Verifier:
+    """R(Pi): the local reward models beta (log pi - log pi_ref) of a policy class (arXiv 2503.01067, section 2).
+
+    Or, for another regulariser, beta f'(pi / pi_ref): fitted to pairs this is f-DPO (arXiv 2309.16240).
+    """
 
     def score(params: Params, prompts, responses):
         reference_log_prob = reference.log_prob(reference_params, prompts, responses)
-        return beta * (policy.log_prob(params, prompts, responses) - reference_log_prob)
+        return beta * regulariser.local_reward(policy.log_prob(params, prompts, responses) - reference_log_prob)
 
     policy_leaves, reference_leaves = policy.leaf_log_probs, reference.leaf_log_probs
     if policy_leaves is None or reference_leaves is None:
         return Verifier(policy.init, score, policy.num_parameters)
 
     def leaf_scores(params: Params):
-        return beta * (policy_leaves(params) - reference_leaves(reference_params))
+        return beta * regulariser.local_reward(policy_leaves(params) - reference_leaves(reference_params))
 
     return Verifier(policy.init, score, policy.num_parameters, leaf_scores)
 
 
-def soft_optimal_class(tree: TokenTree, verifier: Verifier, reference: Float[Array, "X L"], beta: Number) -> Policy:
-    """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1)."""
+def soft_optimal_class(
+    tree: TokenTree,
+    verifier: Verifier,
+    reference: Float[Array, "X L"],
+    beta: Number,
+    regulariser: Regulariser = REVERSE_KL,
+) -> Policy:
+    """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1).
+
+    Or, for another regulariser, the policies that are optimal under it.
+    """
     leaf_scores = verifier.leaf_scores
     if leaf_scores is None:
         raise ValueError("soft_optimal_class: the verifier must score all leaves; it has no leaf_scores.")
 
     def leaf_log_probs(params: Params):
-        return soft_optimal_policy(leaf_scores(params), reference, beta)
+        return regulariser.optimal(leaf_scores(params), reference, beta)
 
     def log_prob(params: Params, prompts, responses):
         return tree.at(leaf_log_probs(params), prompts, responses)

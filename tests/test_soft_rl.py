@@ -155,3 +155,56 @@ def test_with_deterministic_dynamics_the_posterior_is_the_soft_optimal_policy():
     mdp = random_mdp(deterministic=True)
     soft_optimal = soft_rl.mdp_soft_optimal_policy(mdp, HORIZON, BETA)
     np.testing.assert_allclose(soft_rl.mdp_posterior_policy(mdp, HORIZON, BETA), soft_optimal, atol=1e-12)
+
+
+def test_the_forward_kl_optimum_is_the_root_found_by_halving(task, tables):
+    beta = float(task.beta)
+    policy = jnp.exp(soft_rl.forward_optimal_policy(task.reward, task.reference, task.beta))
+    for row, (reference, reward) in zip(policy.tolist(), tables, strict=True):
+        low, high = max(reward.values()), max(reward.values()) + beta
+        for _ in range(100):
+            middle = (low + high) / 2
+            total = sum(beta * p / (middle - reward[y]) for y, p in reference.items())
+            low, high = (middle, high) if total > 1 else (low, middle)
+        assert row == pytest.approx([beta * p / (high - reward[y]) for y, p in reference.items()])
+
+
+@pytest.mark.parametrize("regulariser", [soft_rl.REVERSE_KL, soft_rl.FORWARD_KL])
+def test_no_policy_has_a_higher_regularised_objective_than_the_optimum(task, tables, regulariser):
+    judged = task.reward, task.reference, task.beta
+    best = regulariser.optimal(*judged)
+    attained = soft_rl.objective(best, *judged, regulariser.divergence)
+    noise = jnp.asarray(np.random.default_rng(5).normal(size=(200, 2, *best.shape)))
+    others = jax.nn.log_softmax(best[None, None] + jnp.asarray([1e-2, 1.0])[None, :, None, None] * noise)
+    found = jax.vmap(jax.vmap(lambda policy: soft_rl.objective(policy, *judged, regulariser.divergence)))(others)
+    assert jnp.all(found < attained[None, None])
+    law, (reference, reward) = dict(zip(tables[0][1], jnp.exp(best[0]).tolist(), strict=True)), tables[0]
+    sides = (law, reference) if regulariser is soft_rl.REVERSE_KL else (reference, law)
+    expected = helpers.expectation(law, reward) - float(task.beta) * helpers.kl(*sides)
+    assert attained[0] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("regulariser", [soft_rl.REVERSE_KL, soft_rl.FORWARD_KL])
+def test_the_local_reward_of_an_optimum_is_its_reward_up_to_a_constant(task, regulariser):
+    best = regulariser.optimal(task.reward, task.reference, task.beta)
+    constant = task.beta * regulariser.local_reward(best - task.reference) - task.reward
+    np.testing.assert_allclose(constant, jnp.broadcast_to(constant[:, :1], constant.shape), atol=1e-9)
+
+
+def test_the_forward_kl_optimum_holds_for_scarce_responses_and_any_scale_of_reward():
+    numbers = np.random.default_rng(6)
+    reference = jax.nn.log_softmax(jnp.asarray(5 * numbers.normal(size=(50, 40))))
+    for scale in (0.01, 3.0, 300.0):
+        reward = scale * jnp.asarray(numbers.normal(size=reference.shape))
+        constant = jnp.exp(reference - soft_rl.forward_optimal_policy(reward, reference, 0.2)) * 0.2 + reward
+        np.testing.assert_allclose(constant, jnp.broadcast_to(constant[:, :1], constant.shape), atol=1e-9 * scale)
+
+
+def test_derivatives_of_the_forward_kl_optimum_are_finite_differences(task):
+    direction = jnp.asarray(np.random.default_rng(7).normal(size=task.reward.shape))
+
+    def policy(size):
+        return soft_rl.forward_optimal_policy(task.reward + size * direction, task.reference, task.beta)
+
+    _, slope = jax.jvp(policy, (0.0,), (1.0,))
+    np.testing.assert_allclose(slope, (policy(1e-6) - policy(-1e-6)) / 2e-6, atol=1e-6)

@@ -11,6 +11,10 @@ _OPTIONS = {
     "h5_generalisation": "--grid.horizon 2 --grid.gold_order 1 2 --grid.width 2 --grid.pairs 256 --seeds 2",
     "h6a_model_sizes": "--grid.horizon 2 --grid.gold_order 1 2 --grid.policy_order 0 1 --grid.verifier_order 1 2 "
     "--grid.pairs 4096 --grid.labels gold coin --seeds 2",
+    "h3_optimisation": "--grid.horizon 2 --grid.prompt_length 1 --grid.gold_order 1 --grid.policy_order 2 "
+    "--grid.pairs 64 --grid.steps 5 10 --seeds 2",
+    "h4_data": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 512 --grid.tilt 1 0 --seeds 2",
+    "h2_regularisation": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 --grid.beta 1 4 --seeds 2",
 }
 
 TINY = {name: options.split() for name, options in _OPTIONS.items()}

@@ -13,6 +13,9 @@ from experiments.figures import (
     equivalence,
     estimators,
     h1_information,
+    h2_regularisation,
+    h3_optimisation,
+    h4_data,
     h5_generalisation,
     h6a_model_sizes,
     main_table,
@@ -30,6 +33,9 @@ FIGURES = {
     "h1_information": h1_information,
     "h5_generalisation": h5_generalisation,
     "h6a_model_sizes": h6a_model_sizes,
+    "h2_regularisation": h2_regularisation,
+    "h3_optimisation": h3_optimisation,
+    "h4_data": h4_data,
 }
 
 

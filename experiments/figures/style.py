@@ -1,6 +1,6 @@
 """One look for all figures: full text width, readable type, colour-blind safe colours."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,16 @@ def row_name(row: dict, rows: list[dict]) -> str:
     differing = [name for name in row if len({other[name] for other in rows}) > 1]
     others = [f"{name.replace('_', ' ')} {row[name]:g}" for name in differing if name not in ("gold_order", "horizon")]
     return ", ".join([f"gold order {row['gold_order']} of {row['horizon']}", *others])
+
+
+def slices(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, pl.DataFrame]]:
+    """The rows of each combination of number columns, and a name for it of those that vary: ``_pairs512_beta2``."""
+    varying = [column for column in columns if frame[column].n_unique() > 1]
+    if not varying:
+        yield "", frame
+        return
+    for values, rows in frame.sort(varying).group_by(varying, maintain_order=True):
+        yield "".join(f"_{column}{value:g}" for column, value in zip(varying, values, strict=True)), rows
 
 
 def legend_below(figure: Figure, columns: int = 3) -> None:

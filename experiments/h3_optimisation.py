@@ -1,0 +1,241 @@
+"""Does RLHF beat offline preference learning because online optimisation is easier?
+
+Both arms are fitted by gradient descent (Adam), for few steps, twice as many, and many, and to the certified optimum
+of their convex problem (Newton's method; the gradient norm is in the records). At the certified optimum no arm was
+easier to optimise. The second stage of RLHF is solved exactly throughout.
+
+Prompt augmentation is the other half: pairs cover only some prompts (not those whose tokens sum to a multiple of the
+vocabulary), and the RL stage runs once over the prompts with pairs and once over all of them. Policies share their
+parameters across prompts, since they are the soft-optimal policies of interactions of prompt and response, of one
+order more than the gold reward. (With two prompt tokens and two orders more, the smallest parameters that do well on
+some prompts leave the others at the reference.) Reward models are interactions of the gold order.
+
+Task, pairs and held-out fifth are the same in all arms. What could still mislead: gradient descent is regularised by
+stopping early on the held-out pairs, the certified optimum by a ridge penalty selected on them, so that a difference
+between the solvers is not optimisation alone; equal steps are not equal progress; and as policies can express every
+optimum for a reward model, the RL stage trades no prompt for another, so augmentation cannot move prompts with pairs.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float
+
+from experiments.setting import check, problem_of, task_of
+from experiments.statistics import Finding, Question, over_seeds, ratio_of_means
+from gvgap_jax import TokenTree, algorithms, metrics, preferences, verifiers
+from gvgap_jax.sweep import Cell, Grid
+
+MEANING = 1
+QUESTION = Question(
+    label="H3",
+    claim="RLHF is better because online optimisation is easier than offline.",
+    reported=(
+        "More prompts for the online arm change its win rate from 56.1 to 56.6 and from 60.8 to 61.2, a second epoch "
+        "DPO's from 49.7 to 52.2 (arXiv 2503.01067)."
+    ),
+)
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+LEARNING_RATE = 0.003  # the tenth of the usual: a coefficient moves so far in a step, and few steps must be few
+OPTIMUM = 0  # the number of steps of a fit that goes on to its certified optimum
+EQUAL = 1e-3  # nats: solver tolerance of two roads that must end at one policy
+REMAINS = (
+    0.5  # share of the gap of gradient descent that must remain at the optimum for optimisation not to be its cause
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of the comparison.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      prompt_length: tokens of a prompt, at least 1; there are V**prompt_length prompts.
+      horizon: tokens of a response (H).
+      gold_order: the gold reward and the reward models are interactions of up to so many positions of prompt and
+        response.
+      policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``.
+      pairs: labelled pairs, a fifth of which is held out for selection and early stopping.
+      steps: of gradient descent; every point has the certified optimum beside it.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    prompt_length: int = 2
+    horizon: int = 3
+    gold_order: int = 2
+    policy_order: int = 3
+    pairs: int = 512
+    steps: int = 10
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 0.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature"), ("prompt_length", "gold_order", "steps"))
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2, or no prompt has pairs; got {self.vocabulary}.")
+        longest = self.prompt_length + self.horizon
+        if not self.gold_order <= self.policy_order <= longest:
+            raise ValueError(
+                f"policy_order must be between gold_order, {self.gold_order}, and the {longest} positions of prompt "
+                f"and response, got {self.policy_order}."
+            )
+
+
+PRESETS = {
+    "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=16),
+    "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (3, 4),
+            "policy_order": (3, 4, 5),
+            "pairs": tuple(2**power for power in range(6, 14)),
+            "steps": (5, 10, 20, 40, 80, 160, 4000),
+            "reference_scale": (0.0, 1.0),
+        },
+        seeds=128,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the arm, the solver, the tree and the padded number of pairs."""
+
+    arm: str
+    solver: str
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """DPO, and RLHF with and without more prompts, by both solvers; and reward models as rich as policies."""
+    found = []
+    for solver, steps in (("newton", OPTIMUM), ("adam", config.steps)):
+        found += [
+            _cell(config, "DPO", solver, steps, config.policy_order, 0),
+            _cell(config, "RLHF", solver, steps, config.gold_order, 0),
+            _cell(config, "RLHF", solver, steps, config.gold_order, 1),
+        ]
+    if config.policy_order > config.gold_order:
+        found.append(_cell(config, "RLHF", "newton", OPTIMUM, config.policy_order, 1))
+    return found
+
+
+def _cell(config: Config, arm: str, solver: str, steps: int, reward_order: int, augmented: int) -> Cell:
+    tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
+    names = ("gold_order", "policy_order", "pairs", "beta", "temperature", "reference_scale")
+    numbers: dict[str, int | float] = {name: getattr(config, name) for name in names}
+    numbers |= {"steps": steps, "reward_order": reward_order, "augmented": augmented}
+    labels: dict[str, str | int] = {"arm": arm, "solver": solver, "horizon": config.horizon}
+    labels["prompt_length"] = config.prompt_length
+    return Cell("fits", Program(arm, solver, tree, preferences.padded(config.pairs)), labels, numbers)
+
+
+def with_pairs(tree: TokenTree) -> Float[Array, "X"]:
+    """Probabilities of the prompts that pairs cover: equal, but 0 where the tokens sum to a multiple of V."""
+    tokens = tree.prompt_tokens(jnp.arange(tree.prompts))
+    covered = jnp.sum(tokens, axis=-1) % tree.vocabulary != 0
+    return covered / jnp.sum(covered)
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one arm, judged on the prompts with pairs, on those without, and on all of them."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    covered, everywhere = with_pairs(tree), task.prompt_probs
+    problem = problem_of(cell, tree, task._replace(prompt_probs=covered), pairs_key, program.pairs)
+    # Only the RL stage reads the distribution of prompts from here on.
+    prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
+    problem = problem._replace(task=task._replace(prompt_probs=prompts))
+    teacher, verifier = (verifiers.nested_interactions(tree, cell[name]) for name in ("policy_order", "reward_order"))
+    policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+    settings = algorithms.Settings()
+    if program.solver == "adam":
+        settings = algorithms.Settings(solver="adam", learning_rate=LEARNING_RATE, adam_steps=cell["steps"])
+    fit = ROADS[program.arm](fit_key, algorithms.Classes(policy, verifier), problem, settings)
+    assert policy.leaf_log_probs is not None
+    log_policy = policy.leaf_log_probs(fit.params)
+    judged = {"with_pairs": covered, "without_pairs": (covered == 0) / jnp.sum(covered == 0), "all": everywhere}
+    # Gradient descent is meant to be stopped before its optimum: what it must be is finite.
+    converged = fit.converged if program.solver == "newton" else jnp.isfinite(fit.loss)
+    measured = {f"regret_{name}": metrics.evaluate(log_policy, task, probs).regret for name, probs in judged.items()}
+    names = ("loss", "held_out_loss", "gradient_norm", "penalty")
+    taken = {name: getattr(fit, name) for name in names}
+    return measured | taken | {"steps_taken": fit.steps, "converged": converged}
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """The gap at certified optima and what of gradient descent's remains; more steps; more prompts; the control."""
+    fits = records["fits"]
+    steps = sorted(set(fits["steps"].unique()) - {OPTIMUM})
+    fewest, most = steps[0], steps[-1]
+    at_optimum = gap(fits, OPTIMUM)
+    claim = "certified optimum in both arms, prompts with pairs: regret of DPO - RLHF"
+    rows = [Finding(claim, over_seeds(at_optimum), "nats", 0.0, "above")]
+    claim = (
+        f"share of the gap of gradient descent ({most:,} steps, stopped early) that remains at the certified optimum"
+    )
+    rows.append(Finding(claim, ratio_of_means(at_optimum, gap(fits, most)), "", REMAINS, "above"))
+    for number in sorted({fewest, 2 * fewest, most} & set(steps)):
+        claim = f"gradient descent, {number:,} steps: regret of DPO - RLHF"
+        rows.append(Finding(claim, over_seeds(gap(fits, number)), "nats", 0.0, "above"))
+    if 2 * fewest in steps:
+        gain = of_seed(fits.filter(arm="DPO", steps=fewest)) - of_seed(fits.filter(arm="DPO", steps=2 * fewest))
+        claim = f"{2 * fewest:,} steps instead of {fewest:,}: fall of DPO's regret"
+        rows.append(Finding(claim, over_seeds(gain), "nats", 0.0, "above"))
+    for prompts in ("all", "without_pairs"):
+        claim = f"RL over all prompts instead of those with pairs, at the optimum: fall of regret, {PROMPTS[prompts]}"
+        rows.append(Finding(claim, over_seeds(augmentation(fits, prompts)), "nats", 0.0, "at"))
+    moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
+    claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
+    return [
+        *rows,
+        Finding(claim, moved, "nats", EQUAL, "below", control=True),
+        *_control(fits),
+    ]
+
+
+def _control(fits: pl.DataFrame) -> list[Finding]:
+    """Equal classes at the optimum, where both arms selected the same penalty."""
+    offline = fits.filter(arm="DPO", solver="newton")
+    equal = two_stage(fits, augmented=1, simple=False).filter(solver="newton")
+    both = offline.join(equal, on=[*CELL, "seed", "penalty"], suffix="_rlhf")
+    if not len(both):
+        return []
+    difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().max()
+    largest = over_seeds(both.group_by("seed").agg(difference)["regret_all"])
+    claim = "reward models as rich as policies, same penalty, certified optimum: largest difference of regret"
+    return [Finding(claim, largest, "nats", EQUAL, "below", control=True)]
+
+
+PROMPTS = {"with_pairs": "prompts with pairs", "without_pairs": "prompts without pairs", "all": "all prompts"}
+CELL = ["horizon", "prompt_length", "gold_order", "policy_order", "pairs", "beta", "temperature", "reference_scale"]
+
+
+def two_stage(fits: pl.DataFrame, augmented: int, simple: bool = True) -> pl.DataFrame:
+    """RLHF's rows with the RL stage over all prompts or those with pairs; rewards simple, or as rich as policies."""
+    order = "gold_order" if simple else "policy_order"
+    return fits.filter(pl.col("reward_order") == pl.col(order), arm="RLHF", augmented=augmented)
+
+
+def of_seed(rows: pl.DataFrame, prompts: str = "with_pairs") -> np.ndarray:
+    """Mean regret over the rows of each seed [seeds], on these prompts."""
+    return rows.group_by("seed").agg(pl.col(f"regret_{prompts}").mean()).sort("seed")[f"regret_{prompts}"].to_numpy()
+
+
+def gap(fits: pl.DataFrame, steps: int) -> np.ndarray:
+    """Regret of DPO less RLHF's on the prompts with pairs, without more prompts, after so many steps [seeds]."""
+    return of_seed(fits.filter(arm="DPO", steps=steps)) - of_seed(two_stage(fits, 0).filter(steps=steps))
+
+
+def augmentation(fits: pl.DataFrame, prompts: str) -> np.ndarray:
+    """RLHF's regret with RL over prompts with pairs less that with RL over all, at the optimum [seeds]."""
+    without, with_more = (of_seed(two_stage(fits, augmented).filter(steps=OPTIMUM), prompts) for augmented in (0, 1))
+    return without - with_more
