@@ -11,11 +11,20 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, phase_diagram, rival_misspecification, sample_complexity
+from experiments import (
+    equivalence,
+    phase_diagram,
+    rival_coverage,
+    rival_misspecification,
+    rival_overoptimisation,
+    sample_complexity,
+)
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "rival_misspecification": rival_misspecification,
+    "rival_coverage": rival_coverage,
+    "rival_overoptimisation": rival_overoptimisation,
 }

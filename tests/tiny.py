@@ -7,6 +7,8 @@ _OPTIONS = {
     "--grid.gold_order 1 2 --grid.verifier_order 1 2 --grid.pairs 64 1024 --grid.beta 1 --seeds 2",
     "rival_misspecification": "--grid.horizon 2 --grid.setting arms arms tree --grid.pairs 64 1024 256 "
     "--grid.gold_order 2 --grid.policy_order 1 2 --grid.verifier_order 1 2 --seeds 2",
+    "rival_coverage": "--grid.horizon 2 --grid.pairs 64 --grid.unseen 0 0.3 --seeds 2",
+    "rival_overoptimisation": "--grid.horizon 2 --grid.pairs 64 --seeds 2",
 }
 
 TINY = {name: options.split() for name, options in _OPTIONS.items()}

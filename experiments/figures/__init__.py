@@ -9,7 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, phase_diagram, rival_misspecification, sample_complexity
+from experiments.figures import (
+    equivalence,
+    phase_diagram,
+    rival_coverage,
+    rival_misspecification,
+    rival_overoptimisation,
+    sample_complexity,
+)
 from experiments.figures.style import save
 
 FIGURES = {
@@ -17,6 +24,8 @@ FIGURES = {
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "rival_misspecification": rival_misspecification,
+    "rival_coverage": rival_coverage,
+    "rival_overoptimisation": rival_overoptimisation,
 }
 
 
