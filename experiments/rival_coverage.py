@@ -162,27 +162,24 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Mass in the hole, then the gap in regret, where coverage and simple verifiers part; all at the most pairs."""
     fits = arms(records["fits"])
     most = max(fits["pairs"].to_list())
-    fits = fits.filter(pl.col("pairs") == most)
+    fits, pairs, rows = fits.filter(pl.col("pairs") == most), f"{most:,} pairs", []
     holes = sorted(hole for hole in fits["unseen"].unique() if hole > 0)
-    full = fits.filter(unseen=0)
-    rows = []
     if holes:
-        rows += _mass_findings(fits, holes[0], holes[-1], f"{most:,} pairs")
-    rows += _gap_findings(full, fits.filter(pl.col("unseen") == holes[-1]) if holes else None, f"{most:,} pairs")
+        rows += _mass_findings(fits, holes[0], holes[-1], pairs)
+    rows += _gap_findings(fits, max(holes, default=0.0), pairs)
     for penalty in PENALTIES:
-        claim = f"nothing withheld, {most:,} pairs, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
-        chosen = full.filter(arm="DPO", penalties=penalty)
+        claim = f"nothing withheld, {pairs}, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
+        chosen = fits.filter(arm="DPO", unseen=0, penalties=penalty)
         rows += finding_over_seeds(claim, chosen, pl.col("excess").mean(), "", 0.0, "at", control=True)
     return rows
 
 
 def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: str) -> list[Finding]:
     rows, here = [], fits.filter(pl.col("unseen") == largest)
-    excess = pl.col("excess").mean()
     for penalty in PENALTIES:
         where, chosen = f"{largest:.0%} withheld, {pairs}, penalty {penalty}", here.filter(penalties=penalty)
         claim = f"{where}: mass of DPO on what no pair mentions - pi*'s"
-        rows += finding_over_seeds(claim, chosen.filter(arm="DPO"), excess, "", 0.0, "above")
+        rows += finding_over_seeds(claim, chosen.filter(arm="DPO"), pl.col("excess").mean(), "", 0.0, "above")
         claim = f"{where}: mass of DPO there - that of RLHF with a full-table reward model"
         rows += finding_over_seeds(claim, chosen, _between("excess", "DPO", "RLHF table"), "", 0.0, "above")
     if smallest < largest:
@@ -193,24 +190,23 @@ def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: s
     return rows
 
 
-def _gap_findings(full: pl.DataFrame, hole: pl.DataFrame | None, pairs: str) -> list[Finding]:
-    full = full.filter(penalties="chosen")
-    gap = _between("regret", "DPO", "RLHF simple")
+def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Finding]:
+    """Regret between the arms, where reward models of the gold reward's order are simpler than full tables."""
+    fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties="chosen")
+    full, hole = fits.filter(unseen=0), fits.filter(pl.col("unseen") == largest, pl.col("unseen") > 0)
+    gap, share = _between("regret", "DPO", "RLHF simple"), f"{largest:.0%} withheld, {pairs}"
     claim = f"nothing withheld, {pairs}: regret of DPO - RLHF with simple verifiers, which coverage says is 0"
     rows = finding_over_seeds(claim, full, gap, "nats", 0.0, "above")
-    if hole is None:
-        return rows
-    hole, share = hole.filter(penalties="chosen"), f"{hole['unseen'][0]:.0%} withheld, {pairs}"
     claim = f"{share}: regret of DPO - RLHF with full tables, which coverage says is above 0"
     rows += finding_over_seeds(claim, hole, _between("regret", "DPO", "RLHF table"), "nats", 0.0, "above")
     claim = f"{share}: regret of RLHF with full tables - with simple verifiers, which reach what was withheld"
     rows += finding_over_seeds(claim, hole, _between("regret", "RLHF table", "RLHF simple"), "nats", 0.0, "above")
-    if len(full):
-        is_hole = pl.col("unseen") > 0
-        wider = _between("regret", "DPO", "RLHF simple", is_hole) - _between("regret", "DPO", "RLHF simple", ~is_hole)
-        claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
-        rows += finding_over_seeds(claim, pl.concat([full, hole]), wider, "nats", 0.0, "above")
-    return rows
+    if not len(full) or not len(hole):
+        return rows
+    is_hole = pl.col("unseen") > 0
+    wider = _between("regret", "DPO", "RLHF simple", is_hole) - _between("regret", "DPO", "RLHF simple", ~is_hole)
+    claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
+    return rows + finding_over_seeds(claim, pl.concat([full, hole]), wider, "nats", 0.0, "above")
 
 
 def _between(column: str, left: str, right: str, where: pl.Expr | bool = True) -> pl.Expr:

@@ -57,6 +57,7 @@ def made_up(excess, regrets, seeds=6):
             offset = 0.001 * (seed - (seeds - 1) / 2)
             rows.append(
                 {"seed": seed, "unseen": share, "penalties": penalty, "road": road, "order": order, "horizon": 4}
+                | {"gold_order": 1}
                 | {"pairs": 64, "converged": True, "regret": regrets[arm](share) * (1 + 0.01 * seed)}
                 | {"hole_mass": share + offset + (excess * share if arm == "DPO" else 0), "optimal_hole_mass": share}
             )
@@ -96,10 +97,20 @@ def test_mass_that_moves_without_a_hole_is_seen():
     assert {f.verdict for f in experiment.findings(tables) if f.control} == {"effect, above"}
 
 
-@pytest.mark.parametrize("keep", [pl.col("unseen") == 0, pl.col("unseen") == 0.6, pl.col("order") == 4])
+@pytest.mark.parametrize("keep", [pl.col("unseen") == 0, pl.col("unseen") == 0.6, pl.col("penalties") == "chosen"])
 def test_findings_of_part_of_the_grid(keep):
     tables = made_up(0.5, dict.fromkeys(("DPO", "table", "simple"), lambda share: 0.1))
-    assert experiment.findings({"fits": tables["fits"].filter(keep)})
+    found = experiment.findings({"fits": tables["fits"].filter(keep)})
+    assert found
+    assert not any(finding.interval.failed for finding in found)
+
+
+def test_a_gold_reward_as_complex_as_a_policy_has_no_simple_verifier():
+    tables = made_up(0.5, dict.fromkeys(("DPO", "table", "simple"), lambda share: 0.1))
+    tables["fits"] = tables["fits"].filter(order=4).with_columns(gold_order=4)
+    claims = [finding.claim for finding in experiment.findings(tables)]
+    assert claims
+    assert not any("simple" in claim for claim in claims)
 
 
 def test_bad_settings_are_refused():

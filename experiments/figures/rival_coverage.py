@@ -30,7 +30,7 @@ COLUMNS = {
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
-    """One row a penalty and number of pairs; a figure for each horizon, order of the gold reward and beta."""
+    """A row a penalty, for the fewest and the most pairs; a figure for each horizon, gold order and beta."""
     fits, task, figures = experiment.arms(load(folder, "fits")), ["horizon", "gold_order", "beta"], {}
     points = fits.select(task).unique().sort(task).to_dicts()
     for point in points:

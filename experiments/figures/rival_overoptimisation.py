@@ -47,7 +47,7 @@ def _panels(records: dict[str, pl.DataFrame]) -> Figure:
         for axis in grid[-1]:
             axis.set_xlabel("d = √KL(π‖reference) [√nats]")
         gold = experiment.points(records["gold"], "RL", "gold")
-        grid[0, 0].set_ylim(-0.3, 1.6 * np.nanmax(gold.mean(0)))
+        grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(gold.mean(0)))
         legend_below(figure)
     return figure
 
