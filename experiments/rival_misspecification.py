@@ -48,7 +48,7 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      setting: ``arms``, three arms which read nothing below ``skew``, or ``tree``, which does not read ``skew``.
+      setting: ``arms``, three arms, for which nothing below ``skew`` matters, or ``tree``, for which ``skew`` does not.
       pairs: number of labelled pairs, a fifth of which is held out for selection.
       beta: strength of the KL regularisation, reward per nat.
       skew: comparisons of the first arm with the third, for one of each other pair of arms.
