@@ -22,6 +22,9 @@ from experiments import (
     h6a_model_sizes,
     main_table,
     phase_diagram,
+    rival_coverage,
+    rival_misspecification,
+    rival_overoptimisation,
     sample_complexity,
 )
 
@@ -37,4 +40,7 @@ EXPERIMENTS = {
     "h2_regularisation": h2_regularisation,
     "h3_optimisation": h3_optimisation,
     "h4_data": h4_data,
+    "rival_misspecification": rival_misspecification,
+    "rival_coverage": rival_coverage,
+    "rival_overoptimisation": rival_overoptimisation,
 }

@@ -23,7 +23,7 @@ from experiments.phase_records import (
     ratios,
 )
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, over_seeds
+from experiments.statistics import Finding, Question, finding_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
 
@@ -252,13 +252,13 @@ def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
     for horizon in sorted(paired["horizon"].unique(), reverse=True):
         here = paired.filter(simpler, pl.col("holds"), horizon=horizon)
         claim = f"H={horizon}, reward models simpler than policies, and hold the gold: regret of DPO - RLHF"
-        rows += _finding(claim, here.filter("holds_rlhf"), pl.col("gap").mean(), "nats", 0.0, "above")
+        rows += finding_over_seeds(claim, here.filter("holds_rlhf"), pl.col("gap").mean(), "nats", 0.0, "above")
         loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
         claim = f"H={horizon}, reward models too simple for the gold, {most:,} pairs: regret of DPO - RLHF"
-        rows += _finding(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
+        rows += finding_over_seeds(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
     claim = "same class and penalty on both roads: largest difference of regret"
     equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
-    return rows + _finding(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below", control=True)
+    return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below", control=True)
 
 
 def _sign_findings(paired: pl.DataFrame) -> list[Finding]:
@@ -268,8 +268,8 @@ def _sign_findings(paired: pl.DataFrame) -> list[Finding]:
     agrees = (pl.col("gap").sign() == pl.col("predicted_gap").sign()).mean()
     claim = "share of points where theory names the sign of the gap"
     return [
-        *_finding(claim, told, agrees, "", 0.9, "above"),
-        *_finding(f"the same {IN_RANGE}", trusted, agrees, "", 0.9, "above"),
+        *finding_over_seeds(claim, told, agrees, "", 0.9, "above"),
+        *finding_over_seeds(f"the same {IN_RANGE}", trusted, agrees, "", 0.9, "above"),
     ]
 
 
@@ -277,16 +277,10 @@ def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits = collapse(records)
     ratio = (pl.col("log_regret") - pl.col("predicted").log()).mean().exp()
     claim = f"measured over predicted regret {IN_RANGE}"
-    rows = _finding(claim, fits.filter("in_range"), ratio, "times", 1 / FACTOR, "above")
+    rows = finding_over_seeds(claim, fits.filter("in_range"), ratio, "times", 1 / FACTOR, "above")
     claim = "share of the variance of log regret that n / d_eff explains, by one decreasing curve"
-    rows += _finding(claim, fits, explained("log_regret", "curve"), "", 0.9, "above")
+    rows += finding_over_seeds(claim, fits, explained("log_regret", "curve"), "", 0.9, "above")
     claim = "share of the variance of log(DPO / RLHF) that d_eff(DPO) / d_eff(RLHF) explains, by one increasing curve, "
-    return rows + _finding(claim + IN_RANGE, ratios(records), explained("log_ratio", "curve"), "", 0.9, "above")
-
-
-def _finding(
-    claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str, control: bool = False
-) -> list[Finding]:
-    """The finding of one statistic a seed, where any row speaks to it."""
-    values = rows.group_by("seed", maintain_order=True).agg(statistic.alias("statistic"))["statistic"]
-    return [Finding(claim, over_seeds(values), unit, bound, direction, control)] if len(rows) else []
+    return rows + finding_over_seeds(
+        claim + IN_RANGE, ratios(records), explained("log_ratio", "curve"), "", 0.9, "above"
+    )

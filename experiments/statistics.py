@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from scipy import stats
 
 LEVEL = 0.95
@@ -101,3 +102,11 @@ class Finding(NamedTuple):
         if not above and not below:
             return "undecided"
         return "supported" if above == (self.direction == "above") else "contradicted"
+
+
+def finding_over_seeds(
+    claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str, control: bool = False
+) -> list[Finding]:
+    """The finding of one statistic a seed, computed from that seed's rows; none where no row speaks to it."""
+    values = rows.group_by("seed", maintain_order=True).agg(statistic.alias("statistic"))["statistic"]
+    return [Finding(claim, over_seeds(values), unit, bound, direction, control)] if len(rows) else []

@@ -15,6 +15,10 @@ _OPTIONS = {
     "--grid.pairs 64 --grid.steps 5 10 --seeds 2",
     "h4_data": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 512 --grid.tilt 1 0 --seeds 2",
     "h2_regularisation": "--grid.horizon 2 --grid.gold_order 1 --grid.pairs 64 --grid.beta 1 4 --seeds 2",
+    "rival_misspecification": "--grid.horizon 2 --grid.setting arms arms tree --grid.pairs 64 1024 256 "
+    "--grid.gold_order 2 --grid.policy_order 1 2 --grid.verifier_order 1 2 --seeds 2",
+    "rival_coverage": "--grid.horizon 2 --grid.pairs 64 --grid.unseen 0 0.3 --seeds 2",
+    "rival_overoptimisation": "--grid.horizon 2 --grid.pairs 64 --seeds 2",
 }
 
 TINY = {name: options.split() for name, options in _OPTIONS.items()}

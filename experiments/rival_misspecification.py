@@ -1,0 +1,283 @@
+"""Is the advantage of RLHF over DPO one of misspecified classes, which no number of pairs closes?
+
+Two places where classes are too small. Three arms: policies softmax(theta, -theta, 0), every label right, but arms
+compared unequally often; DPO must compromise between comparisons and its compromise depends on how often each was
+made, while RLHF fits every arm's reward and then looks for the best policy of the class. Token trees: policies and
+reward models are interactions up to two different orders, and either of them, both or neither can hold the gold
+reward. Simple verifiers predict a gap that closes as 1/n and favours the smaller class, whichever it is; a class too
+small leaves a gap that stays with infinitely many pairs, and favours the road whose estimate was not restricted.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import polars as pl
+from jaxtyping import Array, Float
+
+from experiments.setting import HELD_OUT_EVERY, check, problem_of, task_of
+from experiments.statistics import Finding, Question, finding_over_seeds
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, tasks, verifiers
+from gvgap_jax.algorithms import Classes, Problem, Settings
+from gvgap_jax.soft_rl import soft_optimal_policy
+from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.types import Fit, Policy
+from theory.rivals import ARMS, REWARD, comparisons
+
+MEANING = 1
+QUESTION = Question(
+    label="rival",
+    claim="RLHF beats DPO because too small a policy class misspecifies DPO, at any number of pairs.",
+    reported=(
+        'Gopalan et al., "Why DPO is a Misspecified Estimator and How to Fix It": in three arms compared (1, 1, 100) '
+        "times DPO falls below the reference's mean reward. Shi et al. (arXiv 2505.19770): RLHF is at least as good "
+        "where policies are misspecified, DPO where reward models are."
+    ),
+)
+
+POLICIES = {0: "one parameter", 1: "every policy"}  # over three arms, by the number ``free``
+THETA = (1.0, -1.0, 0.0)  # what one parameter adds to the logits of the arms
+REFERENCE_REWARD = 1.0  # mean reward of the three arms
+FEWER = 16  # times fewer pairs, where a gap of sample size was that many times wider
+EQUAL = 1e-3  # what the solvers' tolerance leaves between equal policies, in nats or units of reward
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      setting: ``arms``, three arms, for which nothing below ``skew`` matters, or ``tree``, for which ``skew`` does not.
+      pairs: number of labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      skew: comparisons of the first arm with the third, for one of each other pair of arms.
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: the gold reward is made of random interactions of up to so many positions.
+      policy_order: policies are the soft-optimal ones of all interactions of up to so many positions.
+      verifier_order: reward models are all interactions of up to so many positions.
+    """
+
+    setting: str = "tree"
+    pairs: int = 1024
+    beta: float = 1.0
+    skew: float = 100.0
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 2
+    policy_order: int = 4
+    verifier_order: int = 2
+
+    def __post_init__(self):
+        if self.setting not in ("arms", "tree"):
+            raise ValueError(f"setting must be 'arms' or 'tree', got {self.setting!r}.")
+        orders = ("gold_order", "policy_order", "verifier_order")
+        check(self, ("beta", "skew"), orders)
+
+
+def _grid(seeds: int, arms: range, tree: range, step: int, **axes: tuple) -> Grid:
+    """Pairs are powers of two from and to these exponents, ``step`` apart."""
+    settings = [("arms", 2**power) for power in arms[::step]] + [("tree", 2**power) for power in tree[::step]]
+    columns = dict(zip(("setting", "pairs"), zip(*settings, strict=True), strict=True))
+    return Grid(columns | {"skew": (1.0, 100.0)} | axes, (("setting", "pairs"),), seeds)
+
+
+PRESETS = {
+    "quick": _grid(32, range(6, 19), range(6, 13), 2, policy_order=(1, 2, 4), verifier_order=(1, 2)),
+    "paper": _grid(64, range(5, 21), range(5, 16), 1, policy_order=(1, 2, 3, 4), verifier_order=(1, 2, 3, 4)),
+    "full": _grid(
+        256, range(5, 21), range(5, 18), 1, beta=(0.5, 1.0, 2.0), skew=(0.01, 1.0, 10.0, 100.0), horizon=(5,),
+        gold_order=(2, 3), policy_order=(1, 2, 3, 5), verifier_order=(1, 2, 3, 5),
+    ),
+}  # fmt: skip
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: ``arms``, ``fits`` on a tree, or their ``limits``.
+
+    ``pairs`` is the padded number that a tree's are drawn at.
+    """
+
+    table: str
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """Both classes of policies over three arms; or a point of a tree, and what infinitely many pairs lead to there.
+
+    No cell where an order is beyond what the tree has.
+    """
+    numbers: dict[str, int | float] = {"beta": config.beta}
+    if config.setting == "arms":
+        numbers |= {"skew": float(config.skew), "pairs": config.pairs}
+        return [Cell("arms", Program("arms", ARMS, 0), {}, numbers | {"free": free}) for free in POLICIES]
+    if max(config.gold_order, config.policy_order, config.verifier_order) > config.horizon:
+        return []
+    tree = TokenTree(config.vocabulary, config.horizon)
+    labels: dict[str, str | int] = {"vocabulary": tree.vocabulary, "horizon": tree.horizon}
+    numbers |= {name: getattr(config, name) for name in ("gold_order", "policy_order", "verifier_order")}
+    numbers |= {"temperature": 1.0, "reference_scale": 0.0}
+    program = Program("fits", tree, preferences.padded(config.pairs, 4096))
+    limit = Program("limits", tree, 0)
+    return [
+        Cell("fits", program, labels, numbers | {"pairs": config.pairs}),
+        Cell("limits", limit, labels, numbers),
+    ]
+
+
+def run(program: Program, cell: dict) -> dict:
+    """Both roads on one data set, or at the population that it is drawn from."""
+    if program.table == "arms":
+        return _arms(cell)
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    verifier, teacher = (verifiers.nested_interactions(tree, cell[name]) for name in ("verifier_order", "policy_order"))
+    policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+    if program.table == "fits":
+        problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+        return _both_roads(fit_key, Classes(policy, verifier), problem)
+    assert verifier.leaf_scores is not None
+    assert teacher.leaf_scores is not None
+    offline, model = (complexity.population_fit(each, each.init(fit_key), task) for each in (teacher, verifier))
+    second = algorithms.second_stage(fit_key, policy, verifier.leaf_scores(model.params), task, Settings())
+    offline_policy = soft_optimal_policy(teacher.leaf_scores(offline.params), task.reference, task.beta)
+    return _measured(task, offline_policy, _leaves(policy, second)) | {
+        "gradient_norm": jnp.maximum(jnp.maximum(offline.gradient_norm, model.gradient_norm), second.gradient_norm),
+        "converged": offline.converged & model.converged & second.converged,
+    }
+
+
+def _arms(cell: dict) -> dict:
+    """Labels of arms are counted, not listed: how often each of the six outcomes came up is all that a fit reads."""
+    task = tasks.make_task(ARMS, REWARD)._replace(beta=cell["beta"])
+    pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]))
+    outcomes = comparisons(jnp.stack([jnp.ones(()), jnp.ones(()), cell["skew"]]), task)
+    law = outcomes.weight / jnp.sum(outcomes.weight)
+    held_out = cell["pairs"] // HELD_OUT_EVERY
+    sizes = jnp.stack([cell["pairs"] - held_out, held_out]).astype(law.dtype)
+    train, rest = jax.vmap(jax.random.multinomial, (0, 0, None))(jax.random.split(pairs_key), sizes, law)
+    problem = Problem(task, outcomes._replace(weight=train), outcomes._replace(weight=rest))
+    verifier, teacher = (verifiers.linear(ARMS, _arm_features(free)) for free in (1, cell["free"]))
+    policy = verifiers.soft_optimal_class(ARMS, teacher, task.reference, task.beta)
+    return _both_roads(fit_key, Classes(policy, verifier), problem)
+
+
+def _arm_features(free) -> Float[Array, "X L d"]:
+    """Features of one parameter's logits; where ``free`` is 1, of every logit besides."""
+    return jnp.column_stack([jnp.array(THETA), free * jnp.eye(ARMS.leaves)])[None]
+
+
+def _both_roads(key, classes: Classes, problem: Problem) -> dict:
+    offline = algorithms.dpo(key, classes, problem, Settings())
+    two_stage = algorithms.rlhf(key, classes, problem, Settings())
+    return _measured(problem.task, *(_leaves(classes.policy, fit) for fit in (offline, two_stage))) | {
+        "penalty_dpo": offline.penalty,
+        "penalty_rlhf": two_stage.penalty,
+        "gradient_norm": jnp.maximum(offline.gradient_norm, two_stage.gradient_norm),
+        "converged": offline.converged & two_stage.converged,
+    }
+
+
+def _leaves(policy: Policy, fit: Fit):
+    assert policy.leaf_log_probs is not None
+    return policy.leaf_log_probs(fit.params)
+
+
+def _measured(task: tasks.Task, offline, two_stage) -> dict:
+    """Gold reward and regret of both policies; the regret is KL to the best of all policies, in the class or not."""
+    roads = {"dpo": metrics.evaluate(offline, task), "rlhf": metrics.evaluate(two_stage, task)}
+    return {
+        f"{name}_{road}": getattr(found, name) for name in ("gold_reward", "regret") for road, found in roads.items()
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Three arms, then token trees; each with the points where misspecification and simple verifiers part."""
+    rows = _arm_findings(gaps(records["arms"])) if "arms" in records else []
+    return rows + (_tree_findings(gaps(records["fits"]), gaps(records["limits"])) if "fits" in records else [])
+
+
+def gaps(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with ``gap``, how much better RLHF is: regret DPO - RLHF in nats, of arms gold reward RLHF - DPO.
+
+    NaN for what did not converge. On trees also ``holds_policy`` and ``holds_reward``: the class holds the gold
+    reward.
+    """
+    gap = pl.col("regret_dpo") - pl.col("regret_rlhf")
+    if "skew" in rows.columns:
+        gap = pl.col("gold_reward_rlhf") - pl.col("gold_reward_dpo")
+    else:
+        rows = rows.with_columns(
+            holds_policy=pl.col("policy_order") >= pl.col("gold_order"),
+            holds_reward=pl.col("verifier_order") >= pl.col("gold_order"),
+        )
+    return rows.with_columns(gap=pl.when("converged").then(gap).otherwise(float("nan")))
+
+
+def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
+    one, most, gap = arms.filter(free=0), arms["pairs"].max(), pl.col("gap").mean()
+    skew = one["skew"].max()
+    here = one.filter(pl.col("skew") == skew)
+    last, where = here.filter(pairs=most), f"three arms, one parameter, compared (1, 1, {skew:g}) times, {most:,} pairs"
+    reward = pl.when("converged").then("gold_reward_dpo").otherwise(float("nan")).mean()
+    rows = finding_over_seeds(
+        f"{where}: gold reward of DPO; the reference's is 1", last, reward, "reward", REFERENCE_REWARD, "below"
+    )
+    claim = f"{where}: gold reward of RLHF - DPO; DPO fits 1 dimension, RLHF 2, so that simplicity favours DPO"
+    rows += finding_over_seeds(claim, last, gap, "reward", 0.0, "above")
+    rows += _left(here, "three arms, the same gap", "reward", "above")
+    even = one.filter(pl.col("skew") == 1.0, pl.col("pairs") == most)
+    if len(even) and even["skew"][0] != skew:
+        paired = last.join(even, on=["beta", "seed"], suffix="_even")
+        more = (pl.col("gap") - pl.col("gap_even")).mean()
+        claim = f"three arms, {most:,} pairs: how much wider the gap is than where all are compared equally often"
+        rows += finding_over_seeds(claim, paired, more, "reward", 0.0, "above")
+    claim = "three arms, every policy, same penalty: largest difference of gold reward"
+    every = arms.filter(pl.col("penalty_dpo") == pl.col("penalty_rlhf"), free=1)
+    return rows + finding_over_seeds(claim, every, pl.col("gap").abs().nan_max(), "reward", EQUAL, "below", True)
+
+
+def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
+    small_policy = pl.col("holds_reward") & ~pl.col("holds_policy")
+    small_reward = pl.col("holds_policy") & ~pl.col("holds_reward")
+    simple = pl.col("holds_policy") & pl.col("holds_reward") & (pl.col("verifier_order") < pl.col("policy_order"))
+    fewest, most, gap = min(fits["pairs"].to_list()), max(fits["pairs"].to_list()), pl.col("gap").mean()
+    rows = []
+    for which, name, infinite, few in (
+        (small_policy, "policies too small, reward models hold the gold", "above", "below"),
+        (small_reward, "reward models too small, policies hold the gold", "below", "above"),
+    ):
+        claim = f"{name}, infinitely many pairs: regret of DPO - RLHF"
+        rows += finding_over_seeds(claim, limits.filter(which), gap, "nats", 0.0, infinite)
+        claim = f"{name}, {most:,} pairs: the same"
+        rows += finding_over_seeds(claim, fits.filter(which, pairs=most), gap, "nats", 0.0, infinite)
+        if fewest < most:
+            claim = f"{name}, {fewest:,} pairs: the same, where the simpler class should win"
+            rows += finding_over_seeds(claim, fits.filter(which, pairs=fewest), gap, "nats", 0.0, few)
+    simpler = "both hold the gold, reward models simpler"
+    if fewest < most:
+        claim = f"{simpler}, {fewest:,} pairs: regret of DPO - RLHF, which misspecification says is 0"
+        rows += finding_over_seeds(claim, fits.filter(simple, pairs=fewest), gap, "nats", 0.0, "above")
+    rows += _left(fits.filter(simple), simpler, "nats", "below")
+    claim = "both hold the gold, infinitely many pairs: largest difference of regret"
+    both = limits.filter("holds_policy", "holds_reward")
+    rows += finding_over_seeds(claim, both, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+    claim = "same class and penalty on both roads, any number of pairs: largest difference of regret"
+    equal = pl.col("policy_order") == pl.col("verifier_order"), pl.col("penalty_dpo") == pl.col("penalty_rlhf")
+    same = fits.filter(*equal)
+    return rows + finding_over_seeds(claim, same, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+
+
+def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Finding]:
+    """Whether more (``above``) or less than half of the gap with ``FEWER`` times fewer pairs is left with the most."""
+    most = max(rows["pairs"].to_list(), default=0)
+    fewer = rows.filter(pl.col("pairs") * FEWER == most)
+    if not len(fewer):
+        return []
+    change = (pl.col("gap").filter(pairs=most).mean()) - pl.col("gap").filter(pl.col("pairs") < most).mean() / 2
+    share = "more" if direction == "above" else "less"
+    claim = f"{name}: with {most:,} pairs less half of it with {most // FEWER:,}; {share} than half is left"
+    both = pl.concat([fewer, rows.filter(pairs=most)])
+    return finding_over_seeds(claim, both, change, unit, 0.0, direction)
