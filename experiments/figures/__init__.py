@@ -9,13 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, phase_diagram, sample_complexity
+from experiments.figures import equivalence, phase_diagram, rival_implicit, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
+    "rival_implicit": rival_implicit,
 }
 
 
