@@ -11,11 +11,12 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, phase_diagram, rival_implicit, sample_complexity
+from experiments import equivalence, phase_diagram, rival_implicit, rival_sparse, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "rival_implicit": rival_implicit,
+    "rival_sparse": rival_sparse,
 }

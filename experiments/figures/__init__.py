@@ -9,7 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, phase_diagram, rival_implicit, sample_complexity
+from experiments.figures import equivalence, phase_diagram, rival_implicit, rival_sparse, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
@@ -17,6 +17,7 @@ FIGURES = {
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
     "rival_implicit": rival_implicit,
+    "rival_sparse": rival_sparse,
 }
 
 
