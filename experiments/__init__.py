@@ -11,7 +11,7 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, phase_diagram, rival_implicit, rival_sparse, sample_complexity
+from experiments import equivalence, phase_diagram, rival_implicit, rival_plateau, rival_sparse, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
@@ -19,4 +19,5 @@ EXPERIMENTS = {
     "phase_diagram": phase_diagram,
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
+    "rival_plateau": rival_plateau,
 }

@@ -9,7 +9,14 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, phase_diagram, rival_implicit, rival_sparse, sample_complexity
+from experiments.figures import (
+    equivalence,
+    phase_diagram,
+    rival_implicit,
+    rival_plateau,
+    rival_sparse,
+    sample_complexity,
+)
 from experiments.figures.style import save
 
 FIGURES = {
@@ -18,6 +25,7 @@ FIGURES = {
     "phase_diagram": phase_diagram,
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
+    "rival_plateau": rival_plateau,
 }
 
 
