@@ -18,8 +18,8 @@ CAPTIONS = {
         "Regret against the number of labelled pairs, by the number of interactions in the gold reward. A reward model "
         "over all interactions (green) is no better than DPO; one that looks for few (blue) needs fewer pairs where "
         "the gold reward is sparse. What it pays above the one that is told which they are (purple) is the price of "
-        "the search, largest at few pairs; d_eff/(2n) (dashed) does not know it, nor the price of choosing a penalty, "
-        "which keeps purple above it where there is little else to learn."
+        "the search, small where pairs are many; d_eff/(2n) (dashed) does not know it, nor the price of choosing a "
+        "penalty, which keeps purple above it where there is little else to learn."
     ),
 }
 
