@@ -27,6 +27,7 @@ from experiments import (
     rival_overoptimisation,
     sample_complexity,
 )
+from experiments import equivalence, phase_diagram, rival_implicit, rival_plateau, rival_sparse, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
@@ -43,4 +44,7 @@ EXPERIMENTS = {
     "rival_misspecification": rival_misspecification,
     "rival_coverage": rival_coverage,
     "rival_overoptimisation": rival_overoptimisation,
+    "rival_implicit": rival_implicit,
+    "rival_sparse": rival_sparse,
+    "rival_plateau": rival_plateau,
 }

@@ -19,6 +19,9 @@ _OPTIONS = {
     "--grid.gold_order 2 --grid.policy_order 1 2 --grid.verifier_order 1 2 --seeds 2",
     "rival_coverage": "--grid.horizon 2 --grid.pairs 64 --grid.unseen 0 0.3 --seeds 2",
     "rival_overoptimisation": "--grid.horizon 2 --grid.pairs 64 --seeds 2",
+    "rival_implicit": "--grid.vocabulary 4 --grid.vertices 3 --grid.pairs 32 --grid.beta 0.25 1 --seeds 2",
+    "rival_sparse": "--grid.horizon 2 --grid.terms 1 3 --grid.pairs 32 128 --seeds 2",
+    "rival_plateau": "--grid.vocabulary 3 --grid.dimension 2 --grid.samples 64 --grid.pairs 64 512 --seeds 2",
 }
 
 TINY = {name: options.split() for name, options in _OPTIONS.items()}

@@ -23,6 +23,9 @@ from experiments.figures import (
     rival_coverage,
     rival_misspecification,
     rival_overoptimisation,
+    rival_implicit,
+    rival_plateau,
+    rival_sparse,
     sample_complexity,
 )
 from experiments.figures.style import save
@@ -42,6 +45,9 @@ FIGURES = {
     "rival_misspecification": rival_misspecification,
     "rival_coverage": rival_coverage,
     "rival_overoptimisation": rival_overoptimisation,
+    "rival_implicit": rival_implicit,
+    "rival_sparse": rival_sparse,
+    "rival_plateau": rival_plateau,
 }
 
 

@@ -1,0 +1,353 @@
+"""Do implicit reward models fail because of token cues, and must a policy generate in order to verify?
+
+Two settings of Razin et al. (arXiv 2507.07981) as exact sums. First, answers of one token: two groups of tokens, and
+the prompt says which group is right. Labelled pairs use half of the tokens; accuracy is over all pairs of the other
+half. The implicit reward model is a policy softmax(W h(x)) with one row of W a token. The explicit one is a linear head
+on h(x, y) = h(x) x e(y), where tokens of a group have embeddings of cosine ``similarity``. All hidden features are
+fixed. With similarity 0 the head's features are the policy's, with 1 a group is one token, and in between the head
+holds exactly the policy's rewards with exactly as many parameters: d_eff is equal (and infinite for unseen tokens, on
+both sides), so the generation-verification gap predicts no difference where token cues predict one.
+
+Second, answers that close a Hamiltonian cycle of a graph. The reference policy gives them next to no probability,
+labelled pairs put a cycle beside another answer half of the time. Does a policy that tells them apart write any, and
+does RL with a learned verifier of one parameter, or with the gold reward, at the same beta?
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import polars as pl
+from jaxtyping import Array, Bool, Float
+
+from experiments.setting import check, problem_of
+from experiments.statistics import Finding, Interval, Question, over_seeds
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
+from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.tasks import Task
+
+MEANING = 1
+QUESTION = Question(
+    label="rival: token cues",
+    claim="Implicit reward models lean on tokens, whatever the size of the classes, and verify what they cannot write.",
+    reported="Razin et al., arXiv 2507.07981: with fixed features accuracy 0.5 on unseen single tokens, where a linear "
+    "head generalises; an implicit reward model of Hamiltonian cycles of accuracy 0.99 that writes none (reported).",
+)
+
+TIE = 1e-4  # log odds below which a margin is rounding
+ABSENT = 1e-12  # probability of a token outside of a half: its logarithm must be finite
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point of both parts.
+
+    Attributes:
+      vocabulary: tokens, as many prompts, and twice the tokens of a half; a multiple of 4.
+      features: hidden features of a prompt; the first says which group is right.
+      similarity: cosine of the embeddings of two tokens of a group, in (0, 1), for the head that is no smaller.
+      test_share: share of the labelled responses drawn from the half that is tested; 0 is unseen, 0.5 alike.
+      vertices: of the graph, and tokens of an answer.
+      reference_mass: probability that the reference policy gives to all correct answers.
+      beta: strength of the KL regularisation in the second part, reward per nat; 1 in the first.
+      margin: gold reward of a right answer less that of a wrong one, log odds of a label.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+    """
+
+    vocabulary: int = 8
+    features: int = 3
+    similarity: float = 0.5
+    test_share: float = 0.0
+    vertices: int = 4
+    reference_mass: float = 1e-6
+    beta: float = 1.0
+    margin: float = 4.0
+    pairs: int = 512
+
+    def __post_init__(self):
+        check(self, positive=("beta", "margin"), at_least_one=("features",))
+        if self.vocabulary < 4 or self.vocabulary % 4:
+            raise ValueError(f"vocabulary must be a positive multiple of 4, got {self.vocabulary}.")
+        if self.vertices < 3:
+            raise ValueError(f"vertices must be at least 3 for a cycle, got {self.vertices}.")
+        for name in ("similarity", "reference_mass"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        if not 0 <= self.test_share <= 1:
+            raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
+
+
+_AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
+PRESETS = {
+    "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
+    "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
+    "full": Grid(
+        {
+            "vocabulary": (8, 16),
+            "similarity": (0.1, 0.5, 0.9),
+            "test_share": (0.0, 0.01, 0.1, 0.5),
+            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+            "pairs": tuple(2**power for power in range(5, 14)),
+        },
+        seeds=128,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the part and arm, the tree, hidden features of a prompt, padded pairs."""
+
+    arm: str
+    tree: TokenTree
+    features: int
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """Part one: the policy and three heads. Part two: DPO, and RL with a learned one-parameter verifier."""
+    padded = preferences.padded(config.pairs, smallest=1024)
+    answers = TokenTree(config.vocabulary, 1, prompt_length=1)
+    cycles = TokenTree(config.vertices, config.vertices)
+    shared = {"pairs": config.pairs, "margin": config.margin}
+    found = []
+    for arm, similarities in (("implicit", [0.0]), ("explicit", [0.0, config.similarity, 1.0])):
+        labels: dict[str, str | int] = {"arm": arm, "vocabulary": config.vocabulary, "features": config.features}
+        for similarity in similarities:
+            numbers = {**shared, "test_share": config.test_share, "similarity": similarity}
+            found.append(Cell("tokens", Program(arm, answers, config.features, padded), labels, numbers))
+    for arm in ("DPO", "RLHF"):
+        labels = {"arm": arm, "vertices": config.vertices}
+        numbers = {**shared, "beta": config.beta, "reference_mass": config.reference_mass}
+        found.append(Cell("cycles", Program(arm, cycles, 0, padded), labels, numbers))
+    return found
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one arm, as scalars."""
+    return _tokens(program, cell) if program.arm in ("implicit", "explicit") else _cycles(program, cell)
+
+
+def groups(vocabulary: int) -> tuple[Float[Array, "V"], Bool[Array, "V"]]:
+    """Sign of each token's group, and whether it is among the tested half; both halves have both groups."""
+    token = jnp.arange(vocabulary)
+    return 1.0 - 2.0 * (token % 2), token >= vocabulary // 2
+
+
+def embeddings(group: Float[Array, "V"], similarity) -> Float[Array, "V V"]:
+    """Symmetric square root of (1 - similarity) I + similarity s s': unit rows, cosine +-similarity by group."""
+    vocabulary = group.shape[0]
+    own, common = jnp.sqrt(1 - similarity), jnp.sqrt(1 - similarity + similarity * vocabulary)
+    return own * jnp.eye(vocabulary) + (common - own) / vocabulary * group[:, None] * group[None, :]
+
+
+def single_tokens(cell: dict, tree: TokenTree, features: int) -> tuple[Task, Float[Array, "X k"]]:
+    """Gold reward +-margin/2 of one-token answers at beta 1, and the hidden features of the prompts."""
+    group, _ = groups(tree.vocabulary)
+    right = 1.0 - 2.0 * (jnp.arange(tree.prompts) % 2)
+    others = jax.random.normal(jax.random.key(cell["seed"]), (tree.prompts, features - 1))
+    reward = cell["margin"] / 2 * right[:, None] * group[None, :]
+    uniform = jnp.full(reward.shape, -jnp.log(tree.leaves))
+    one = jnp.ones(())
+    task = Task(reward, uniform, jnp.full(tree.prompts, 1 / tree.prompts), one, one)
+    return task, jnp.concatenate([right[:, None], others], axis=-1)
+
+
+def hidden(prompts: Float[Array, "X k"], tokens: Float[Array, "V e"]) -> Float[Array, "X V d"]:
+    """Features of (prompt, token): products of those of the prompt and of the token's embedding, d = k * e."""
+    return jnp.einsum("xk,ye->xyke", prompts, tokens).reshape(prompts.shape[0], tokens.shape[0], -1)
+
+
+def accuracy(score: Float[Array, "X L"], task: Task, judged: Bool[Array, "L"]) -> Float[Array, ""]:
+    """Share of the pairs of judged answers of unequal gold reward that a score ranks right; a tie counts one half."""
+    margin = score[:, :, None] - score[:, None, :]
+    margin = jnp.where(jnp.abs(margin) < TIE, 0.0, margin)
+    better = (task.reward[:, :, None] > task.reward[:, None, :]) & judged[None, :, None] & judged[None, None, :]
+    return metrics.pair_accuracy(margin.reshape(-1), better.reshape(-1).astype(margin.dtype))
+
+
+def _tokens(program: Program, cell: dict) -> dict:
+    tree = program.tree
+    group, tested = groups(tree.vocabulary)
+    task, prompts = single_tokens(cell, tree, program.features)
+    share = jnp.where(tested, cell["test_share"], 1 - cell["test_share"]) / (tree.vocabulary / 2)
+    coverage = jnp.tile(jnp.log(share)[None], (tree.prompts, 1))
+    pairs_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(cell["seed"]), 1))
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
+    verifier, fit = _reward_model(program.arm, group, prompts, cell["similarity"], fit_key, problem, tree)
+    assert verifier.leaf_scores is not None
+    score, gradients = verifier.leaf_scores(fit.params), complexity.reward_gradients(verifier, fit.params)
+    halves = {
+        name: task._replace(reference=jnp.tile(_log_uniform(inside)[None], (tree.prompts, 1)))
+        for name, inside in (("trained", ~tested), ("tested", tested))
+    }
+    return {
+        "accuracy_trained": accuracy(score, task, ~tested),
+        "accuracy_tested": accuracy(score, task, tested),
+        "effective_dimension_trained": complexity.effective_dimension(gradients, halves["trained"]),
+        # Its reciprocal, because no pair reveals an unseen token to a class that holds a value for each: infinity.
+        "inverse_dimension_tested": 1 / complexity.effective_dimension(gradients, halves["tested"], coverage),
+        "num_parameters": jnp.asarray(verifier.num_parameters),
+        "penalty": fit.penalty,
+        "converged": fit.converged,
+    }
+
+
+def _reward_model(arm: str, group, prompts, similarity, key, problem, tree: TokenTree):
+    """The arm's class of reward models and its fit."""
+    if arm == "implicit":
+        policy = policies.linear(tree, (hidden(prompts, jnp.eye(tree.vocabulary))[:, None],))
+        fit = algorithms.dpo(key, algorithms.Classes(policy), problem, algorithms.Settings())
+        uniform = policies.tabular(tree)
+        return verifiers.implicit_verifier(policy, uniform, uniform.init(key), 1.0), fit
+    verifier = verifiers.linear(tree, hidden(prompts, embeddings(group, similarity)))
+    policy = policies.tabular(tree)
+    return verifier, algorithms.reward_model(key, algorithms.Classes(policy, verifier), problem, algorithms.Settings())
+
+
+def _log_uniform(inside: Bool[Array, "L"]) -> Float[Array, "L"]:
+    return jax.nn.log_softmax(jnp.where(inside, 0.0, jnp.log(ABSENT)))
+
+
+def hamiltonian(tree: TokenTree, order: Array) -> Bool[Array, "L"]:
+    """Which responses walk once around the cycle that visits the vertices in ``order`` [V], either way."""
+    _, responses = tree.rows()
+    position = jnp.argsort(order)[responses]
+    steps = (jnp.roll(position, -1, axis=-1) - position) % tree.vocabulary
+    forwards, backwards = (jnp.all(steps == step, axis=-1) for step in (1, tree.vocabulary - 1))
+    return forwards | backwards
+
+
+def _cycles(program: Program, cell: dict) -> dict:
+    tree = program.tree
+    graph_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
+    correct = hamiltonian(tree, jax.random.permutation(graph_key, tree.vocabulary))
+    share = jnp.where(correct, cell["reference_mass"] / jnp.sum(correct), 0.0)
+    reference = jnp.log(jnp.where(correct, share, (1 - cell["reference_mass"]) / jnp.sum(~correct)))[None]
+    coverage = jnp.log(jnp.where(correct, 0.5 / jnp.sum(correct), 0.5 / jnp.sum(~correct)))[None]
+    reward = cell["margin"] * correct[None].astype(reference.dtype)
+    task = Task(reward, reference, jnp.ones(1), cell["beta"], jnp.ones(()))
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
+    policy = policies.tabular(tree, tree.conditionals(reference))
+    checker = verifiers.linear(tree, correct[None, :, None].astype(reference.dtype))
+    road = algorithms.dpo if program.arm == "DPO" else algorithms.rlhf
+    fit = road(fit_key, algorithms.Classes(policy, checker), problem, algorithms.Settings())
+    assert policy.leaf_log_probs is not None
+    log_policy = policy.leaf_log_probs(fit.params)
+
+    def mass(log_probs):
+        return jnp.sum(jnp.where(correct[None], jnp.exp(log_probs), 0.0))
+
+    return {
+        "accuracy": accuracy(task.beta * (log_policy - reference), task, jnp.ones_like(correct)),
+        "mass": mass(log_policy),
+        "mass_gold": mass(task.optimal),
+        "regret": metrics.evaluate(log_policy, task).regret,
+        "penalty": fit.penalty,
+        "converged": fit.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Token cues first, where they and the gap part; then verifying without generating; then the controls."""
+    tokens, cycles = records["tokens"], records["cycles"]
+    most, same = max(tokens["pairs"]), pl.col("similarity").is_between(0, 1, closed="none")
+    unseen = tokens.filter(pairs=most, test_share=0)
+    rows = []
+    if len(unseen):
+        implicit = over_seeds(_by_seed(unseen.filter(arm="implicit"), "accuracy_tested"))
+        where = f"unseen tokens, {most:,} pairs"
+        rows = [
+            Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"),
+            Finding(
+                f"{where}, head of one embedding a group (smaller d_eff: both explanations agree): accuracy gained",
+                head_less_policy(unseen, pl.col("similarity") == 1), "", 0.1, "above",
+            ),
+            Finding(
+                f"{where}, head of the same rewards, parameters and d_eff (token cues say yes, the gap says no): "
+                "accuracy gained",
+                head_less_policy(unseen, same), "", 0.1, "above",
+            ),
+        ]  # fmt: skip
+    return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
+
+
+def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
+    cycles = cycles.filter(reference_mass=cycles["reference_mass"].min())
+    weak, strong = (cycles.filter(beta=beta) for beta in (cycles["beta"].max(), cycles["beta"].min()))
+    dpo, rlhf = (weak.filter(arm=arm) for arm in ("DPO", "RLHF"))
+    where = f"cycles, reference mass {cycles['reference_mass'][0]:.3g}, {pairs:,} pairs, beta {weak['beta'][0]:.3g}"
+    rows = [
+        Finding(f"{where}: accuracy of the policy's own reward", _mean(dpo, "accuracy"), "", 0.99, "above"),
+        Finding(f"{where}: probability that this policy writes a cycle", _mean(dpo, "mass"), "", 1e-3, "below"),
+        Finding(f"{where}: RL with a one-parameter verifier writes one", _mean(rlhf, "mass"), "", 1e-3, "below"),
+        Finding(f"{where}: RL with the gold reward writes one", _mean(rlhf, "mass_gold"), "", 1e-3, "below"),
+    ]
+    if strong["beta"][0] < weak["beta"][0]:
+        where = f"the same, beta {strong['beta'][0]:.3g}: RL with a one-parameter verifier less the policy of DPO"
+        gained = over_seeds(_rlhf_less_dpo(strong, "accuracy")), over_seeds(_rlhf_less_dpo(strong, "mass"))
+        rows += [
+            Finding(f"{where}, accuracy", gained[0], "", 0.01, "below"),
+            Finding(f"{where}, probability of a cycle (the gap says more)", gained[1], "", 0.1, "above"),
+        ]
+    return rows
+
+
+def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
+    alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
+    own = pl.col("similarity") == 0
+    same = pl.col("similarity").is_between(0, 1, closed="none")
+    dimensions = _joined(tokens, same, "effective_dimension_trained").with_columns(pl.col("head") / pl.col("policy"))
+    rows = [
+        Finding(
+            "head on the policy's own features: largest difference of accuracy on unseen tokens, over n and shares",
+            over_seeds(_largest(_joined(tokens, own, "accuracy_tested"), pl.col("head") - pl.col("policy"))),
+            "", 0.01, "below", control=True,
+        ),
+        Finding(
+            "head of the same rewards: largest |log of d_eff(head) / d_eff(policy)| on trained tokens",
+            over_seeds(_largest(dimensions, pl.col("head").log())),
+            "", 1e-3, "below", control=True,
+        ),
+    ]  # fmt: skip
+    if len(alike):
+        claim = "tested tokens trained as often as the others, head of the same rewards: accuracy gained"
+        rows.append(Finding(claim, head_less_policy(alike, same), "", 0.0, "at", control=True))
+    plain = cycles.filter(
+        arm="DPO", reference_mass=0.5, beta=cycles["beta"].min(), pairs=cycles["pairs"].max()
+    ).with_columns(blocked=pl.col("accuracy") - pl.col("mass"))
+    if len(plain):
+        claim = "reference writes a cycle half of the time, smallest beta: accuracy less probability of a cycle, DPO"
+        rows.append(Finding(claim, _mean(plain, "blocked"), "", 0.1, "below", control=True))
+    return rows
+
+
+def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:
+    """Accuracy on tested tokens of the chosen heads less that of the policy, paired by seed."""
+    both = _joined(tokens, heads, "accuracy_tested")
+    return over_seeds(_by_seed(both.with_columns(gained=pl.col("head") - pl.col("policy")), "gained"))
+
+
+def _joined(tokens: pl.DataFrame, heads: pl.Expr, column: str) -> pl.DataFrame:
+    """``column`` of the policy and of the chosen heads on the same data, as columns ``policy`` and ``head``."""
+    point = ["vocabulary", "features", "test_share", "pairs", "margin", "seed"]
+    policy = tokens.filter(arm="implicit").select(*point, pl.col(column).alias("policy"))
+    return tokens.filter(heads, arm="explicit").select(*point, pl.col(column).alias("head")).join(policy, on=point)
+
+
+def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> pl.Series:
+    signed = pl.when(pl.col("arm") == "RLHF").then(pl.col(column)).otherwise(-pl.col(column))
+    return 2 * _by_seed(cycles.with_columns(signed.alias(column)), column)
+
+
+def _by_seed(rows: pl.DataFrame, column: str) -> pl.Series:
+    return rows.group_by("seed").agg(pl.col(column).mean()).sort("seed")[column]
+
+
+def _largest(rows: pl.DataFrame, value: pl.Expr) -> pl.Series:
+    return rows.group_by("seed").agg(value.abs().max().alias("largest"))["largest"]
+
+
+def _mean(rows: pl.DataFrame, column: str) -> Interval:
+    return over_seeds(_by_seed(rows, column))
