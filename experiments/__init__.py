@@ -11,10 +11,12 @@ import os
 # Every device is a thread already; BLAS threads on top of them fight for the same cores, and lose tenfold.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-from experiments import equivalence, phase_diagram, sample_complexity
+from experiments import equivalence, h6b_horizon, h6c_verifier_order, phase_diagram, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
+    "h6b_horizon": h6b_horizon,
+    "h6c_verifier_order": h6c_verifier_order,
 }

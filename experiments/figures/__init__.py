@@ -9,13 +9,15 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
-from experiments.figures import equivalence, phase_diagram, sample_complexity
+from experiments.figures import equivalence, h6b_horizon, h6c_verifier_order, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
     "sample_complexity": sample_complexity,
     "equivalence": equivalence,
     "phase_diagram": phase_diagram,
+    "h6b_horizon": h6b_horizon,
+    "h6c_verifier_order": h6c_verifier_order,
 }
 
 
