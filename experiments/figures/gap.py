@@ -15,7 +15,10 @@ LOOKS = tuple(
 ARMS = {
     "dpo_regret": ("offline DPO, tabular policies", {"color": DPO}),
     "rlhf_regret": ("two-stage RLHF, verifiers of the gold order", {"color": RLHF}),
-    "restricted_regret": ("restricted MLE", {"color": BLACK, "marker": "x", "linestyle": "none", "ecolor": "none", "zorder": 3}),
+    "restricted_regret": (
+        "restricted MLE",
+        {"color": BLACK, "marker": "x", "linestyle": "none", "ecolor": "none", "zorder": 3},
+    ),
 }
 
 
