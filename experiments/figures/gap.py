@@ -1,5 +1,7 @@
 """Panels that the figures of the generation-verification gap share: regrets, their ratio, and the ratio in theory."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
@@ -25,11 +27,12 @@ ARMS = {
 def draw_series(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, str]) -> Figure:
     """A row of panels for every value of ``fixed``, over ``varied``; ``words`` name the two columns."""
     rows = gaps.sort(fixed, "pairs").partition_by(fixed, maintain_order=True)
+    looks = dict(zip(gaps["pairs"].unique().sort(), itertools.cycle(LOOKS), strict=False))
     with style(1.8 * len(rows) + 0.8):
         figure, grid = plt.subplots(len(rows), 3, squeeze=False, sharex="col", sharey="col")
         for panels, series in zip(grid, rows, strict=True):
-            for index, ((pairs,), here) in enumerate(series.group_by("pairs", maintain_order=True)):
-                _draw(panels, here, varied, f"{pairs:,} pairs", LOOKS[index % len(LOOKS)])
+            for (pairs,), here in series.group_by("pairs", maintain_order=True):
+                _draw(panels, here, varied, f"{pairs:,} pairs", looks[pairs])
             _name(panels, f"{words[fixed]} {series[fixed][0]}")
             span = [1.0, max(panels[2].get_xlim()[1], 2.0)]
             panels[2].plot(span, span, color="0.4", linestyle=":", label="theory: equal ratios", zorder=1)
