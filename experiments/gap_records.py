@@ -57,6 +57,10 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
         rows.append(Finding(claim, rise(far, near), "times", 1.0, "above"))
         claim = f"{name}: slope of its logarithm on log(d_eff of policies / of verifiers), 1 in the limit"
         rows.append(Finding(claim, slope(series), "", 0.0, "above"))
+        most = series["pairs"].max()
+        rows.append(
+            Finding(f"{name}, {most:,} pairs: the same slope", slope(series.filter(pairs=most)), "", 0.0, "above")
+        )
     return rows
 
 

@@ -36,12 +36,14 @@ ORDERS = [(4, 1), (4, 2), (4, 4)]
     ("module", "points", "drift"), [(h6b_horizon, HORIZONS, 4), (h6c_verifier_order, ORDERS, 3)], ids=["h6b", "h6c"]
 )
 def test_findings_recover_a_known_gap(module, points, drift):
-    far, *closed, rise, slope, control, restricted = module.findings(made_up_gaps(points))
+    far, *closed, rise, slope, last_slope, control, restricted = module.findings(made_up_gaps(points))
     assert far.interval.estimate == pytest.approx(2 ** (drift / 2))
     assert f"(d_eff: {2.0**drift:.3g} times)" in far.claim
     assert [(finding.direction, finding.interval.estimate) for finding in closed] == [("at", pytest.approx(1.0))] * 2
     assert rise.interval.estimate == pytest.approx(2 ** (drift / 2))
     assert slope.interval.estimate == pytest.approx(0.5)
+    assert last_slope.interval.estimate == pytest.approx(0.5)
+    assert "512 pairs" in last_slope.claim
     for finding in (control, restricted):
         assert finding.interval.estimate == pytest.approx(1e-4)
         assert finding.passes
@@ -81,7 +83,7 @@ def test_a_fit_without_a_number_is_a_failed_seed():
     lost = pl.when((pl.col("seed") == 2) & (pl.col("horizon") == 5)).then(np.nan).otherwise(pl.col("dpo_regret"))
     gaps = made_up_gaps(HORIZONS)["gaps"].with_columns(lost.alias("dpo_regret"))
     gaps = gaps.with_columns(lost.alias("restricted_regret"))
-    far, *closed, rise, slope, _, restricted = h6b_horizon.findings({"gaps": gaps})
+    far, *closed, rise, slope, _, _, restricted = h6b_horizon.findings({"gaps": gaps})
     for finding in (far, rise, slope, restricted):
         assert (finding.interval.seeds, finding.interval.failed) == (2, 1)
     assert closed[0].interval.seeds == 3
