@@ -28,6 +28,7 @@ from experiments import (
     sample_complexity,
 )
 from experiments import equivalence, phase_diagram, rival_implicit, rival_plateau, rival_sparse, sample_complexity
+from experiments import equivalence, h6b_horizon, h6c_verifier_order, phase_diagram, sample_complexity
 
 EXPERIMENTS = {
     "sample_complexity": sample_complexity,
@@ -47,4 +48,6 @@ EXPERIMENTS = {
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
     "rival_plateau": rival_plateau,
+    "h6b_horizon": h6b_horizon,
+    "h6c_verifier_order": h6c_verifier_order,
 }

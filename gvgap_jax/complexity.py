@@ -30,13 +30,18 @@ def fisher_information(
     gradients: Float[Array, "X L d"], task: Task, coverage: Float[Array, "X L"] | None = None
 ) -> Float[Array, "d d"]:
     """Fisher information of one Bradley-Terry pair drawn from ``coverage`` (the reference by default)."""
-    probability = jnp.exp(task.reference if coverage is None else coverage)
-    odds = (task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature
-    label_variance = jax.nn.sigmoid(odds) * jax.nn.sigmoid(-odds) / task.temperature**2
-    weight = task.prompt_probs[:, None, None] * probability[:, :, None] * probability[:, None, :] * label_variance
+    weight = task.prompt_probs[:, None, None] * _pair_information(task, coverage)
     degree = jnp.einsum("xij,xid->xid", weight, gradients)
     crossed = jnp.einsum("xij,xjd->xid", weight, gradients)
     return 2 * jnp.einsum("xid,xie->de", gradients, degree - crossed)
+
+
+def _pair_information(task: Task, coverage: Float[Array, "X L"] | None = None) -> Float[Array, "X L L"]:
+    """Probability of every ordered pair of responses to a prompt, times what its label tells of their margin."""
+    probability = jnp.exp(task.reference if coverage is None else coverage)
+    odds = (task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature
+    label_variance = jax.nn.sigmoid(odds) * jax.nn.sigmoid(-odds) / task.temperature**2
+    return probability[:, :, None] * probability[:, None, :] * label_variance
 
 
 def policy_covariance(
@@ -82,6 +87,27 @@ def effective_dimension(
     seen = eigenvalues > eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75
     hidden = jnp.sum(jnp.where(seen, 0.0, felt)) > 1e-6 * jnp.sum(felt)
     return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(seen, felt / eigenvalues, 0.0)) / task.beta**2)
+
+
+def table_dimension(task: Task) -> Float[Array, ""]:
+    """``effective_dimension`` of every class that holds all rewards, as tabular policies do, without their gradients.
+
+    In leaf coordinates the Fisher information is the Laplacian of a graph whose edges are pairs. Its
+    kernel, a constant for each prompt, is what no policy feels, so that it may be filled in:
+    d_eff = sum_x tr(Cov_{pi*(.|x)} (Laplacian_x + c 1 1^T / L)^-1) / beta^2 for any c > 0. The mean degree as c keeps
+    the system as well conditioned as the graph. Prompts of probability 0 do not count.
+    Costs X * L**3; NaN where the reference gives a response no probability.
+    """
+    weight = 2 * _pair_information(task)
+
+    def of_prompt(weight, optimal):
+        degree = jnp.sum(weight, axis=-1)
+        laplacian = jnp.diag(degree) - weight + jnp.mean(degree) / degree.size
+        covariance = jnp.diag(optimal) - optimal[:, None] * optimal[None]
+        return jnp.trace(jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(laplacian), covariance))
+
+    felt = jax.vmap(of_prompt)(weight, jnp.exp(task.optimal))
+    return jnp.sum(jnp.where(task.prompt_probs > 0, felt, 0.0)) / task.beta**2
 
 
 def population_fit(

@@ -117,6 +117,34 @@ def test_every_class_that_holds_all_rewards_has_the_same_effective_dimension(tre
     assert dimension(additive, additive.init(zero)) < table
 
 
+def test_dimension_of_tables_needs_no_gradients(tree, task):
+    full = verifiers.interactions(tree, tree.prompt_length + tree.horizon)
+    gradients = complexity.reward_gradients(full, full.init(jax.random.key(0)))
+    dimension, table = jax.jit(complexity.effective_dimension), jax.jit(complexity.table_dimension)
+    for prompt_probs in (task.prompt_probs, jnp.array([0.6, 0.4, 0.0])):
+        asked = task._replace(prompt_probs=prompt_probs)
+        assert float(table(asked)) == pytest.approx(float(dimension(gradients, asked)))
+
+
+def test_dimension_of_tables_is_the_double_loop(tree, task):
+    """A parameter a response, but for the first response to every prompt."""
+    rewards = as_table(tree, task.reward)
+    free = [(prompt, response) for prompt in rewards for response in list(rewards[prompt])[1:]]
+    gradients = {
+        prompt: {response: [float((prompt, response) == leaf) for leaf in free] for response in responses}
+        for prompt, responses in rewards.items()
+    }
+    expected = helpers.effective_dimension(
+        gradients,
+        task.prompt_probs.tolist(),
+        rewards,
+        laws(tree, task.reference),
+        float(task.beta),
+        float(task.temperature),
+    )
+    assert float(jax.jit(complexity.table_dimension)(task)) == pytest.approx(expected)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_interactions_can_move_as_many_directions_as_they_have_parameters(tree, order):
     verifier = verifiers.interactions(tree, order)

@@ -154,6 +154,15 @@ def test_equal_classes_end_at_the_same_policy(records):
     assert apart["kl"].min() > 1e-3
 
 
+def test_with_verifiers_as_complex_as_policies_only_the_penalty_is_left_between_the_roads(records):
+    gaps = load(records / "h6c_verifier_order", "gaps")
+    tables, additive = gaps.filter(gold_order=2), gaps.filter(gold_order=1)
+    np.testing.assert_allclose(tables["dpo_dimension"], tables["rlhf_dimension"], rtol=1e-9)
+    assert (additive["dpo_dimension"] / additive["rlhf_dimension"]).min() > 1.2
+    assert np.abs(np.log(gaps["restricted_regret"] / gaps["rlhf_regret"])).max() < 1e-2
+    assert np.abs(np.log(tables["dpo_regret"] / tables["rlhf_regret"])).min() > 1e-2
+
+
 def test_seeds_are_paired_across_arms(records):
     fits = load(records / "sample_complexity", "fits").filter(pl.col("gold_order") == pl.col("order"))
     # Two penalties may tie on the one held-out pair of the smallest data sets: compare equal problems.

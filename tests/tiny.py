@@ -22,6 +22,8 @@ _OPTIONS = {
     "rival_implicit": "--grid.vocabulary 4 --grid.vertices 3 --grid.pairs 32 --grid.beta 0.25 1 --seeds 2",
     "rival_sparse": "--grid.horizon 2 --grid.terms 1 3 --grid.pairs 32 128 --seeds 2",
     "rival_plateau": "--grid.vocabulary 3 --grid.dimension 2 --grid.samples 64 --grid.pairs 64 512 --seeds 2",
+    "h6b_horizon": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
+    "h6c_verifier_order": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
 }
 
 TINY = {name: options.split() for name, options in _OPTIONS.items()}

@@ -28,6 +28,7 @@ from experiments.figures import (
     rival_sparse,
     sample_complexity,
 )
+from experiments.figures import equivalence, h6b_horizon, h6c_verifier_order, phase_diagram, sample_complexity
 from experiments.figures.style import save
 
 FIGURES = {
@@ -48,6 +49,8 @@ FIGURES = {
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
     "rival_plateau": rival_plateau,
+    "h6b_horizon": h6b_horizon,
+    "h6c_verifier_order": h6c_verifier_order,
 }
 
 

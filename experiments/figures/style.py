@@ -32,9 +32,9 @@ def style(height: float) -> Iterator[None]:
         yield
 
 
-def curve(axis, x, by_seed, label: str, marker: str = "o", **look) -> None:
-    """Means over seeds of ``by_seed`` [seeds, x] with bars of their 95 % intervals."""
-    intervals = [over_seeds(column) for column in np.asarray(by_seed, float).T]
+def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, **look) -> None:
+    """Means over seeds of ``by_seed`` [seeds, x], or what else ``interval`` estimates, with bars of 95 % intervals."""
+    intervals = [interval(column) for column in np.asarray(by_seed, float).T]
     means, lows, highs = (np.array([getattr(i, name) for i in intervals]) for name in ("estimate", "low", "high"))
     if axis.get_yscale() == "log":
         lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis

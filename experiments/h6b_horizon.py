@@ -1,0 +1,40 @@
+"""Does the gap between DPO and two-stage RLHF close where responses are so short that writing is as easy as judging?
+
+Responses grow from one token to several, while the gold reward and the reward models stay as simple as they are:
+sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). A response as
+long as the order leaves a policy nothing to learn that its reward model need not: there the gap should be gone, and
+it should open as policies grow and reward models do not. All roads get the same pairs, held-out fifth and candidate
+penalties; regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
+"""
+
+import polars as pl
+
+from experiments import gap, gap_records
+from experiments.statistics import Finding, Question
+from gvgap_jax.sweep import Grid
+
+MEANING = 1
+QUESTION = Question(
+    label="H6",
+    claim="The gap closes where generating is as easy as verifying, and only there.",
+    reported="With two-word summaries arXiv 2503.01067 reported 21.9 against 23.2: nearly no gap.",
+    figure="the two-word summaries, as a curve over the horizon",
+)
+PRESETS = {
+    "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=16),
+    "paper": Grid({"horizon": tuple(range(1, 7)), "gold_order": (1, 2), "pairs": (128, 512, 2048, 16384)}, seeds=64),
+    "full": Grid(
+        {"horizon": tuple(range(1, 8)), "gold_order": (1, 2, 3), "pairs": (128, 512, 2048, 16384, 131072)}, seeds=256
+    ),
+}
+Config, cells, run = gap.Config, gap.cells, gap.run
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For each order the gap of the longest responses, of the shortest, and the way between; then the controls."""
+    gaps, rows = records["gaps"], []
+    for (order,), series in gaps.sort("gold_order", "pairs").group_by("gold_order", maintain_order=True):
+        longest = series["horizon"].max()
+        far = series.filter(gap_records.OPEN, horizon=longest)
+        rows += gap_records.series_findings(series, far, f"order {order}", f"at H = {longest}")
+    return rows + gap_records.equality_findings(gaps)
