@@ -34,6 +34,7 @@ BLOCK = 16  # prompts whose estimate is made at once
 MOST = 2**14  # prompts of the largest batch
 RUNS = (16, 128, 1024)  # prompts a round of whole runs
 ROUNDS = 100  # of a run with 128 prompts a round; they grow as the root of the prompts, so that descent is no limit
+ROUNDING = 1e-7  # nats: smaller ones count as much, so that ratios are too small and never too large
 N = 4  # of best-of-n, and of top against bottom
 
 
@@ -234,7 +235,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         fewest, most = runs["prompts"].min(), runs["prompts"].max()
         for road in runs["road"].unique(maintain_order=True) if fewest != most else []:
             here = [runs.filter(road=road, prompts=size).sort("horizon", "seed") for size in (fewest, most)]
-            ratio = ratio_over_seeds(np.log(here[0]["regret"] / here[1]["regret"]))
+            few, many = (np.maximum(side["regret"].to_numpy(), ROUNDING) for side in here)
+            ratio = ratio_over_seeds(np.log(few / many))
             claim = f"{road}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
             rows.append(Finding(claim, ratio, "times", 4.0, "above"))
     estimates = records["estimates"]

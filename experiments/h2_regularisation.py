@@ -29,7 +29,7 @@ from gvgap_jax.sweep import Cell, Grid
 MEANING = 1
 QUESTION = Question(
     label="H2",
-    claim="Offline methods fall behind because they regularise badly to the reference policy.",
+    claim="RLHF stays ahead with regularisation matched: its advantage is not that offline methods regularise badly.",
     reported="With the same loss and the same beta in both arms the gap persists (arXiv 2503.01067).",
 )
 

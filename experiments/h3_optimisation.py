@@ -32,7 +32,7 @@ from gvgap_jax.sweep import Cell, Grid
 MEANING = 1
 QUESTION = Question(
     label="H3",
-    claim="RLHF is better because online optimisation is easier than offline.",
+    claim="RLHF stays ahead at certified optima of both arms: its advantage is not that optimisation is easier.",
     reported=(
         "More prompts for the online arm change its win rate from 56.1 to 56.6 and from 60.8 to 61.2, a second epoch "
         "DPO's from 49.7 to 52.2 (arXiv 2503.01067)."

@@ -27,7 +27,7 @@ from gvgap_jax.sweep import Cell, Grid
 MEANING = 1
 QUESTION = Question(
     label="H4",
-    claim="RLHF is better because reward models can learn from more and broader data than policies.",
+    claim="RLHF stays ahead on the same pairs, narrow or broad: its advantage is not one of broader data.",
     reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
 )
 
@@ -139,7 +139,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     paired, rows = gaps(records), []
     sizes = sorted(paired["pairs"].unique())
     moderate, most = min(sizes, key=lambda size: abs(size - MODERATE)), sizes[-1]
-    tilts = sorted(paired["tilt"].unique(), reverse=True)
+    tilts = sorted(paired["tilt"].unique(), key=lambda tilt: (tilt != 1, -tilt))  # the reference's own pairs first
     for tilt in tilts:
         here = paired.filter(tilt=tilt)
         gap = over_seeds(of_seed(here.filter(pairs=moderate)))

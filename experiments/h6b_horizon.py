@@ -20,12 +20,19 @@ QUESTION = Question(
     reported="With two-word summaries arXiv 2503.01067 reported 21.9 against 23.2: nearly no gap.",
     figure="the two-word summaries, as a curve over the horizon",
 )
+
+
+def _grid(seeds: int, longest: dict[int, int], **axes: tuple) -> Grid:
+    """Horizons from 1 to the longest of each vocabulary."""
+    walked = [(vocabulary, horizon) for vocabulary, most in longest.items() for horizon in range(1, most + 1)]
+    vocabularies, horizons = zip(*walked, strict=True)
+    return Grid({"vocabulary": vocabularies, "horizon": horizons} | axes, (("vocabulary", "horizon"),), seeds)
+
+
 PRESETS = {
     "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=16),
-    "paper": Grid({"horizon": tuple(range(1, 7)), "gold_order": (1, 2), "pairs": (128, 512, 2048, 16384)}, seeds=64),
-    "full": Grid(
-        {"horizon": tuple(range(1, 8)), "gold_order": (1, 2, 3), "pairs": (128, 512, 2048, 16384, 131072)}, seeds=256
-    ),
+    "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
+    "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
 }
 Config, cells, run = gap.Config, gap.cells, gap.run
 
@@ -33,8 +40,10 @@ Config, cells, run = gap.Config, gap.cells, gap.run
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """For each order the gap of the longest responses, of the shortest, and the way between; then the controls."""
     gaps, rows = records["gaps"], []
-    for (order,), series in gaps.sort("gold_order", "pairs").group_by("gold_order", maintain_order=True):
+    order_first = gaps.sort("gold_order", -pl.col("vocabulary"), "pairs")
+    for (order, vocabulary), series in order_first.group_by("gold_order", "vocabulary", maintain_order=True):
         longest = series["horizon"].max()
         far = series.filter(gap_records.OPEN, horizon=longest)
-        rows += gap_records.series_findings(series, far, f"order {order}", f"at H = {longest}")
+        name = f"V = {vocabulary}, order {order}"
+        rows += gap_records.series_findings(series, far, name, f"at H = {longest}")
     return rows + gap_records.equality_findings(gaps)

@@ -33,8 +33,9 @@ Config, cells, run = gap.Config, gap.cells, gap.run
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """For each horizon the gap with the simplest verifiers, with full tables, and between; then the controls."""
     gaps, rows = records["gaps"], []
-    for (horizon,), series in gaps.sort("horizon", "pairs").group_by("horizon", maintain_order=True):
+    trees = ["vocabulary", "horizon"]
+    for (vocabulary, horizon), series in gaps.sort(*trees, "pairs").group_by(trees, maintain_order=True):
         least = series["gold_order"].min()
         far = series.filter(gap_records.OPEN, gold_order=least)
-        rows += gap_records.series_findings(series, far, f"H = {horizon}", f"at order {least}")
+        rows += gap_records.series_findings(series, far, f"V = {vocabulary}, H = {horizon}", f"at order {least}")
     return rows + gap_records.equality_findings(gaps)

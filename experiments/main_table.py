@@ -255,7 +255,7 @@ def _every_leaf(scene: Scene) -> Cost:
 
 
 def arms(scene: Scene) -> dict[str, Outcome]:
-    """Every row of the table, in its order; online arms share one reward model."""
+    """Every row of the table; online arms share one reward model."""
     trained = scene.program.trained
     reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
     start = scene.classes.policy.init(scene.key)
@@ -304,16 +304,19 @@ def run(program: Program, cell: dict) -> dict:
 
 def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
     """Records with one row an arm, and a column for everything measured."""
-    arms = list(dict.fromkeys(name.split(OF)[0] for name in tables.columns if OF in name))
     cell = [name for name in tables.columns if OF not in name]
     return pl.concat(
         tables.select(
             pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
         )
-        for arm in arms
+        for arm in ARMS
     )
 
 
+ARMS = (  # in the order of the table
+    *("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO", "RLHF, RLOO", "RLHF, PPO"),
+    *("RLHF, exact", "best of n", "DPO, optimum", "RLHF, optimum", "restricted MLE, optimum"),
+)
 COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
     ("online DPO from SFT", "DPO"),
     ("online DPO from DPO", "DPO"),

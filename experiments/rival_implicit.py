@@ -259,16 +259,16 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         implicit = over_seeds(_by_seed(unseen.filter(arm="implicit"), "accuracy_tested"))
         where = f"unseen tokens, {most:,} pairs"
         rows = [
-            Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"),
-            Finding(
-                f"{where}, head of one embedding a group (smaller d_eff: both explanations agree): accuracy gained",
-                head_less_policy(unseen, pl.col("similarity") == 1), "", 0.1, "above",
-            ),
             Finding(
                 f"{where}, head of the same rewards, parameters and d_eff (token cues say yes, the gap says no): "
                 "accuracy gained",
                 head_less_policy(unseen, same), "", 0.1, "above",
             ),
+            Finding(
+                f"{where}, head of one embedding a group (smaller d_eff: both explanations agree): accuracy gained",
+                head_less_policy(unseen, pl.col("similarity") == 1), "", 0.1, "above",
+            ),
+            Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"),
         ]  # fmt: skip
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
 

@@ -28,7 +28,7 @@ from theory.rivals import ARMS, REWARD, comparisons
 MEANING = 1
 QUESTION = Question(
     label="rival",
-    claim="RLHF beats DPO because too small a policy class misspecifies DPO, at any number of pairs.",
+    claim="Too small a policy class misspecifies DPO, and keeps RLHF ahead at any number of pairs.",
     reported=(
         'Gopalan et al., "Why DPO is a Misspecified Estimator and How to Fix It": in three arms compared (1, 1, 100) '
         "times DPO falls below the reference's mean reward. Shi et al. (arXiv 2505.19770): RLHF is at least as good "

@@ -74,7 +74,8 @@ class Finding(NamedTuple):
       claim: the sentence under test.
       interval: the statistic that decides it, with its unit.
       bound, direction: the claim holds where the statistic is ``above`` or ``below`` the bound, or ``at`` it.
-      control: a row where the effect must vanish: it speaks for the instrument, not for the question.
+      control: a row that speaks for the instrument and not for the question: where the effect must vanish, or an
+        equality must break.
     """
 
     claim: str

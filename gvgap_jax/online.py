@@ -83,18 +83,24 @@ def roll_out(
     )
 
 
+def _descend(key, policy, params, environment, sizes, learning_rate, loss, prepare=lambda rollout: rollout) -> Fit:
+    """``optimize.descend`` on what ``prepare`` makes of the present policy's responses."""
+
+    def draw(key, params):
+        return prepare(roll_out(key, policy, params, environment, sizes.prompts, sizes.samples))
+
+    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
+
+
 def rloo(
     key: PRNGKey, policy: Policy, params: Params, environment: Environment, sizes: Sizes, learning_rate: Number = 0.03
 ) -> Fit:
     """REINFORCE with the prompt's other responses as baseline (arXiv 2402.14740)."""
 
-    def draw(key, params):
-        return roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
-
     def loss(params, rollout):
         return rloo_loss(params, rollout, policy, environment.beta)
 
-    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
+    return _descend(key, policy, params, environment, sizes, learning_rate, loss)
 
 
 def rloo_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number) -> Float[Array, ""]:
@@ -167,13 +173,10 @@ def rebel(
     share 1 and without sampling noise the first round ends at the soft-optimal policy.
     """
 
-    def draw(key, params):
-        return roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
-
     def loss(params, rollout):
         return rebel_loss(params, rollout, policy, environment.beta, share / environment.beta)
 
-    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
+    return _descend(key, policy, params, environment, sizes, learning_rate, loss)
 
 
 def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, eta: Number) -> Float[Array, ""]:
@@ -198,14 +201,13 @@ def online_dpo(
     One batch round, as in arXiv 2503.01067, is ``labels(roll_out(...), temperature)`` handed to ``algorithms.dpo``.
     """
 
-    def draw(key, params):
-        rollout = roll_out(key, policy, params, environment, sizes.prompts, sizes.samples)
-        return labels(rollout, environment.temperature)
-
     def loss(params, pairs):
         return online_dpo_loss(params, pairs, policy, environment.beta, environment.temperature)
 
-    return optimize.descend(key, params, draw, loss, learning_rate, sizes.rounds, sizes.steps)
+    def label(rollout):
+        return labels(rollout, environment.temperature)
+
+    return _descend(key, policy, params, environment, sizes, learning_rate, loss, label)
 
 
 def online_dpo_loss(

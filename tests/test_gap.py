@@ -18,7 +18,7 @@ def made_up_gaps(points, power=0.5, at_closed=1.0, apart=1e-4):
                 rlhf = (1 + seed) / pairs
                 rows.append(
                     {
-                        "horizon": horizon, "gold_order": order, "pairs": pairs, "seed": seed,
+                        "vocabulary": 3, "horizon": horizon, "gold_order": order, "pairs": pairs, "seed": seed,
                         "dpo_dimension": 7 * dimension, "rlhf_dimension": 7.0,
                         "dpo_regret": rlhf * dimension**power * closed, "rlhf_regret": rlhf,
                         "restricted_regret": rlhf * np.exp(apart), "dpo_penalty": 3.0,

@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.figures.gap import draw_series
+from experiments.figures.style import slices
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -19,4 +20,5 @@ CAPTIONS = {
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels an order."""
     words = {"gold_order": "gold and verifier order", "horizon": "horizon H [tokens]"}
-    return {"h6b_horizon": draw_series(load(folder, "gaps"), "gold_order", "horizon", words)}
+    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    return {f"h6b_horizon{name}": draw_series(gaps, "gold_order", "horizon", words) for name, gaps in by_vocabulary}

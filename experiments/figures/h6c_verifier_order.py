@@ -5,6 +5,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.figures.gap import draw_series
+from experiments.figures.style import slices
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -19,4 +20,7 @@ CAPTIONS = {
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels a horizon."""
     words = {"horizon": "H =", "gold_order": "gold and verifier order [tokens]"}
-    return {"h6c_verifier_order": draw_series(load(folder, "gaps"), "horizon", "gold_order", words)}
+    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    return {
+        f"h6c_verifier_order{name}": draw_series(gaps, "horizon", "gold_order", words) for name, gaps in by_vocabulary
+    }

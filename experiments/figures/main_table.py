@@ -15,7 +15,8 @@ CAPTIONS = {
     "main_table": (
         "Left: probability that a response of each arm has more gold reward than a human one, ties one half "
         "(bars: 95 % intervals over seeds). Right: the same against the floating-point operations spent. Orange: "
-        "offline; blue: two-stage RL; green: online DPO. Arms marked optimum are solved to a certified gradient norm."
+        "offline; blue: two-stage RL; green: online DPO. Arms marked optimum are solved to a certified gradient norm; "
+        "numbers name the same arms on both sides."
     )
 }
 MEASURED = ("win_rate", "objective", "gold_reward", "kl_to_reference", "regret", "responses", "flops")
@@ -53,15 +54,17 @@ def _win_rates(table: pl.DataFrame) -> Figure:
     arms = table["arm"].unique(maintain_order=True).to_list()
     with style(3.4):
         figure, (left, right) = plt.subplots(1, 2, width_ratios=(1.5, 1), sharex=False)
-        for place, arm in enumerate(reversed(arms)):
+        for number, arm in enumerate(arms, start=1):
             here = table.filter(arm=arm)
             wins, flops = over_seeds(100 * here["win_rate"]), here["flops"].mean()
             spread = [[wins.estimate - wins.low], [wins.high - wins.estimate]]
-            left.errorbar(wins.estimate, place, xerr=spread, color=_colour(arm), marker="o", markersize=4)
+            left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
             if flops:
                 right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=4)
-                right.annotate(arm, (flops, wins.estimate), xytext=(4, 3), textcoords="offset points", fontsize=5)
-        left.set_yticks(range(len(arms)), list(reversed(arms)))
+                right.annotate(number, (flops, wins.estimate), xytext=(4, 2), textcoords="offset points", fontsize=6)
+        left.set_yticks(
+            [-number for number in range(1, len(arms) + 1)], [f"{arm}  {number}" for number, arm in enumerate(arms, 1)]
+        )
         left.axvline(50, color="0.45", linestyle="--", linewidth=1)
         left.set_xlabel("win rate against human responses [%]")
         right.set_xscale("log")
