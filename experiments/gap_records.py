@@ -8,7 +8,7 @@ CLOSED = pl.col("gold_order") == pl.col("horizon")  # reward models are full tab
 OPEN = pl.col("gold_order") < pl.col("horizon")
 LOG_RATIO = (pl.col("dpo_regret") / pl.col("rlhf_regret")).log()
 LOG_DIMENSIONS = (pl.col("dpo_dimension") / pl.col("rlhf_dimension")).log()
-EQUAL = 0.01  # nats of log regret: solvers' tolerances and rounding
+EQUAL = 1e-4  # nats: solvers' tolerances and rounding. Not of log regret: with one token a regret can be rounding alone
 
 
 def by_seed(gaps: pl.DataFrame, statistic: pl.Expr) -> pl.Series:
@@ -71,7 +71,7 @@ def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
     count, as held-out losses can tie to rounding; the claims say how many did.
     """
     same_penalty = pl.col("restricted_penalty") == pl.col("rlhf_penalty")
-    difference = (pl.col("restricted_regret") / pl.col("rlhf_regret")).log().abs().nan_max()
+    difference = (pl.col("restricted_regret") - pl.col("rlhf_regret")).abs().nan_max()
     rows = []
     for claim, here, control in (
         ("order = H, policies penalised as verifiers are: offline likelihood against RLHF", gaps.filter(CLOSED), True),
@@ -79,6 +79,6 @@ def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
     ):
         same = here.filter(same_penalty)
         if len(here):
-            claim = f"{claim}, largest difference of log regret ({len(same) / len(here):.1%} selected the same penalty)"
+            claim = f"{claim}, largest difference of regret ({len(same) / len(here):.1%} selected the same penalty)"
             rows.append(Finding(claim, over_seeds(by_seed(same, difference)), "nats", EQUAL, "below", control))
     return rows
