@@ -8,24 +8,16 @@ against the bottom. The win rate is the probability that a response has more gol
 counts one half. Two arms, marked optimum, solve the same likelihoods to a certified gradient norm.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import polars as pl
-from jaxtyping import Array, Bool, Float
 
-from experiments.costs import Cost
+from experiments.main_arms import ARMS, BATCH, Program, arms, scene_of
 from experiments.setting import HELD_OUT_EVERY, check
 from experiments.statistics import Finding, Question, over_seeds
-from gvgap_jax import TokenTree, algorithms, losses, metrics, online, optimize, policies, preferences, soft_rl, tasks
-from gvgap_jax import verifiers as reward_models
-from gvgap_jax.algorithms import Classes, Problem
+from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid
-from gvgap_jax.types import Fit, Params, Preferences, PRNGKey
 
 MEANING = 1
 QUESTION = Question(
@@ -38,10 +30,18 @@ QUESTION = Question(
     figure="win rates of SFT, DPO and online DPO",
 )
 
-BATCH = 64  # pairs, or prompts, of a gradient step
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)  # the tuning budget of every trained arm
 OF = ": "  # between an arm and what was measured of it, in the names of columns
-SAMPLES = 4  # responses a prompt of a round of sampled RL
+COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
+    ("online DPO from SFT", "DPO"),
+    ("online DPO from DPO", "DPO"),
+    ("RLHF, exact", "DPO"),
+    ("RLHF, RLOO", "DPO"),
+    ("RLHF, PPO", "DPO"),
+    ("best of n", "DPO"),
+    ("RLHF, optimum", "DPO, optimum"),
+    ("DPO, 2 epochs", "DPO"),
+    ("DPO", "SFT"),
+)
 
 
 @dataclass(frozen=True)
@@ -83,199 +83,6 @@ PRESETS = {
 }
 
 
-class Program(NamedTuple):
-    """What decides the compiled program: the tree, and the numbers of pairs and candidates."""
-
-    tree: TokenTree
-    pairs: int
-    candidates: int
-
-    @property
-    def trained(self) -> int:
-        """Pairs that are trained on."""
-        return self.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY
-
-    @property
-    def rounds(self) -> int:
-        """Gradient steps of an epoch."""
-        return self.trained // BATCH
-
-
-class Scene(NamedTuple):
-    """All that the arms share: sizes, problem, classes, the humans' law, and a key."""
-
-    program: Program
-    problem: Problem
-    classes: Classes
-    human: Float[Array, "X L"]
-    key: PRNGKey
-
-
-class Outcome(NamedTuple):
-    """Where an arm ends: log-probabilities of its responses, whether all was finite, and what it cost."""
-
-    log_policy: Float[Array, "X L"]
-    converged: Bool[Array, ""]
-    cost: Cost
-
-
-def scene_of(program: Program, cell: dict) -> Scene:
-    """Gold reward, humans, SFT and pairs of a row; the seed decides them, the same for every arm."""
-    tree = program.tree
-    task_key, pairs_key, key = jax.random.split(jax.random.key(cell["seed"]), 3)
-    gold = tasks.interactions(task_key, tree, cell["gold_order"])._replace(beta=cell["beta"])
-    human = soft_rl.soft_optimal_policy(gold.reward, gold.reference, 1.0)
-    writer = policies.markov(tree, 1)
-    unread = preferences.sample(pairs_key, tree, gold, 1)
-    told = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
-    sft = algorithms.sft(key, Classes(writer), told, algorithms.Settings())
-    assert writer.leaf_log_probs is not None
-    task = gold._replace(reference=writer.leaf_log_probs(sft.params))
-    drawn = preferences.sample(pairs_key, tree, task, program.pairs)
-    problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
-    verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
-    restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
-    classes = Classes(policies.tabular(tree, tree.conditionals(task.reference)), verifier, restricted)
-    return Scene(program, problem, classes, human, key)
-
-
-def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
-    """The fit of the learning rate with the lowest held-out loss."""
-    fits = jax.vmap(fit)(jnp.array(LEARNING_RATES))
-    scores = jax.vmap(held_out_loss)(fits.params)
-    best = jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))
-    return jax.tree.map(lambda values: values[best], fits)
-
-
-def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
-    """Stochastic gradient descent on batches of pairs, drawn with replacement, at the best learning rate."""
-
-    def draw(key, params):
-        del params
-        rows = jax.random.categorical(key, jnp.log(pairs.weight), shape=(BATCH,))
-        return jax.tree.map(lambda values: values[rows], pairs)
-
-    def fit(learning_rate):
-        return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
-
-    return tuned(fit, partial(loss, batch=scene.problem.held_out))
-
-
-def _local_loss(scene: Scene):
-    """The offline loss of a policy's local rewards, which selects for every arm that trains a policy."""
-
-    def loss(params, batch):
-        return online.online_dpo_loss(params, batch, scene.classes.policy, scene.problem.task.beta)
-
-    return loss
-
-
-def _dpo_fit(scene: Scene, epochs: int) -> Fit:
-    start = scene.classes.policy.init(scene.key)
-    return _epochs(scene, scene.key, start, scene.problem.train, _local_loss(scene), epochs)
-
-
-def _reward_fit(scene: Scene) -> Fit:
-    """One epoch of the reward model."""
-    verifier = scene.classes.verifier
-    assert verifier is not None
-
-    def loss(params, batch):
-        chosen = verifier.score(params, batch.prompts, batch.chosen)
-        return losses.bradley_terry(chosen - verifier.score(params, batch.prompts, batch.rejected), batch.weight)
-
-    return _epochs(scene, scene.key, verifier.init(scene.key), scene.problem.train, loss, 1)
-
-
-def _environment(scene: Scene, reward: Fit):
-    assert scene.classes.verifier is not None
-    score = partial(scene.classes.verifier.score, reward.params)
-    return tasks.environment(scene.program.tree, scene.problem.task, score)
-
-
-def _scores(scene: Scene, reward: Fit) -> Float[Array, "X L"]:
-    assert scene.classes.verifier is not None
-    assert scene.classes.verifier.leaf_scores is not None
-    return scene.classes.verifier.leaf_scores(reward.params)
-
-
-def _ended(scene: Scene, fit: Fit, cost: Cost) -> Outcome:
-    assert scene.classes.policy.leaf_log_probs is not None
-    return Outcome(scene.classes.policy.leaf_log_probs(fit.params), fit.converged, cost)
-
-
-def _online_dpo(scene: Scene, start: Params, reward: Fit, epochs_before: int) -> Outcome:
-    draw_key, key = jax.random.split(scene.key)
-    trained, candidates = scene.program.trained, scene.program.candidates
-    rollout = online.roll_out(draw_key, scene.classes.policy, start, _environment(scene, reward), trained, candidates)
-    fit = _epochs(scene, key, start, online.top_against_bottom(rollout), _local_loss(scene), 1)
-    cost = Cost.of_reward_model(trained) + Cost.of_samples(trained * candidates)
-    cost += Cost.of_dpo(trained, 1 + epochs_before)
-    return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
-
-
-def _sampled(scene: Scene, reward: Fit, road, samples: int, steps: int) -> Outcome:
-    """As many responses as online DPO draws, in rounds."""
-    policy, program = scene.classes.policy, scene.program
-    rounds = max(1, program.trained * program.candidates // (BATCH * SAMPLES))
-    sizes = online.Sizes(rounds, BATCH * SAMPLES // samples, samples, steps)
-    environment, start = _environment(scene, reward), policy.init(scene.key)
-
-    def fit(learning_rate):
-        return road(scene.key, policy, start, environment, sizes, learning_rate)
-
-    found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out))
-    cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
-    return _ended(scene, found._replace(converged=found.converged & reward.converged), cost)
-
-
-def _exact(scene: Scene, reward: Fit) -> Outcome:
-    task = scene.problem.task
-    log_policy = soft_rl.soft_optimal_policy(_scores(scene, reward), task.reference, task.beta)
-    return Outcome(log_policy, reward.converged, Cost.of_reward_model(scene.program.trained) + _every_leaf(scene))
-
-
-def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
-    """As many answers as there are trained pairs, each the best of its candidates."""
-    n, answers = scene.program.candidates, scene.program.trained
-    law = metrics.best_of_n(scene.problem.task.reference, _scores(scene, reward), n)
-    cost = Cost.of_reward_model(answers) + Cost.of_samples(answers * n)
-    return Outcome(jnp.log(law), reward.converged, cost)
-
-
-def _optimum(scene: Scene, road) -> Outcome:
-    fit = road(scene.key, scene.classes, scene.problem, algorithms.Settings())
-    cost = Cost.of_newton(scene.program.trained, fit.steps, on_rewards=road is not algorithms.dpo)
-    return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene)))
-
-
-def _every_leaf(scene: Scene) -> Cost:
-    """An exact sum scores every response once."""
-    return Cost(verifier_forward=scene.program.tree.prompts * scene.program.tree.leaves)
-
-
-def arms(scene: Scene) -> dict[str, Outcome]:
-    """Every row of the table; online arms share one reward model."""
-    trained = scene.program.trained
-    reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
-    start = scene.classes.policy.init(scene.key)
-    ppo = partial(online.ppo, critic=policies.tabular_critic(scene.program.tree))
-    return {
-        "SFT": Outcome(scene.problem.task.reference, jnp.array(True), Cost()),
-        "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
-        "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
-        "online DPO from SFT": _online_dpo(scene, start, reward, 0),
-        "online DPO from DPO": _online_dpo(scene, offline.params, reward, 1),
-        "RLHF, RLOO": _sampled(scene, reward, online.rloo, SAMPLES, 1),
-        "RLHF, PPO": _sampled(scene, reward, ppo, 1, 2),
-        "RLHF, exact": _exact(scene, reward),
-        "best of n": _best_of_n(scene, reward),
-        "DPO, optimum": _optimum(scene, algorithms.dpo),
-        "RLHF, optimum": _optimum(scene, algorithms.rlhf),
-        "restricted MLE, optimum": _optimum(scene, algorithms.restricted_mle),
-    }
-
-
 def cells(config: Config) -> list[Cell]:
     """One cell a table, all arms in it; none where an order is beyond what there is to read."""
     tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
@@ -311,23 +118,6 @@ def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
         )
         for arm in ARMS
     )
-
-
-ARMS = (  # in the order of the table
-    *("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO", "RLHF, RLOO", "RLHF, PPO"),
-    *("RLHF, exact", "best of n", "DPO, optimum", "RLHF, optimum", "restricted MLE, optimum"),
-)
-COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
-    ("online DPO from SFT", "DPO"),
-    ("online DPO from DPO", "DPO"),
-    ("RLHF, exact", "DPO"),
-    ("RLHF, RLOO", "DPO"),
-    ("RLHF, PPO", "DPO"),
-    ("best of n", "DPO"),
-    ("RLHF, optimum", "DPO, optimum"),
-    ("DPO, 2 epochs", "DPO"),
-    ("DPO", "SFT"),
-)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:

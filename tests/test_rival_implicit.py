@@ -8,22 +8,22 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments import rival_implicit
+from experiments import implicit_worlds, rival_implicit
 from gvgap_jax import TokenTree, complexity
 from gvgap_jax.tasks import make_task
 
 
 def test_embeddings_have_the_cosines_they_promise():
-    group, _ = rival_implicit.groups(8)
-    vectors = np.asarray(rival_implicit.embeddings(group, 0.3))
+    group, _ = implicit_worlds.groups(8)
+    vectors = np.asarray(implicit_worlds.embeddings(group, 0.3))
     for first, second in itertools.product(range(8), repeat=2):
         expected = 1.0 if first == second else 0.3 if first % 2 == second % 2 else -0.3
         assert sum(vectors[first] * vectors[second]) == pytest.approx(expected)
-    np.testing.assert_allclose(rival_implicit.embeddings(group, 0.0), np.eye(8), atol=1e-12)
+    np.testing.assert_allclose(implicit_worlds.embeddings(group, 0.0), np.eye(8), atol=1e-12)
 
 
 def test_both_halves_have_both_groups():
-    group, tested = rival_implicit.groups(4)
+    group, tested = implicit_worlds.groups(4)
     assert set(zip(np.asarray(group).tolist(), np.asarray(tested).tolist(), strict=True)) == {
         (sign, half) for sign in (1.0, -1.0) for half in (False, True)
     }
@@ -37,7 +37,7 @@ def test_hamiltonian_cycles_by_enumeration():
         for walk in itertools.product(range(4), repeat=4)
     ]
     assert sum(expected) == 8
-    assert np.asarray(rival_implicit.hamiltonian(tree, jnp.array(order))).tolist() == expected
+    assert np.asarray(implicit_worlds.hamiltonian(tree, jnp.array(order))).tolist() == expected
 
 
 def test_accuracy_by_enumeration():
@@ -51,18 +51,18 @@ def test_accuracy_by_enumeration():
         for x, i, j in itertools.product(range(4), repeat=3)
         if judged[i] and judged[j] and reward[x, i] > reward[x, j]
     ]
-    found = rival_implicit.accuracy(jnp.array(score), make_task(tree, reward), jnp.array(judged))
+    found = implicit_worlds.accuracy(jnp.array(score), make_task(tree, reward), jnp.array(judged))
     assert float(found) == pytest.approx(np.mean(right))
 
 
 def test_heads_of_the_same_rewards_have_the_policys_effective_dimension_and_a_smaller_head_has_not():
     tree = TokenTree(4, 1, prompt_length=1)
-    task, prompts = rival_implicit.single_tokens({"seed": 3, "margin": 2.0}, tree, 2)
-    group, tested = rival_implicit.groups(4)
+    task, prompts = implicit_worlds.single_tokens({"seed": 3, "margin": 2.0}, tree, 2)
+    group, tested = implicit_worlds.groups(4)
     coverage = jnp.tile(jnp.where(tested, -jnp.inf, jnp.log(0.5))[None], (4, 1))
 
     def dimensions(similarity):
-        gradients = rival_implicit.hidden(prompts, rival_implicit.embeddings(group, similarity))
+        gradients = implicit_worlds.hidden(prompts, implicit_worlds.embeddings(group, similarity))
         return jnp.stack([complexity.effective_dimension(gradients, task, law) for law in (task.reference, coverage)])
 
     policy, head, small = np.asarray(jax.jit(jax.vmap(dimensions))(jnp.array([0.0, 0.6, 1.0])))
