@@ -23,7 +23,7 @@ from experiments.report_records import words_of
 from experiments.run_all import run_all
 from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
-from gvgap_jax.sweep.grid import batches
+from gvgap_jax.sweep.grid import number_of_points
 
 console = Console()
 
@@ -33,8 +33,8 @@ def list_experiments() -> None:
     for name, module in EXPERIMENTS.items():
         console.print(f"[bold]{name}[/bold]: {words_of(module)[0]}")
         for preset, grid in module.PRESETS.items():
-            cells = sum(batch.size for batch in batches(module.Config, module.cells, grid))
-            console.print(f"    {preset:6} {cells:>9,} cells", highlight=False)
+            points = number_of_points(grid)
+            console.print(f"    {preset:6} {points:>9,} points x {grid.seeds} seeds", highlight=False)
 
 
 def draw_figures(name: str, records: str | None = None, out: Path = Path("results/figures")) -> None:

@@ -35,6 +35,7 @@ POLICIES = {
     "markov, order 0": lambda tree, base: policies.markov(tree, 0, base),
     "markov, order 1": lambda tree, base: policies.markov(tree, 1, base),
     "markov, order 9": lambda tree, base: policies.markov(tree, 9, base),
+    "nested_markov, order 1": lambda tree, base: policies.nested_markov(tree, 1, base),
     "linear": lambda tree, base: policies.linear(tree, prefix_features(tree), base),
     "mlp_policy": lambda tree, base: policies.mlp_policy(tree, 4, base),
     "soft_optimal_class": lambda tree, base: verifiers.soft_optimal_class(

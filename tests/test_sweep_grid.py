@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gvgap_jax.sweep.grid import Cell, Grid, batches, chunks, make_plan, points, shard
+from gvgap_jax.sweep.grid import Cell, Grid, batches, chunks, make_plan, number_of_points, points, shard
 from tests import toy_experiment as toy
 
 
@@ -139,3 +139,9 @@ def test_shards_are_disjoint_and_together_the_plan(count):
 def test_impossible_shards_are_refused(part):
     with pytest.raises(ValueError, match="0 <= i < n"):
         shard([], *part)
+
+
+@pytest.mark.parametrize("zipped", [(), (("first", "third"),)])
+def test_points_are_counted_without_making_them(zipped):
+    grid = Grid({"first": (1, 2), "second": (0.1, 0.2, 0.3), "third": ("a", "b")}, zipped)
+    assert number_of_points(grid) == len(points(Point, grid))

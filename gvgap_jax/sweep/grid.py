@@ -4,6 +4,7 @@ import dataclasses
 import difflib
 import hashlib
 import itertools
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -120,6 +121,11 @@ def make_plan(name: str, experiment: Experiment, grid: Grid) -> Plan:
     grid = dataclasses.replace(grid, axes=defaults | dict(grid.axes))
     cut = [chunk for batch in found for chunk in chunks(batch, name, experiment.MEANING)]
     return Plan(name, experiment.MEANING, grid, experiment.run, cut)
+
+
+def number_of_points(grid: Grid) -> int:
+    """How many points a grid has, impossible ones counted; none is made."""
+    return math.prod(len(factor) for factor in _factors(grid, list(grid.axes)))
 
 
 def points(config: type, grid: Grid) -> list:
