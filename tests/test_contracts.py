@@ -57,7 +57,7 @@ VERIFIERS = {
         policies.markov(tree, 1), *tabular_reference(tree), BETA
     ),
 }
-STORES_MORE_THAN_IT_COUNTS = {"nested_interactions", "sparse"}
+STORES_MORE_THAN_IT_COUNTS = {"nested_interactions", "sparse", "nested_markov, order 1"}
 NEEDS_TWO_TOKENS = {"interactions", "sparse"}
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
@@ -170,10 +170,17 @@ def test_policy_gradients_are_finite(name):
     check_gradient(policy_program(name), random_params(policy))
 
 
+def check_counted(name, counted, stored):
+    if name in STORES_MORE_THAN_IT_COUNTS:
+        assert counted < stored
+    else:
+        assert counted == stored
+
+
 @every_policy
 def test_policy_parameters_are_counted(name):
     policy = policy_class(name)
-    assert policy.num_parameters == count(policy.init(jax.random.key(4)))
+    check_counted(name, policy.num_parameters, count(policy.init(jax.random.key(4))))
 
 
 @every_policy
@@ -228,11 +235,7 @@ def test_verifier_gradients_are_finite(name):
 @every_verifier
 def test_verifier_parameters_are_counted(name):
     verifier = verifier_class(name)
-    stored = count(verifier.init(jax.random.key(4)))
-    if name in STORES_MORE_THAN_IT_COUNTS:
-        assert verifier.num_parameters < stored
-    else:
-        assert verifier.num_parameters == stored
+    check_counted(name, verifier.num_parameters, count(verifier.init(jax.random.key(4))))
 
 
 @every_verifier
