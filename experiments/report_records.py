@@ -106,7 +106,7 @@ def gather(name: str, module, root: str = RESULTS, preset: str | None = None) ->
 def words_of(module) -> tuple[str, str]:
     """The question and the setting that a module's docstring begins with."""
     question, *rest = inspect.cleandoc(module.__doc__ or "").split("\n\n")
-    return " ".join(question.split()), " ".join(rest[0].split()) if rest else ""
+    return " ".join(question.split()), " ".join(" ".join(rest).split())
 
 
 def trouble(name: str, module, preset: str, root: str) -> list[str]:
