@@ -19,7 +19,8 @@ BATCH = 64  # pairs, or prompts, of a gradient step
 LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)  # the tuning budget of every trained arm
 SAMPLES = 4  # responses a prompt of a round of sampled RL
 ARMS = (  # in the order of the table
-    *("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO", "RLHF, RLOO", "RLHF, PPO"),
+    *("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO", "online DPO, soft labels"),
+    *("online DPO, iterated", "online DPO, iterated, soft labels", "RLHF, RLOO", "RLHF, PPO"),
     *("RLHF, exact", "best of n", "DPO, optimum", "RLHF, optimum", "restricted MLE, optimum"),
 )
 
@@ -89,12 +90,12 @@ def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Param
 
 
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
-    """Stochastic gradient descent on batches of pairs, drawn with replacement, at the best learning rate."""
+    """Stochastic gradient descent on batches of pairs, drawn by weight with replacement, at the best learning rate."""
 
     def draw(key, params):
         del params
         rows = jax.random.categorical(key, jnp.log(pairs.weight), shape=(BATCH,))
-        return jax.tree.map(lambda values: values[rows], pairs)
+        return jax.tree.map(lambda values: values[rows], pairs)._replace(weight=jnp.ones(BATCH))
 
     def fit(learning_rate):
         return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
@@ -145,11 +146,14 @@ def _ended(scene: Scene, fit: Fit, cost: Cost) -> Outcome:
     return Outcome(scene.classes.policy.leaf_log_probs(fit.params), fit.converged, cost)
 
 
-def _online_dpo(scene: Scene, start: Params, reward: Fit, epochs_before: int) -> Outcome:
+def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels, epochs_before: int = 0) -> Outcome:
+    """One batch round; where pairs are neighbours, of an even number of candidates."""
     draw_key, key = jax.random.split(scene.key)
     trained, candidates = scene.program.trained, scene.program.candidates
+    if labels is online.by_bradley_terry:
+        candidates -= candidates % 2
     rollout = online.roll_out(draw_key, scene.classes.policy, start, _environment(scene, reward), trained, candidates)
-    fit = _epochs(scene, key, start, online.top_against_bottom(rollout), _local_loss(scene), 1)
+    fit = _epochs(scene, key, start, labels(rollout, 1.0), _local_loss(scene), 1)
     cost = Cost.of_reward_model(trained) + Cost.of_samples(trained * candidates)
     cost += Cost.of_dpo(trained, 1 + epochs_before)
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
@@ -200,13 +204,19 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     trained = scene.program.trained
     reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
     start = scene.classes.policy.init(scene.key)
+    sharp, soft = online.top_against_bottom, online.by_bradley_terry
     ppo = partial(online.ppo, critic=policies.tabular_critic(scene.program.tree))
     return {
         "SFT": Outcome(scene.problem.task.reference, jnp.array(True), Cost()),
         "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
         "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
-        "online DPO from SFT": _online_dpo(scene, start, reward, 0),
-        "online DPO from DPO": _online_dpo(scene, offline.params, reward, 1),
+        "online DPO from SFT": _online_dpo(scene, start, reward, sharp),
+        "online DPO from DPO": _online_dpo(scene, offline.params, reward, sharp, epochs_before=1),
+        "online DPO, soft labels": _online_dpo(scene, start, reward, soft),
+        "online DPO, iterated": _sampled(scene, reward, partial(online.online_dpo, labels=sharp), SAMPLES, 1),
+        "online DPO, iterated, soft labels": _sampled(
+            scene, reward, partial(online.online_dpo, labels=soft), SAMPLES, 1
+        ),
         "RLHF, RLOO": _sampled(scene, reward, online.rloo, SAMPLES, 1),
         "RLHF, PPO": _sampled(scene, reward, ppo, 1, 2),
         "RLHF, exact": _exact(scene, reward),

@@ -4,8 +4,10 @@ The paper's table, where everything can be summed exactly. A human policy is opt
 Markov policy nearest to it, and the reference of all that follows. Pairs of SFT responses are labelled by the gold
 reward. Every trained arm gets the same pairs, batches, epochs and learning rates to choose from, and chooses on the
 same held-out pairs. Online DPO is one batch round: m responses a prompt, ranked by one fixed reward model, the top
-against the bottom. The win rate is the probability that a response has more gold reward than a human one; a tie
-counts one half. Two arms, marked optimum, solve the same likelihoods to a certified gradient norm.
+against the bottom. Three more arms say which part of that matters: labels by the reward model's own Bradley-Terry
+probabilities, fresh responses of the present policy in every round, or both. The win rate is the probability that a
+response has more gold reward than a human one; a tie counts one half. Two arms, marked optimum, solve the same
+likelihoods to a certified gradient norm.
 """
 
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from experiments.statistics import Finding, Question, over_seeds
 from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     label="main table",
     claim="On the same data online arms win more often against the reference completions than offline DPO.",
@@ -34,6 +36,9 @@ OF = ": "  # between an arm and what was measured of it, in the names of columns
 COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
     ("online DPO from SFT", "DPO"),
     ("online DPO from DPO", "DPO"),
+    ("online DPO, soft labels", "online DPO from SFT"),
+    ("online DPO, iterated", "online DPO from SFT"),
+    ("online DPO, iterated, soft labels", "online DPO, iterated"),
     ("RLHF, exact", "DPO"),
     ("RLHF, RLOO", "DPO"),
     ("RLHF, PPO", "DPO"),

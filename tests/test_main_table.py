@@ -11,6 +11,7 @@ from gvgap_jax.online import Sizes
 from gvgap_jax.optimize import CG_STEPS
 
 WINS = {"SFT": 0.3, "DPO": 0.5, "DPO, 2 epochs": 0.52, "online DPO from SFT": 0.56, "online DPO from DPO": 0.59}
+WINS |= {"online DPO, soft labels": 0.56, "online DPO, iterated": 0.55, "online DPO, iterated, soft labels": 0.6}
 WINS |= {"RLHF, RLOO": 0.6, "RLHF, PPO": 0.4, "RLHF, exact": 0.6, "best of n": 0.7, "DPO, optimum": 0.62}
 WINS |= {"RLHF, optimum": 0.66, "restricted MLE, optimum": 0.66}
 

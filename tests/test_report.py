@@ -73,7 +73,7 @@ def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
     assert {section.get("id") for section in found.all("section")} >= {"toy", "twin"}
     assert [image["alt"] for image in found.all("img")] == ["Small and empty."] * 2
     for words in ("squares are large", "How large are powers ?", "Numbers are multiplied.", "Said <b>so</b> in",
-                  "undecided", "no effect", "python -m experiments run toy --preset quick", "multiplied. Claim",
+                  "undecided", "no effect", "python -m experiments run toy --preset quick", "All of it. Claim",
                   "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
         assert words in found.text
     assert "Not shown" not in found.text

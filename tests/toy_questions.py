@@ -32,7 +32,7 @@ def toy(**changes):
     """The toy experiment with everything that a report asks for."""
     parts = {name: getattr(toy_experiment, name) for name in ("MEANING", "Config", "cells", "run")}
     parts |= {
-        "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nNot shown.",
+        "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nAll of it.",
         "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067."),
         "PRESETS": {"quick": QUICK, "paper": PAPER, "full": PAPER},
         "findings": findings,

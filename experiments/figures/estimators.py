@@ -8,6 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
+from experiments.statistics import over_seeds
 from gvgap_jax.sweep import load
 
 LOOKS = {
@@ -27,7 +28,7 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
     """Both panels at the shortest horizon there is; bars are 95 % intervals over seeds."""
     estimates, runs = load(folder, "estimates"), load(folder, "runs")
     shortest = estimates["horizon"].min()
@@ -43,7 +44,19 @@ def draw(folder: str | Path) -> dict[str, Figure]:
         _curves(right, runs.filter(horizon=shortest), "road", "responses", "regret")
         right.set(xlabel="responses drawn by the run", ylabel="KL(π‖π*) at its end [nats]")
         legend_below(figure, 4)
-    return {"estimators": figure}
+    return {"estimators": figure, "estimators_bias_and_variance": bias_and_variance(estimates)}
+
+
+def bias_and_variance(estimates: pl.DataFrame) -> pl.DataFrame:
+    """By estimator and size: bias along what is estimated, and variance of one prompt's estimate over its square."""
+    rows = []
+    for (name, horizon, prompts), here in estimates.group_by("estimator", "horizon", "prompts", maintain_order=True):
+        bias, variance = over_seeds(here["along"]), over_seeds(prompts * here["error"] ** 2)
+        row = {"estimator": name, "horizon": horizon, "prompts": prompts, "seeds": bias.seeds}
+        for what, interval in (("bias", bias), ("variance", variance)):
+            row |= {what: interval.estimate, f"{what}_low": interval.low, f"{what}_high": interval.high}
+        rows.append(row)
+    return pl.DataFrame(rows)
 
 
 def _curves(axis, records: pl.DataFrame, name: str, x: str, y: str) -> None:
