@@ -92,9 +92,11 @@ def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Param
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
     """Stochastic gradient descent on batches of pairs, drawn by weight with replacement, at the best learning rate."""
 
+    cumulative = jnp.cumsum(pairs.weight)
+
     def draw(key, params):
         del params
-        rows = jax.random.categorical(key, jnp.log(pairs.weight), shape=(BATCH,))
+        rows = jnp.searchsorted(cumulative, cumulative[-1] * jax.random.uniform(key, (BATCH,)), side="right")
         return jax.tree.map(lambda values: values[rows], pairs)._replace(weight=jnp.ones(BATCH))
 
     def fit(learning_rate):

@@ -21,7 +21,7 @@ from experiments.statistics import Finding, Question, over_seeds
 from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid
 
-MEANING = 2
+MEANING = 3
 QUESTION = Question(
     label="main table",
     claim="On the same data online arms win more often against the reference completions than offline DPO.",
