@@ -52,6 +52,7 @@ def _colour(arm: str) -> str:
 
 def _win_rates(table: pl.DataFrame) -> Figure:
     arms = table["arm"].unique(maintain_order=True).to_list()
+    ranks = table.group_by("arm").agg(pl.col("win_rate").mean()).sort("win_rate", "arm")["arm"].to_list()
     with style(3.4):
         figure, (left, right) = plt.subplots(1, 2, width_ratios=(1.5, 1), sharex=False)
         for number, arm in enumerate(arms, start=1):
@@ -61,7 +62,13 @@ def _win_rates(table: pl.DataFrame) -> Figure:
             left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
             if flops:
                 right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=4)
-                right.annotate(number, (flops, wins.estimate), xytext=(4, 2), textcoords="offset points", fontsize=6)
+                right.annotate(
+                    number,
+                    (flops, wins.estimate),
+                    xytext=(4 if ranks.index(arm) % 2 else -9, 2),
+                    textcoords="offset points",
+                    fontsize=6,
+                )
         left.set_yticks(
             [-number for number in range(1, len(arms) + 1)], [f"{arm}  {number}" for number, arm in enumerate(arms, 1)]
         )
