@@ -44,12 +44,13 @@ class Program(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All that the arms share: sizes, problem, classes, the humans' law, and a key."""
+    """All that the arms share: sizes, problem, classes, the humans' law, whether SFT converged, and a key."""
 
     program: Program
     problem: Problem
     classes: Classes
     human: Float[Array, "X L"]
+    converged: Bool[Array, ""]
     key: PRNGKey
 
 
@@ -78,7 +79,7 @@ def scene_of(program: Program, cell: dict) -> Scene:
     verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
     restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
     classes = Classes(policies.tabular(tree, tree.conditionals(task.reference)), verifier, restricted)
-    return Scene(program, problem, classes, human, key)
+    return Scene(program, problem, classes, human, sft.converged, key)
 
 
 def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
@@ -91,7 +92,6 @@ def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Param
 
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
     """Stochastic gradient descent on batches of pairs, drawn by weight with replacement, at the best learning rate."""
-
     cumulative = jnp.cumsum(pairs.weight)
 
     def draw(key, params):
@@ -209,7 +209,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     sharp, soft = online.top_against_bottom, online.by_bradley_terry
     ppo = partial(online.ppo, critic=policies.tabular_critic(scene.program.tree))
     return {
-        "SFT": Outcome(scene.problem.task.reference, jnp.array(True), Cost()),
+        "SFT": Outcome(scene.problem.task.reference, scene.converged, Cost()),
         "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
         "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
         "online DPO from SFT": _online_dpo(scene, start, reward, sharp),
