@@ -85,9 +85,7 @@ def scene_of(program: Program, cell: dict) -> Scene:
 def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
     """The fit of the learning rate with the lowest held-out loss."""
     fits = jax.vmap(fit)(jnp.array(LEARNING_RATES))
-    scores = jax.vmap(held_out_loss)(fits.params)
-    best = jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))
-    return jax.tree.map(lambda values: values[best], fits)
+    return optimize.lowest(jax.vmap(held_out_loss)(fits.params), fits)
 
 
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:

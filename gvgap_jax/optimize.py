@@ -14,6 +14,7 @@ from gvgap_jax.types import Count, Fit, Number, Params, PRNGKey
 
 Scalar = Float[Array, ""]
 Batch = TypeVar("Batch")
+Candidates = TypeVar("Candidates")
 
 SHRINK = 0.3  # of a Newton step that does not lower the objective enough
 ROUNDING = 1e-6  # differences of values below this (in nats, or a share of them) are not believed
@@ -244,7 +245,12 @@ def penalty_path(
         return fit.params, fit._replace(params=found, loss=fit.loss / pairs, held_out_loss=held_out_loss(found))
 
     _, path = jax.lax.scan(solve, jax.tree.map(jnp.zeros_like, params), jnp.array(sorted(penalties, reverse=True)))
-    best = jnp.argmin(jnp.where(jnp.isfinite(path.held_out_loss), path.held_out_loss, jnp.inf))
-    selected = jax.tree.map(lambda values: values[best], path)
+    selected = lowest(path.held_out_loss, path)
     converged = jnp.all(path.converged & jnp.isfinite(path.held_out_loss))
     return selected._replace(steps=jnp.sum(path.steps), converged=converged)
+
+
+def lowest(scores: Float[Array, "K"], candidates: Candidates) -> Candidates:
+    """The candidate of the lowest finite score, from a pytree whose leaves have K candidates in front."""
+    best = jnp.argmin(jnp.where(jnp.isfinite(scores), scores, jnp.inf))
+    return jax.tree.map(lambda values: values[best], candidates)

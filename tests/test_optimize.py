@@ -222,3 +222,10 @@ def test_a_direction_without_a_good_step_ends_the_search_unconverged():
     fit = optimize.newton(lambda x: x, lying, jnp.ones(2), 1e-6, 50, curvature=lambda x: jnp.ones_like(x))
     assert not fit.converged
     np.testing.assert_array_equal(fit.params, 1.0)
+
+
+def test_the_lowest_finite_score_is_chosen():
+    candidates = {"a": jnp.arange(4.0), "b": jnp.arange(8.0).reshape(4, 2)}
+    chosen = optimize.lowest(jnp.array([2.0, jnp.nan, 1.0, -jnp.inf]), candidates)
+    assert chosen["a"] == 2.0
+    np.testing.assert_array_equal(chosen["b"], [4.0, 5.0])
