@@ -18,7 +18,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from experiments.setting import task_of
-from experiments.statistics import Finding, Question, over_seeds, ratio_over_seeds
+from experiments.statistics import Finding, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, tasks
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import Environment, Params, Policy, PRNGKey
@@ -234,9 +234,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         runs = records["runs"]
         fewest, most = runs["prompts"].min(), runs["prompts"].max()
         for road in runs["road"].unique(maintain_order=True) if fewest != most else []:
-            here = [runs.filter(road=road, prompts=size).sort("horizon", "seed") for size in (fewest, most)]
-            few, many = (np.maximum(side["regret"].to_numpy(), ROUNDING) for side in here)
-            ratio = ratio_over_seeds(np.log(few / many))
+            logs = pl.col("regret").clip(lower_bound=ROUNDING).log().mean()
+            _, ends = curves_by_seed(runs.filter(road=road), "prompts", logs)
+            ratio = ratio_over_seeds(ends[:, 0] - ends[:, -1])
             claim = f"{road}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
             rows.append(Finding(claim, ratio, "times", 4.0, "above"))
     estimates = records["estimates"]
@@ -247,7 +247,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             claim = f"{name}: slope of log error against log samples, which is -1/2"
             rows.append(Finding(claim, slope, "", -0.5, "at", control=True))
         largest = here.filter(prompts=here["prompts"].max())
-        bias = over_seeds(largest.group_by("seed", maintain_order=True).agg(pl.col("along").mean())["along"])
+        bias = over_seeds(by_seed(largest, pl.col("along").mean()))
         claim = f"{name}: bias along what it estimates, as a share of it"
         rows.append(Finding(claim, bias, "", 0.0, "at", control=True))
     return rows

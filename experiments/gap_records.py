@@ -2,18 +2,13 @@
 
 import polars as pl
 
-from experiments.statistics import Finding, Interval, over_seeds, ratio_over_seeds
+from experiments.statistics import Finding, Interval, by_seed, over_seeds, ratio_over_seeds
 
 CLOSED = pl.col("gold_order") == pl.col("horizon")  # reward models are full tables: as hard to learn as policies
 OPEN = pl.col("gold_order") < pl.col("horizon")
 LOG_RATIO = (pl.col("dpo_regret") / pl.col("rlhf_regret")).log()
 LOG_DIMENSIONS = (pl.col("dpo_dimension") / pl.col("rlhf_dimension")).log()
 EQUAL = 1e-4  # nats: solvers' tolerances and rounding. Not of log regret: with one token a regret can be rounding alone
-
-
-def by_seed(gaps: pl.DataFrame, statistic: pl.Expr) -> pl.Series:
-    """One number a seed, in the order of the seeds."""
-    return gaps.group_by("seed").agg(statistic.alias("statistic")).sort("seed")["statistic"]
 
 
 def ratio(gaps: pl.DataFrame) -> Interval:

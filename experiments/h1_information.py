@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, over_seeds
+from experiments.statistics import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
@@ -147,7 +147,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     rows.append(Finding(claim, _mean(dpo.filter(equal=False), gap), "nats", 0.0, "above"))
     claim = "R = R(Π) and equal penalties, no sample: largest difference of regret between DPO and RLHF"
     same = dpo.filter(pl.col("equal"), pl.col("penalty") == pl.col("penalty_exact"))
-    return [*rows, Finding(claim, _mean(same, gap.abs(), pl.Expr.max), "nats", 1e-4, "below", control=True)]
+    largest = over_seeds(by_seed(same, gap.abs().max()))
+    return [*rows, Finding(claim, largest, "nats", 1e-4, "below", control=True)]
 
 
 def _cell(fits: pl.DataFrame) -> list[str]:
@@ -155,14 +156,11 @@ def _cell(fits: pl.DataFrame) -> list[str]:
     return [name for name in names if name in fits]
 
 
-def _mean(rows: pl.DataFrame, statistic: pl.Expr, reduce=pl.Expr.mean):
-    by_seed = rows.group_by("seed", maintain_order=True).agg(reduce(statistic).alias("statistic"))
-    return over_seeds(by_seed["statistic"])
+def _mean(rows: pl.DataFrame, statistic: pl.Expr) -> Interval:
+    return over_seeds(by_seed(rows, statistic.mean()))
 
 
 def sampled_curve(fits: pl.DataFrame, equal: bool, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Numbers of responses, and a column's mean over a seed's cells [seeds, responses]."""
     chosen = fits.filter((pl.col("order") == pl.col("horizon")) == equal, pl.col("responses") > 0)
-    by_seed = chosen.group_by("seed", "responses").agg(pl.col(column).mean()).sort("seed", "responses")
-    responses = np.array(sorted(chosen["responses"].unique()))
-    return responses, by_seed[column].to_numpy().reshape(-1, len(responses))
+    return curves_by_seed(chosen, "responses", pl.col(column).mean())

@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import polars as pl
 
-from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, over_seeds
+from experiments.setting import check, problem_of, record_of, task_of
+from experiments.statistics import Finding, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.soft_rl import Regulariser
@@ -126,7 +126,7 @@ def run(program: Program, cell: dict) -> dict:
     judged = (task.reward, regularised.reference, task.beta)
     attained = soft_rl.objective(log_policy, *judged, regulariser.divergence)
     best = soft_rl.objective(regulariser.optimal(*judged), *judged, regulariser.divergence)
-    return {name: value for name, value in fit._asdict().items() if name != "params"} | {
+    return record_of(fit) | {
         "objective": weighted_mean(attained, task.prompt_probs),
         "shortfall": weighted_mean(best - attained, task.prompt_probs),
         "gold_reward": measured.gold_reward,
@@ -164,13 +164,13 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits, rows, controls = records["fits"], [], []
     for regulariser in REGULARISERS:
         here = fits.filter(regulariser=regulariser)
-        gap = over_seeds(gaps(here, "DPO").group_by("seed").agg(pl.col("gap").mean())["gap"])
+        gap = over_seeds(by_seed(gaps(here, "DPO"), pl.col("gap").mean()))
         claim = f"{regulariser} in both arms: J of RLHF - J of DPO, judged with it"
         rows.append(Finding(claim, gap, "reward", 0.0, "above"))
         claim = f"{regulariser} in both arms: gold reward of RLHF - DPO at equal KL to the reference"
         rows.append(Finding(claim, over_seeds(frontier_gap(here)), "reward", 0.0, "above"))
         same = gaps(here, "DPO, simple class").filter(pl.col("penalty") == pl.col("penalty_offline"))
-        largest = over_seeds(same.group_by("seed").agg(pl.col("gap").abs().max())["gap"])
+        largest = over_seeds(by_seed(same, pl.col("gap").abs().max()))
         claim = f"{regulariser}, both arms over the simple class, same penalty: largest |difference of J|"
         controls.append(Finding(claim, largest, "reward", EQUAL, "below", control=True))
     return rows + controls
@@ -190,11 +190,11 @@ def frontier_gap(fits: pl.DataFrame) -> list[float]:
 
     RLHF's frontier over beta is interpolated at DPO's points that it spans; a seed without such a point is NaN.
     """
-    by_seed = []
+    found = []
     for _, of_seed in sorted(fits.group_by("seed"), key=lambda group: group[0]):
         differences = [gap for _, frontier in of_seed.group_by(CELL) for gap in _frontier_gaps(frontier)]
-        by_seed.append(float(np.mean(differences)) if differences else float("nan"))
-    return by_seed
+        found.append(float(np.mean(differences)) if differences else float("nan"))
+    return found
 
 
 def _frontier_gaps(fits: pl.DataFrame) -> list[float]:

@@ -25,7 +25,7 @@ import polars as pl
 from jaxtyping import Array, Float
 
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, over_seeds, ratio_of_means
+from experiments.statistics import Finding, Question, by_seed, over_seeds, ratio_of_means
 from gvgap_jax import TokenTree, algorithms, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
@@ -210,7 +210,7 @@ def _control(fits: pl.DataFrame) -> list[Finding]:
     if not len(both):
         return []
     difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().max()
-    largest = over_seeds(both.group_by("seed").agg(difference)["regret_all"])
+    largest = over_seeds(by_seed(both, difference))
     claim = "reward models as rich as policies, same penalty, certified optimum: largest difference of regret"
     return [Finding(claim, largest, "nats", EQUAL, "below", control=True)]
 
@@ -227,7 +227,7 @@ def two_stage(fits: pl.DataFrame, augmented: int, simple: bool = True) -> pl.Dat
 
 def of_seed(rows: pl.DataFrame, prompts: str = "with_pairs") -> np.ndarray:
     """Mean regret over the rows of each seed [seeds], on these prompts."""
-    return rows.group_by("seed").agg(pl.col(f"regret_{prompts}").mean()).sort("seed")[f"regret_{prompts}"].to_numpy()
+    return by_seed(rows, pl.col(f"regret_{prompts}").mean())
 
 
 def gap(fits: pl.DataFrame, steps: int) -> np.ndarray:

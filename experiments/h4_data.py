@@ -19,8 +19,8 @@ import jax
 import numpy as np
 import polars as pl
 
-from experiments.setting import TRAINED, check, problem_of, task_of
-from experiments.statistics import Finding, Interval, Question, over_seeds, ratio_of_means
+from experiments.setting import TRAINED, check, problem_of, record_of, task_of
+from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds, ratio_of_means
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
@@ -131,7 +131,7 @@ def run(program: Program, cell: dict) -> dict:
     fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
-    return measured._asdict() | {name: value for name, value in fit._asdict().items() if name != "params"}
+    return measured._asdict() | record_of(fit)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -194,7 +194,7 @@ def gaps(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 def of_seed(paired: pl.DataFrame, column: str = "gap") -> np.ndarray:
     """The mean of ``column`` over the rows of each seed [seeds]."""
-    return paired.group_by("seed").agg(pl.col(column).mean()).sort("seed")[column].to_numpy()
+    return by_seed(paired, pl.col(column).mean())
 
 
 def equality_gap(fits: pl.DataFrame) -> Interval:
@@ -202,4 +202,4 @@ def equality_gap(fits: pl.DataFrame) -> Interval:
     cell = [*CELL, "tilt", "pairs", "seed", "penalty"]
     both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
     difference = (pl.col("regret") - pl.col("regret_rlhf")).abs().max()
-    return over_seeds(both.group_by("seed").agg(difference)["regret"])
+    return over_seeds(by_seed(both, difference))

@@ -18,8 +18,8 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
-from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Interval, Question, over_seeds
+from experiments.setting import check, problem_of, record_of, task_of
+from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
@@ -155,7 +155,7 @@ def run(program: Program, cell: dict) -> dict:
         fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), verifier), problem, SETTINGS)
         assert verifier.leaf_scores is not None
         scores = verifier.leaf_scores(fit.params)
-    return _judged(tree, task, scores) | {name: value for name, value in fit._asdict().items() if name != "params"}
+    return _judged(tree, task, scores) | record_of(fit)
 
 
 def laws(task: Task) -> dict[str, Float[Array, "X L"]]:
@@ -216,8 +216,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 def difference(left: pl.DataFrame, right: pl.DataFrame, column: str) -> Interval:
     """Interval of ``left`` less ``right`` on the same pairs, averaged over points within a seed."""
     both = left.join(right, on=POINT, suffix="_right", maintain_order="left")
-    by_seed = both.group_by("seed", maintain_order=True).agg((pl.col(column) - pl.col(f"{column}_right")).mean())
-    return over_seeds(by_seed[column])
+    return over_seeds(by_seed(both, (pl.col(column) - pl.col(f"{column}_right")).mean()))
 
 
 def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> Interval:
@@ -227,7 +226,7 @@ def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> 
         for _, rows in fits.group_by(group, maintain_order=True)
         for column in columns
     ]
-    return over_seeds(pl.DataFrame(taus).group_by("seed", maintain_order=True).agg(pl.col("tau").mean())["tau"])
+    return over_seeds(by_seed(pl.DataFrame(taus), pl.col("tau").mean()))
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> float:

@@ -14,10 +14,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import polars as pl
 
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Interval, Question, over_seeds
+from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
@@ -167,16 +168,15 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         held = gold <= here["verifier_order"].min()
         name = f"H={horizon}, {'simple' if held else 'complex'} gold (order {gold}), {pairs:,} pairs: win rate"
         policy, verifier = gains(here, "policy_order"), gains(here, "verifier_order")
-        for size, by_seed, direction in (
+        for size, gain, direction in (
             ("policy", policy, "above"),
             ("reward model", verifier, "at" if held else "above"),
         ):
-            if by_seed is not None:
+            if gain is not None:
                 claim = f"{name}, largest {size} less the smallest"
-                rows.append(Finding(claim, over_seeds(by_seed["gain"]), "", 0.0, direction))
+                rows.append(Finding(claim, over_seeds(gain), "", 0.0, direction))
         if policy is not None and verifier is not None and held:
-            both = policy.join(verifier, on="seed", maintain_order="left")
-            interval = over_seeds(both["gain"] - both["gain_right"])
+            interval = over_seeds(policy - verifier)
             rows.append(
                 Finding(f"{name}, gain from the policy's size less the reward model's", interval, "", 0.0, "above")
             )
@@ -199,20 +199,18 @@ def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
 
 
 def _difference(fits: pl.DataFrame, column: str) -> Interval:
-    less = pl.col("gold_reward_best") - pl.col(column)
-    return over_seeds(fits.group_by("seed", maintain_order=True).agg(less.mean().alias("less"))["less"])
+    return over_seeds(by_seed(fits, (pl.col("gold_reward_best") - pl.col(column)).mean()))
 
 
-def gains(fits: pl.DataFrame, size: str) -> pl.DataFrame | None:
-    """Columns seed and gain: win rate of best-of-n with the largest value of ``size`` less that with the smallest.
+def gains(fits: pl.DataFrame, size: str) -> np.ndarray | None:
+    """Win rate of best-of-n with the largest value of ``size`` less that with the smallest [seeds].
 
     The mean over all else; None where there is a single size.
     """
     if fits[size].n_unique() == 1:
         return None
     smallest, largest = (
-        fits.filter(pl.col(size) == end).group_by("seed", maintain_order=True).agg(pl.col("win_rate_best").mean())
+        by_seed(fits.filter(pl.col(size) == end), pl.col("win_rate_best").mean())
         for end in (fits[size].min(), fits[size].max())
     )
-    both = largest.join(smallest, on="seed", maintain_order="left")
-    return both.select("seed", gain=pl.col("win_rate_best") - pl.col("win_rate_best_right"))
+    return largest - smallest

@@ -13,11 +13,12 @@ likelihoods to a certified gradient norm.
 from dataclasses import dataclass
 
 import jax.numpy as jnp
+import numpy as np
 import polars as pl
 
 from experiments.main_arms import ARMS, BATCH, Program, arms, scene_of
 from experiments.setting import HELD_OUT_EVERY, check
-from experiments.statistics import Finding, Question, over_seeds
+from experiments.statistics import Finding, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid
 
@@ -139,10 +140,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, Finding(claim, apart, "points", 0.1, "below", control=True)]
 
 
-def difference(table: pl.DataFrame, arm: str, other: str, column: str, largest: bool = False) -> pl.Series:
+def difference(table: pl.DataFrame, arm: str, other: str, column: str, largest: bool = False) -> np.ndarray:
     """Mean (or largest absolute) difference of two arms over a seed's cells, in percentage points, one a seed."""
     cell = [name for name in ("horizon", "pairs", "gold_order", "verifier_order", "beta", "seed") if name in table]
     both = table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
     points = 100 * (pl.col(column) - pl.col(f"{column}_other"))
     statistic = points.abs().max() if largest else points.mean()
-    return both.group_by("seed", maintain_order=True).agg(statistic.alias("points"))["points"]
+    return by_seed(both, statistic)

@@ -22,7 +22,7 @@ from experiments.phase_records import (
     gaps,
     ratios,
 )
-from experiments.setting import check, problem_of, task_of
+from experiments.setting import check, problem_of, record_of, task_of
 from experiments.statistics import Finding, Question, finding_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
@@ -214,7 +214,7 @@ def run(program: Program, cell: dict) -> dict:
     fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
-    return measured._asdict() | {name: value for name, value in fit._asdict().items() if name != "params"}
+    return measured._asdict() | record_of(fit)
 
 
 def _prediction(key, tree: TokenTree, classes: algorithms.Classes, task: tasks.Task, policy_order) -> dict:

@@ -17,7 +17,7 @@ from experiments import phase_diagram, phase_records
 from experiments.phase_diagram import Config, Program
 from experiments.phase_records import RANGE
 from experiments.setting import TRAINED
-from experiments.statistics import Interval, over_seeds, ratio_over_seeds
+from experiments.statistics import Interval, over_seeds, ratio_over_seeds, where_converged
 from gvgap_jax.sweep.grid import Cell
 
 
@@ -103,7 +103,7 @@ def _theory(cell: Cell, golds: int, pairs: int) -> dict[str, np.ndarray]:
     numbers = pl.exclude("converged").cast(pl.Float64)
     frame = frame.select("converged", numbers).with_columns(pairs=pl.lit(pairs))
     frame = frame.with_columns(predicted=phase_records.predicted_regret())
-    kept = frame.select(pl.when("converged").then(pl.exclude("converged")).otherwise(float("nan")))
+    kept = frame.select(where_converged(pl.exclude("converged")))
     return {name: kept[name].to_numpy() for name in kept.columns}
 
 

@@ -16,7 +16,7 @@ import polars as pl
 from jaxtyping import Array, Bool, Float
 
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, finding_over_seeds
+from experiments.statistics import Finding, Question, finding_over_seeds, where_converged
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
@@ -153,8 +153,8 @@ def arms(fits: pl.DataFrame) -> pl.DataFrame:
     excess = pl.col("hole_mass") - pl.col("optimal_hole_mass")
     return fits.with_columns(
         arm=names.otherwise(pl.lit("RLHF simple")),
-        excess=pl.when("converged").then(excess).otherwise(float("nan")),
-        regret=pl.when("converged").then("regret").otherwise(float("nan")),
+        excess=where_converged(excess),
+        regret=where_converged(pl.col("regret")),
     )
 
 

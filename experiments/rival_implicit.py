@@ -15,11 +15,12 @@ does RL with a learned verifier of one parameter, or with the gold reward, at th
 
 from dataclasses import dataclass
 
+import numpy as np
 import polars as pl
 
 from experiments.implicit_worlds import Program, judge_cycles, judge_tokens
 from experiments.setting import check
-from experiments.statistics import Finding, Interval, Question, over_seeds
+from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, preferences
 from gvgap_jax.sweep import Cell, Grid
 
@@ -120,7 +121,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     unseen = tokens.filter(pairs=most, test_share=0)
     rows = []
     if len(unseen):
-        implicit = over_seeds(_by_seed(unseen.filter(arm="implicit"), "accuracy_tested"))
+        implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
         where = f"unseen tokens, {most:,} pairs"
         rows = [
             Finding(
@@ -190,7 +191,7 @@ def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
 def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:
     """Accuracy on tested tokens of the chosen heads less that of the policy, paired by seed."""
     both = _joined(tokens, heads, "accuracy_tested")
-    return over_seeds(_by_seed(both.with_columns(gained=pl.col("head") - pl.col("policy")), "gained"))
+    return over_seeds(by_seed(both, (pl.col("head") - pl.col("policy")).mean()))
 
 
 def _joined(tokens: pl.DataFrame, heads: pl.Expr, column: str) -> pl.DataFrame:
@@ -200,18 +201,14 @@ def _joined(tokens: pl.DataFrame, heads: pl.Expr, column: str) -> pl.DataFrame:
     return tokens.filter(heads, arm="explicit").select(*point, pl.col(column).alias("head")).join(policy, on=point)
 
 
-def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> pl.Series:
+def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> np.ndarray:
     signed = pl.when(pl.col("arm") == "RLHF").then(pl.col(column)).otherwise(-pl.col(column))
-    return 2 * _by_seed(cycles.with_columns(signed.alias(column)), column)
+    return 2 * by_seed(cycles, signed.mean())
 
 
-def _by_seed(rows: pl.DataFrame, column: str) -> pl.Series:
-    return rows.group_by("seed").agg(pl.col(column).mean()).sort("seed")[column]
-
-
-def _largest(rows: pl.DataFrame, value: pl.Expr) -> pl.Series:
-    return rows.group_by("seed").agg(value.abs().max().alias("largest"))["largest"]
+def _largest(rows: pl.DataFrame, value: pl.Expr) -> np.ndarray:
+    return by_seed(rows, value.abs().max())
 
 
 def _mean(rows: pl.DataFrame, column: str) -> Interval:
-    return over_seeds(_by_seed(rows, column))
+    return over_seeds(by_seed(rows, pl.col(column).mean()))

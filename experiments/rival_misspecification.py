@@ -17,7 +17,7 @@ import polars as pl
 from jaxtyping import Array, Float
 
 from experiments.setting import HELD_OUT_EVERY, check, problem_of, task_of
-from experiments.statistics import Finding, Question, finding_over_seeds
+from experiments.statistics import Finding, Question, finding_over_seeds, where_converged
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, tasks, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.soft_rl import soft_optimal_policy
@@ -213,7 +213,7 @@ def gaps(rows: pl.DataFrame) -> pl.DataFrame:
             holds_policy=pl.col("policy_order") >= pl.col("gold_order"),
             holds_reward=pl.col("verifier_order") >= pl.col("gold_order"),
         )
-    return rows.with_columns(gap=pl.when("converged").then(gap).otherwise(float("nan")))
+    return rows.with_columns(gap=where_converged(gap))
 
 
 def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
@@ -221,7 +221,7 @@ def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
     skew = one["skew"].max()
     here = one.filter(pl.col("skew") == skew)
     last, where = here.filter(pairs=most), f"three arms, one parameter, compared (1, 1, {skew:g}) times, {most:,} pairs"
-    reward = pl.when("converged").then("gold_reward_dpo").otherwise(float("nan")).mean()
+    reward = where_converged(pl.col("gold_reward_dpo")).mean()
     rows = finding_over_seeds(
         f"{where}: gold reward of DPO; the reference's is 1", last, reward, "reward", REFERENCE_REWARD, "below"
     )

@@ -16,7 +16,7 @@ import polars as pl
 from jaxtyping import Array, Float
 
 from experiments.setting import check, problem_of, task_of
-from experiments.statistics import Finding, Question, over_seeds
+from experiments.statistics import Finding, Question, by_seed, over_seeds, where_converged
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
@@ -172,7 +172,7 @@ def points(rows: pl.DataFrame, method: str, name: str) -> np.ndarray:
 
 def dpo_points(rows: pl.DataFrame, name: str) -> np.ndarray:
     """Gold reward or KL of DPO, [seeds, betas] from weak to strong, NaN for what did not converge."""
-    rows = rows.with_columns(pl.when("converged").then(name).otherwise(float("nan")).alias(name))
+    rows = rows.with_columns(where_converged(pl.col(name)).alias(name))
     return rows.sort(["seed", "beta"], descending=[False, True])[name].to_numpy().reshape(-1, len(BETAS))
 
 
@@ -220,9 +220,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         rows += _point_findings(here, offline, where.format(**fixed))
     gold = records["gold"]
     worst = np.max([lost(points(gold, method, "gold")) for method in STRENGTHS], axis=0)
-    by_seed = gold.select("seed", worst=pl.Series(worst)).group_by("seed").agg(pl.col("worst").nan_max())
+    fallen = over_seeds(by_seed(gold.select("seed", worst=pl.Series(worst)), pl.col("worst").nan_max()))
     claim = "the gold reward as its own proxy: how far its own frontiers ever fall from their peak"
-    return [*rows, Finding(claim, over_seeds(by_seed["worst"]), "reward", EXACT, "below", control=True)]
+    return [*rows, Finding(claim, fallen, "reward", EXACT, "below", control=True)]
 
 
 def _point_findings(frontiers: pl.DataFrame, offline: pl.DataFrame, where: str) -> list[Finding]:

@@ -24,7 +24,7 @@ import polars as pl
 from jaxtyping import Array, Float
 
 from experiments.setting import HELD_OUT_EVERY, check
-from experiments.statistics import Finding, Interval, Question, over_seeds, ratio_over_seeds
+from experiments.statistics import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
@@ -253,16 +253,14 @@ def arms(fits: pl.DataFrame) -> pl.DataFrame:
 
 def slope(fits: pl.DataFrame) -> Interval:
     """Slope of log KL(policy || target) in log n between the two largest n, of one arm."""
-    before, last = sorted(fits["pairs"].unique())[-2:]
-    logs = fits.group_by("seed", "pairs").agg(pl.col("reverse_kl").log().mean().alias("log")).sort("seed", "pairs")
-    ends = logs.filter(pairs=last)["log"].to_numpy() - logs.filter(pairs=before)["log"].to_numpy()
-    return over_seeds(ends / math.log(last / before))
+    pairs, logs = curves_by_seed(fits, "pairs", pl.col("reverse_kl").log().mean())
+    return over_seeds((logs[:, -1] - logs[:, -2]) / math.log(pairs[-1] / pairs[-2]))
 
 
 def kl_ratio(fits: pl.DataFrame, arm: str, other: str) -> Interval:
     """Geometric mean ratio of two arms' KL(policy || target), paired by seed."""
     log_ratio = (pl.col(arm).log() - pl.col(other).log()).mean()
-    return ratio_over_seeds(arms(fits).group_by("seed").agg(log_ratio.alias("log"))["log"])
+    return ratio_over_seeds(by_seed(arms(fits), log_ratio))
 
 
 def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
@@ -273,10 +271,10 @@ def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
     both = arms(fits).join(dimensions.filter(rewards=FEATURES), on=["vocabulary", "gamma", "dimension", "seed"])
     log = pl.col(ONE).log() - pl.col(REVERSE).log() - pl.col("policy_dimension").log()
     log = (log + pl.col("effective_dimension").log()).mean()
-    return ratio_over_seeds(both.group_by("seed").agg(log.alias("log"))["log"])
+    return ratio_over_seeds(by_seed(both, log))
 
 
 def largest_gap(table: pl.DataFrame) -> Interval:
     """Largest |log KL of two-stage reverse KL - log KL of one stage| of each seed."""
     gap = (pl.col(REVERSE).log() - pl.col(ONE).log()).abs().max()
-    return over_seeds(arms(table).group_by("seed").agg(gap.alias("gap"))["gap"])
+    return over_seeds(by_seed(arms(table), gap))

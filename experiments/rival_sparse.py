@@ -21,8 +21,8 @@ import polars as pl
 from jaxtyping import Array, Float
 
 from experiments.setting import TRAINED, check, problem_of
-from experiments.statistics import Finding, Interval, Question, over_seeds, ratio_over_seeds
-from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
+from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds, ratio_over_seeds
+from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
 from gvgap_jax.features import interaction_basis
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.sweep import Cell, Grid
@@ -162,9 +162,8 @@ def choose_support(key: PRNGKey, tree: TokenTree, features, candidates: Float[Ar
     _, dense = reward_model(key, tree, features, candidates, problem)
     nested = nested_supports(dense.params, support_sizes(features.shape[-1]))
     kept, fits = jax.vmap(lambda rows: reward_model(key, tree, features, rows, problem))(nested)
-    best = jnp.argmin(jnp.where(jnp.isfinite(fits.held_out_loss), fits.held_out_loss, jnp.inf))
     converged = dense.converged & jnp.all(fits.converged)
-    kept, chosen = jax.tree.map(lambda values: values[best], (kept, fits))
+    kept, chosen = optimize.lowest(fits.held_out_loss, (kept, fits))
     return kept, chosen._replace(converged=converged)
 
 
@@ -229,25 +228,24 @@ def arms(fits: pl.DataFrame) -> pl.DataFrame:
 
 def regret_ratio(fits: pl.DataFrame, arm: str, other: str) -> Interval:
     """Geometric mean ratio of two arms' regrets, paired by seed."""
-    logs = arms(fits).group_by("seed").agg((pl.col(arm).log() - pl.col(other).log()).mean().alias("log"))
-    return ratio_over_seeds(logs["log"])
+    return ratio_over_seeds(by_seed(arms(fits), (pl.col(arm).log() - pl.col(other).log()).mean()))
 
 
 def search_price(fits: pl.DataFrame) -> np.ndarray:
     """(regret of sparse less of known) * n / (terms ln(d / terms)) of every seed, n the pairs that are fitted."""
     scale = pl.col("terms") * (pl.col("interactions") / pl.col("terms")).log()
     excess = (pl.col("sparse") - pl.col("known")) * TRAINED * pl.col("pairs") / scale
-    return arms(fits).group_by("seed").agg(excess.mean().alias("price")).sort("seed")["price"].to_numpy()
+    return by_seed(arms(fits), excess.mean())
 
 
 def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
     """Regret of the known support over its own d_eff / (2 n), n the pairs that are fitted."""
     known = fits.filter(arm="known").join(dimensions.filter(known=1), on=["terms", "beta", "seed"])
     share = pl.col("regret") * 2 * TRAINED * pl.col("pairs") / pl.col("effective_dimension")
-    return over_seeds(known.group_by("seed").agg(share.mean().alias("share"))["share"])
+    return over_seeds(by_seed(known, share.mean()))
 
 
 def largest_gap(fits: pl.DataFrame, arm: str) -> Interval:
     """Largest |log regret of the arm - log regret of dense RLHF| of each seed."""
     gap = (pl.col(arm).log() - pl.col("dense").log()).abs().max()
-    return over_seeds(arms(fits).group_by("seed").agg(gap.alias("gap"))["gap"])
+    return over_seeds(by_seed(arms(fits), gap))

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from experiments.setting import TRAINED, check, problem_of, task_of
-from experiments.statistics import Finding, Interval, Question, over_seeds, ratio_over_seeds
+from experiments.setting import TRAINED, check, problem_of, record_of, task_of
+from experiments.statistics import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
@@ -108,7 +108,7 @@ def run(program: Program, cell: dict) -> dict:
     fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
-    return measured._asdict() | {name: value for name, value in fit._asdict().items() if name != "params"}
+    return measured._asdict() | record_of(fit)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -135,12 +135,11 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 def curves(fits: pl.DataFrame, arm: str, horizon: int, gold: int, order: int) -> tuple[np.ndarray, np.ndarray]:
     """Pairs [n] and regrets [seeds, n] of one arm."""
-    return _by_seed(fits.filter(arm=arm, horizon=horizon, gold_order=gold, order=order))
+    return _regrets(fits.filter(arm=arm, horizon=horizon, gold_order=gold, order=order))
 
 
-def _by_seed(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    pairs = np.array(sorted(chosen["pairs"].unique()))
-    return pairs, chosen.sort("seed", "pairs")["regret"].to_numpy().reshape(-1, len(pairs))
+def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    return curves_by_seed(chosen, "pairs", pl.col("regret").mean())
 
 
 def two_stage(fits: pl.DataFrame, orders: str) -> pl.DataFrame:
@@ -154,8 +153,8 @@ def two_stage(fits: pl.DataFrame, orders: str) -> pl.DataFrame:
 
 def regret_ratio(fits: pl.DataFrame) -> Interval:
     """Regret of RLHF with the gold order over that of DPO, paired by seed, for one horizon, gold order and n."""
-    _, rlhf = _by_seed(two_stage(fits, "gold"))
-    _, dpo = _by_seed(fits.filter(arm="DPO"))
+    _, rlhf = _regrets(two_stage(fits, "gold"))
+    _, dpo = _regrets(fits.filter(arm="DPO"))
     return ratio_over_seeds(np.log(rlhf / dpo)[:, 0])
 
 
@@ -167,7 +166,7 @@ def equality_gap(fits: pl.DataFrame) -> Interval:
     cell = ["horizon", "gold_order", "order", "pairs", "seed", "penalty"]
     both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
     gap = (pl.col("regret").log() - pl.col("regret_rlhf").log()).abs().max()
-    return over_seeds(both.group_by("seed").agg(gap)["regret"])
+    return over_seeds(by_seed(both, gap))
 
 
 def pair_ratio(fits: pl.DataFrame, orders: str) -> Interval:
@@ -177,8 +176,8 @@ def pair_ratio(fits: pl.DataFrame, orders: str) -> Interval:
     from its first point on counts as needing that many: the ratio is then too small, never too large.
     A curve that never comes down to it counts as one step of the grid beyond the last point.
     """
-    pairs, dpo = _by_seed(fits.filter(arm="DPO"))
-    _, rlhf = _by_seed(two_stage(fits, orders))
+    pairs, dpo = _regrets(fits.filter(arm="DPO"))
+    _, rlhf = _regrets(two_stage(fits, orders))
     targets = np.log(dpo[:, -1])
     needed = [_pairs_needed(np.log(pairs), np.log(curve), target) for curve, target in zip(rlhf, targets, strict=True)]
     return ratio_over_seeds(np.log(pairs[-1]) - np.array(needed))

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, preferences, tasks
 from gvgap_jax.algorithms import Problem
-from gvgap_jax.types import Count, PRNGKey
+from gvgap_jax.types import Count, Fit, PRNGKey
 
 HELD_OUT_EVERY = 5
 TRAINED = 1 - 1 / HELD_OUT_EVERY  # share of the pairs that is fitted
@@ -39,6 +39,11 @@ def problem_of(
     """
     drawn = preferences.sample(key, tree, task, padded, coverage)
     return Problem(task, *preferences.split(drawn, cell["pairs"], HELD_OUT_EVERY))
+
+
+def record_of(fit: Fit) -> dict:
+    """Columns of a fit: how good it is and how far to trust it, without its parameters."""
+    return {name: value for name, value in fit._asdict().items() if name != "params"}
 
 
 def check(config, positive: tuple[str, ...] = (), at_least_one: tuple[str, ...] = ()) -> None:

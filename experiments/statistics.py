@@ -31,6 +31,23 @@ def over_seeds(values) -> Interval:
     return Interval(float(finite.mean()), float(finite.mean() - half), float(finite.mean() + half), finite.size, failed)
 
 
+def by_seed(rows: pl.DataFrame, statistic: pl.Expr) -> np.ndarray:
+    """One number a seed, computed from that seed's rows, in the order of the seeds."""
+    return rows.group_by("seed").agg(statistic.alias("statistic")).sort("seed")["statistic"].to_numpy()
+
+
+def curves_by_seed(rows: pl.DataFrame, x: str, statistic: pl.Expr) -> tuple[np.ndarray, np.ndarray]:
+    """Values [x] of a column, ascending, and one number for each seed and value [seeds, x], from the rows of both."""
+    cells = rows.group_by("seed", x).agg(statistic.alias("statistic")).sort("seed", x)
+    values = cells[x].unique().sort().to_numpy()
+    return values, cells["statistic"].to_numpy().reshape(-1, len(values))
+
+
+def where_converged(value: pl.Expr) -> pl.Expr:
+    """NaN for what did not converge: a failed seed, not a number to average."""
+    return pl.when("converged").then(value).otherwise(float("nan"))
+
+
 def ratio_over_seeds(log_ratios) -> Interval:
     """Interval of a geometric mean ratio from one log ratio a seed."""
     interval = over_seeds(log_ratios)
@@ -109,5 +126,6 @@ def finding_over_seeds(
     claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str, control: bool = False
 ) -> list[Finding]:
     """The finding of one statistic a seed, computed from that seed's rows; none where no row speaks to it."""
-    values = rows.group_by("seed", maintain_order=True).agg(statistic.alias("statistic"))["statistic"]
-    return [Finding(claim, over_seeds(values), unit, bound, direction, control)] if len(rows) else []
+    if not len(rows):
+        return []
+    return [Finding(claim, over_seeds(by_seed(rows, statistic)), unit, bound, direction, control)]

@@ -50,6 +50,20 @@ def test_ratio_is_geometric():
     assert interval.low * interval.high == pytest.approx(16.0)
 
 
+def test_numbers_of_each_seed_come_in_the_order_of_the_seeds():
+    rows = pl.DataFrame({"seed": [2, 0, 1, 0, 2, 1], "n": [8, 4, 4, 8, 4, 8], "value": [6.0, 1, np.nan, 3, 4, 5]})
+    np.testing.assert_array_equal(statistics.by_seed(rows, pl.col("value").max()), [3, 5, 6])
+    sizes, curves = statistics.curves_by_seed(rows, "n", 2 * pl.col("value").mean())
+    np.testing.assert_array_equal(sizes, [4, 8])
+    np.testing.assert_array_equal(curves, [[2, 6], [np.nan, 10], [8, 12]])
+
+
+def test_what_did_not_converge_is_a_failed_seed():
+    rows = pl.DataFrame({"seed": [0, 1, 2], "value": [1.0, 2.0, 3.0], "converged": [True, False, True]})
+    values = statistics.by_seed(rows, statistics.where_converged(pl.col("value")).mean())
+    assert statistics.over_seeds(values)[-2:] == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("direction", "low", "high", "verdict"),
     [

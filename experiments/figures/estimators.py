@@ -8,7 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 LOOKS = {
@@ -61,6 +61,5 @@ def bias_and_variance(estimates: pl.DataFrame) -> pl.DataFrame:
 
 def _curves(axis, records: pl.DataFrame, name: str, x: str, y: str) -> None:
     for each in records[name].unique(maintain_order=True):
-        here = records.filter(pl.col(name) == each).group_by(x, "seed").agg(pl.col(y).mean()).sort("seed", x)
-        sizes = np.array(sorted(here[x].unique()))
-        curve(axis, sizes, here[y].to_numpy().reshape(-1, len(sizes)), each, LOOKS[each][1], color=LOOKS[each][0])
+        sizes, values = curves_by_seed(records.filter(pl.col(name) == each), x, pl.col(y).mean())
+        curve(axis, sizes, values, each, LOOKS[each][1], color=LOOKS[each][0])

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, RLHF, THIRD, curve, legend_below, style
 from experiments.gap_records import LOG_DIMENSIONS, LOG_RATIO
-from experiments.statistics import over_seeds, ratio_over_seeds
+from experiments.statistics import curves_by_seed, over_seeds, ratio_over_seeds
 
 LOOKS = tuple(
     {"marker": marker, "linestyle": line} for marker, line in zip("osD^v", ("-", "--", "-.", ":", "-"), strict=True)
@@ -58,17 +58,10 @@ def _name(panels, title: str) -> None:
 def _draw(panels, here: pl.DataFrame, varied: str, label: str, look: dict[str, str]) -> None:
     """The curves of one number of pairs."""
     for name, (arm, own) in ARMS.items():
-        along, regrets = _by_seed(here, varied, pl.col(name).log().mean())
+        along, regrets = curves_by_seed(here, varied, pl.col(name).log().mean())
         curve(panels[0], along, regrets, arm, interval=ratio_over_seeds, **(look | own))
-    along, log_ratios = _by_seed(here, varied, LOG_RATIO.mean())
-    _, log_dimensions = _by_seed(here, varied, LOG_DIMENSIONS.mean())
+    along, log_ratios = curves_by_seed(here, varied, LOG_RATIO.mean())
+    _, log_dimensions = curves_by_seed(here, varied, LOG_DIMENSIONS.mean())
     theory = np.exp([over_seeds(column).estimate for column in log_dimensions.T])
     for axis, x in ((panels[1], along), (panels[2], theory)):
         curve(axis, x, log_ratios, label, interval=ratio_over_seeds, color=THIRD, **look)
-
-
-def _by_seed(here: pl.DataFrame, varied: str, statistic: pl.Expr) -> tuple[np.ndarray, np.ndarray]:
-    """Values [x] of ``varied``, ascending, and a statistic [seeds, x]."""
-    cells = here.group_by("seed", varied).agg(statistic.alias("statistic")).sort("seed", varied)
-    along = cells[varied].unique().sort().to_numpy()
-    return along, cells["statistic"].to_numpy().reshape(-1, len(along))

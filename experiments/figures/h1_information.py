@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, RLHF, curve, legend_below, style
 from experiments.h1_information import sampled_curve
-from experiments.statistics import over_seeds
+from experiments.statistics import by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -40,6 +40,6 @@ def draw(folder: str | Path) -> dict[str, Figure]:
 
 
 def _level(axis, rows: pl.DataFrame, column: str, label: str, colour: str, line: str) -> None:
-    interval = over_seeds(rows.group_by("seed").agg(pl.col(column).mean())[column])
+    interval = over_seeds(by_seed(rows, pl.col(column).mean()))
     axis.axhline(interval.estimate, label=label, color=colour, linestyle=line, linewidth=1)
     axis.axhspan(interval.low, interval.high, color=colour, alpha=0.12, linewidth=0)

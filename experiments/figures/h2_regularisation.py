@@ -9,7 +9,7 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from experiments import h2_regularisation as experiment
 from experiments.figures.style import BLACK, DPO, RLHF, THIRD, curve, legend_below, slices, style
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -85,5 +85,5 @@ def _gaps(axis, fits: pl.DataFrame) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
     axis.axhline(0, color="0.6", linewidth=0.8)
     for arm, (label, colour, marker) in GAPS.items():
-        by_seed = experiment.gaps(fits, arm)["gap"].to_numpy().reshape(-1, len(betas))
-        curve(axis, betas, by_seed, label, marker=marker, color=colour)
+        _, gaps = curves_by_seed(experiment.gaps(fits, arm), "beta", pl.col("gap").mean())
+        curve(axis, betas, gaps, label, marker=marker, color=colour)

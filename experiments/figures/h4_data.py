@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments import h4_data as experiment
 from experiments.figures.style import BLACK, DPO, RLHF, curve, legend_below, slices, style
-from experiments.statistics import over_seeds
+from experiments.statistics import by_seed, curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -46,8 +46,7 @@ def _tilts(rows: pl.DataFrame) -> list[float]:
 
 def _by_seed(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
     """Pairs [n], and the column [seeds, n]."""
-    pairs = np.array(sorted(rows["pairs"].unique()))
-    return pairs, rows.sort("seed", "pairs")[column].to_numpy().reshape(-1, len(pairs))
+    return curves_by_seed(rows, "pairs", pl.col(column).mean())
 
 
 def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
@@ -84,7 +83,7 @@ def _panel(axis, fits: pl.DataFrame, paired: pl.DataFrame) -> None:
         curve(axis, *_by_seed(fits.filter(arm=arm), "regret"), label, marker=marker, color=colour, linestyle=linestyle)
     pairs = np.array(sorted(paired["pairs"].unique()))
     for column, colour in (("effective_dimension", DPO), ("effective_dimension_rlhf", RLHF)):
-        mean = over_seeds(paired.group_by("seed").agg(pl.col(column).first())[column]).estimate
+        mean = over_seeds(by_seed(paired, pl.col(column).first())).estimate
         predicted = mean / (2 * experiment.TRAINED * pairs)
         axis.plot(pairs, predicted, color=colour, linestyle="--", linewidth=0.8, zorder=1)
     axis.plot([], [], color="0.4", linestyle="--", linewidth=0.8, label=r"$d_\mathrm{eff}/(2n)$ of either arm")

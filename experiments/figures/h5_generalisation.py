@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments import h5_generalisation as experiment
 from experiments.figures.style import BLACK, DPO, RLHF, THIRD, curve, legend_below, row_name, style
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 LOOKS = {"global": (RLHF, "o"), "local": (THIRD, "^"), "DPO": (DPO, "s")}
@@ -46,9 +46,8 @@ def _likelihoods(fits: pl.DataFrame, gold: pl.DataFrame) -> Figure:
             for axis, (law, title) in zip(axes, TITLES.items(), strict=True):
                 axis.set_xscale("log", base=2)
                 for model, (colour, marker) in LOOKS.items():
-                    chosen = fits.filter(model=model, **row).sort("seed", "pairs")
-                    pairs = np.array(sorted(chosen["pairs"].unique()))
-                    values = chosen[f"likelihood_{law}"].to_numpy().reshape(-1, len(pairs))
+                    chosen = fits.filter(model=model, **row)
+                    pairs, values = curves_by_seed(chosen, "pairs", pl.col(f"likelihood_{law}").mean())
                     curve(axis, pairs, values, model, marker=marker, color=colour)
                 ceiling = over_seeds(_of_gold(gold, row)[f"likelihood_{law}"]).estimate
                 axis.axhline(ceiling, color=BLACK, linestyle="--", linewidth=0.8, label="gold reward")

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from experiments import h6a_model_sizes as experiment
 from experiments.figures.style import BLACK, DPO, curve, legend_below, row_name, style
+from experiments.statistics import curves_by_seed
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -54,6 +55,5 @@ def _curve(axis, fits: pl.DataFrame, column: str, label: str, **look) -> None:
     """Percentages by the order of the policy, the mean of all else within a seed."""
     if fits.is_empty():
         return
-    by_seed = fits.group_by("seed", "policy_order").agg(pl.col(column).mean()).sort("seed", "policy_order")
-    orders = sorted(by_seed["policy_order"].unique())
-    curve(axis, orders, 100 * by_seed[column].to_numpy().reshape(-1, len(orders)), label, **look)
+    orders, wins = curves_by_seed(fits, "policy_order", 100 * pl.col(column).mean())
+    curve(axis, orders, wins, label, **look)

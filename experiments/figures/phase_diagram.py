@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 from experiments import phase_records
 from experiments.figures.style import style
 from experiments.setting import TRAINED
-from experiments.statistics import over_seeds
+from experiments.statistics import by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 SMALL = 0.01  # nats: the colours are linear below
@@ -215,7 +215,7 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
 
 def _means(rows: pl.DataFrame, cell: list[str], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Geometric means over the seeds of each cell."""
-    means = rows.group_by(cell).agg(pl.col(x).mean().exp(), pl.col(y).mean().exp())
+    means = rows.group_by(cell).agg(pl.col(x).mean().exp(), pl.col(y).mean().exp()).sort(cell)
     return means[x].to_numpy(), means[y].to_numpy()
 
 
@@ -225,6 +225,5 @@ def _curve(axis, rows: pl.DataFrame, x: str, y: str, increasing: bool) -> None:
 
 
 def _explained(rows: pl.DataFrame, y: str) -> str:
-    by_seed = rows.group_by("seed").agg(phase_records.explained(y, "curve").alias("share"))["share"]
-    interval = over_seeds(by_seed)
+    interval = over_seeds(by_seed(rows, phase_records.explained(y, "curve")))
     return f"R² within a seed {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"

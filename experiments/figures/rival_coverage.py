@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments import rival_coverage as experiment
 from experiments.figures.style import DPO, PALE, RLHF, curve, legend_below, style
+from experiments.statistics import curves_by_seed
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -60,7 +61,7 @@ def _panel(axis, fits: pl.DataFrame, name: str) -> None:
     if name == "excess":
         axis.axhline(0, color="0.45", linewidth=0.6)
     for arm, (label, colour, marker) in ARMS.items():
-        here = fits.filter(arm=arm).sort("seed", "unseen")
-        shares = sorted(here["unseen"].unique())
-        if shares:
-            curve(axis, shares, here[name].to_numpy().reshape(-1, len(shares)), label, marker=marker, color=colour)
+        here = fits.filter(arm=arm)
+        if len(here):
+            shares, values = curves_by_seed(here, "unseen", pl.col(name).mean())
+            curve(axis, shares, values, label, marker=marker, color=colour)

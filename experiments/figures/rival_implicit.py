@@ -8,6 +8,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.figures.style import BLACK, DPO, PALE, RLHF, curve, legend_below, style
+from experiments.statistics import curves_by_seed
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -88,6 +89,4 @@ def _cycles(cycles: pl.DataFrame) -> Figure:
 
 def _by_seed(rows: pl.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
     """Points [x] and values [seeds, x], averaged over any other axis."""
-    table = rows.group_by(x, "seed").agg(pl.col(y).mean()).sort("seed", x)
-    points = np.array(sorted(table[x].unique()))
-    return points, table[y].to_numpy().reshape(-1, len(points))
+    return curves_by_seed(rows, x, pl.col(y).mean())

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from experiments import rival_misspecification as experiment
 from experiments.figures.style import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables
 
@@ -46,8 +46,7 @@ def draw(folder: str | Path) -> dict[str, Figure]:
 
 def _by_seed(rows: pl.DataFrame, name: str):
     """Pairs [n] and one column of the records, [seeds, n]."""
-    pairs = sorted(rows["pairs"].unique())
-    return pairs, rows.sort("seed", "pairs")[name].to_numpy().reshape(-1, len(pairs))
+    return curves_by_seed(rows, "pairs", pl.col(name).mean())
 
 
 def _arms(arms: pl.DataFrame) -> Figure:

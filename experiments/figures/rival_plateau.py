@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments import rival_plateau as experiment
 from experiments.figures.style import BLACK, DPO, FOURTH, PALE, RLHF, curve, legend_below, style
 from experiments.setting import TRAINED
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -55,7 +55,6 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, look in _LOOK.items():
-        by_seed = fits.filter(arm=arm).group_by("seed", "pairs").agg(pl.col(way).mean()).sort("seed", "pairs")
-        curve(axis, pairs, by_seed[way].to_numpy().reshape(-1, len(pairs)), arm, **look)
+        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col(way).mean()), arm, **look)
     predicted = over_seeds(dimensions["effective_dimension"]).estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, label=r"$d_\mathrm{eff}/(2n)$", zorder=1)

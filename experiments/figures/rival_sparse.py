@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from experiments import rival_sparse as experiment
 from experiments.figures.style import DPO, FOURTH, RLHF, THIRD, curve, legend_below, style
 from experiments.setting import TRAINED
-from experiments.statistics import over_seeds
+from experiments.statistics import curves_by_seed, over_seeds
 from gvgap_jax.sweep import load
 
 CAPTIONS = {
@@ -61,8 +61,7 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm in experiment.ARMS:
         label, look = _LOOK[arm]
-        by_seed = fits.filter(arm=arm).group_by("seed", "pairs").agg(pl.col("regret").mean()).sort("seed", "pairs")
-        curve(axis, pairs, by_seed["regret"].to_numpy().reshape(-1, len(pairs)), label, **look)
+        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col("regret").mean()), label, **look)
     predicted = over_seeds(dimensions.filter(known=1)["effective_dimension"]).estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, zorder=1,
               label=r"$d_\mathrm{eff}/(2n)$ of the true interactions")  # fmt: skip
