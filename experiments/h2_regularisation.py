@@ -170,7 +170,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         claim = f"{regulariser} in both arms: gold reward of RLHF - DPO at equal KL to the reference"
         rows.append(Finding(claim, over_seeds(frontier_gap(here)), "reward", 0.0, "above"))
         same = gaps(here, "DPO, simple class").filter(pl.col("penalty") == pl.col("penalty_offline"))
-        largest = over_seeds(by_seed(same, pl.col("gap").abs().max()))
+        largest = over_seeds(by_seed(same, pl.col("gap").abs().nan_max()))
         claim = f"{regulariser}, both arms over the simple class, same penalty: largest |difference of J|"
         controls.append(Finding(claim, largest, "reward", EQUAL, "below", control=True))
     return rows + controls

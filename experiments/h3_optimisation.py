@@ -209,7 +209,7 @@ def _control(fits: pl.DataFrame) -> list[Finding]:
     both = offline.join(equal, on=[*CELL, "seed", "penalty"], suffix="_rlhf")
     if not len(both):
         return []
-    difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().max()
+    difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().nan_max()
     largest = over_seeds(by_seed(both, difference))
     claim = "reward models as rich as policies, same penalty, certified optimum: largest difference of regret"
     return [Finding(claim, largest, "nats", EQUAL, "below", control=True)]

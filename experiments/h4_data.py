@@ -201,5 +201,5 @@ def equality_gap(fits: pl.DataFrame) -> Interval:
     """Largest |regret of restricted MLE - regret of RLHF| of each seed, where both selected the same penalty."""
     cell = [*CELL, "tilt", "pairs", "seed", "penalty"]
     both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
-    difference = (pl.col("regret") - pl.col("regret_rlhf")).abs().max()
+    difference = (pl.col("regret") - pl.col("regret_rlhf")).abs().nan_max()
     return over_seeds(by_seed(both, difference))

@@ -145,5 +145,5 @@ def difference(table: pl.DataFrame, arm: str, other: str, column: str, largest: 
     cell = [name for name in ("horizon", "pairs", "gold_order", "verifier_order", "beta", "seed") if name in table]
     both = table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
     points = 100 * (pl.col(column) - pl.col(f"{column}_other"))
-    statistic = points.abs().max() if largest else points.mean()
+    statistic = points.abs().nan_max() if largest else points.mean()
     return by_seed(both, statistic)

@@ -258,7 +258,7 @@ def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
         rows += finding_over_seeds(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
     claim = "same class and penalty on both roads: largest difference of regret"
     equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
-    return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().max(), "nats", EQUAL, "below", control=True)
+    return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
 
 
 def _sign_findings(paired: pl.DataFrame) -> list[Finding]:

@@ -207,7 +207,7 @@ def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> np.ndarray:
 
 
 def _largest(rows: pl.DataFrame, value: pl.Expr) -> np.ndarray:
-    return by_seed(rows, value.abs().max())
+    return by_seed(rows, value.abs().nan_max())
 
 
 def _mean(rows: pl.DataFrame, column: str) -> Interval:

@@ -276,5 +276,5 @@ def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
 
 def largest_gap(table: pl.DataFrame) -> Interval:
     """Largest |log KL of two-stage reverse KL - log KL of one stage| of each seed."""
-    gap = (pl.col(REVERSE).log() - pl.col(ONE).log()).abs().max()
+    gap = (pl.col(REVERSE).log() - pl.col(ONE).log()).abs().nan_max()
     return over_seeds(by_seed(arms(table), gap))

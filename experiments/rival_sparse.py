@@ -247,5 +247,5 @@ def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
 
 def largest_gap(fits: pl.DataFrame, arm: str) -> Interval:
     """Largest |log regret of the arm - log regret of dense RLHF| of each seed."""
-    gap = (pl.col(arm).log() - pl.col("dense").log()).abs().max()
+    gap = (pl.col(arm).log() - pl.col("dense").log()).abs().nan_max()
     return over_seeds(by_seed(arms(fits), gap))

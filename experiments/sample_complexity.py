@@ -165,7 +165,7 @@ def equality_gap(fits: pl.DataFrame) -> Interval:
     """
     cell = ["horizon", "gold_order", "order", "pairs", "seed", "penalty"]
     both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
-    gap = (pl.col("regret").log() - pl.col("regret_rlhf").log()).abs().max()
+    gap = (pl.col("regret").log() - pl.col("regret_rlhf").log()).abs().nan_max()
     return over_seeds(by_seed(both, gap))
 
 

@@ -66,6 +66,16 @@ def test_a_control_that_fails_is_seen():
     assert control.verdict == "contradicted"
 
 
+def test_no_nan_hides_in_a_largest_difference():
+    lost = (
+        pl.when(pl.col("seed") == 0, pl.col("pairs") == 320).then(np.nan).otherwise(pl.col("RLHF, optimum: win_rate"))
+    )
+    tables = pl.concat([made_up_tables(), made_up_tables().with_columns(pairs=pl.lit(320))], how="vertical_relaxed")
+    found = main_table.findings({"tables": tables.with_columns(lost.alias("RLHF, optimum: win_rate"))})
+    (control,) = (finding for finding in found if finding.control)
+    assert (control.interval.seeds, control.interval.failed) == (5, 1)
+
+
 def test_costs_by_hand():
     parameters, verifier, tokens = 10, 3, 4
     dpo = Cost.of_dpo(pairs=5, epochs=2)
