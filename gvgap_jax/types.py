@@ -13,13 +13,17 @@ Axes, wherever a shape is written:
 | S | seeds |
 
 Prompts are token arrays ``[N, P]`` and responses are token arrays ``[N, H]``; P may be 0.
-Rewards have the unit of the Bradley-Terry log odds, divergences are in nats, beta is reward per nat.
+A token of -1 (``PADDING``) is no token: prompts are padded on the left, responses after their end token. It has
+no probability and no reward. Rewards have the unit of the Bradley-Terry log odds, divergences are in nats, beta is
+reward per nat.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
+
+PADDING = -1  # no vocabulary has it, so that padding needs no mask beside the tokens
 
 Params = Any
 Number = Float[Array, ""] | float  # a scalar that may be traced
