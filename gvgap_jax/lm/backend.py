@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from gvgap_jax.lm import decode, transformer
-from gvgap_jax.lm.decode import Decoding
-from gvgap_jax.lm.transformer import Shape
+from gvgap_jax.lm.decode import AS_IT_IS, Decoding
+from gvgap_jax.lm.shape import Shape
 from gvgap_jax.policies import tree_policy
 from gvgap_jax.tree import Levels, TokenTree
 from gvgap_jax.types import PADDING, Critic, Params, Policy, PRNGKey, Prompts, Responses, Verifier
@@ -22,7 +22,7 @@ from gvgap_jax.verifiers import tree_verifier
 ReadOut = Literal["final", "token_sum"]
 
 
-def transformer_policy(shape: Shape, horizon: int, decoding: Decoding = Decoding()) -> Policy:
+def transformer_policy(shape: Shape, horizon: int, decoding: Decoding = AS_IT_IS) -> Policy:
     """Policy over responses of up to ``horizon`` tokens. Its first parameters are the uniform policy (an untied head).
 
     ``sample`` decodes as ``decoding`` says; probabilities are always those at temperature 1, untruncated.

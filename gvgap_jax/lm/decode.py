@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from gvgap_jax.lm.transformer import Shape, empty_cache, forward, read
+from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.transformer import empty_cache, forward, read
 from gvgap_jax.types import PADDING, Params, PRNGKey, Prompts, Responses
 
 
@@ -46,6 +47,9 @@ class Decoding:
             raise ValueError(f"Decoding: end must be a token, got {self.end}.")
 
 
+AS_IT_IS = Decoding()
+
+
 class Sampled(NamedTuple):
     """Responses and log pi of their tokens, at temperature 1 and untruncated: what the training forward gives, in nats.
 
@@ -58,7 +62,7 @@ class Sampled(NamedTuple):
 
 
 def sample(
-    key: PRNGKey, shape: Shape, params: Params, prompts: Prompts, horizon: int, decoding: Decoding = Decoding()
+    key: PRNGKey, shape: Shape, params: Params, prompts: Prompts, horizon: int, decoding: Decoding = AS_IT_IS
 ) -> Sampled:
     """One response of up to ``horizon`` tokens to every prompt [N, P], padded on the left; consumes the key."""
     fed = with_start(shape, prompts)
