@@ -8,7 +8,6 @@ Further axes: B rows, T tokens fed, S tokens attended to, D width, K key-value h
 """
 
 import functools
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -157,8 +156,7 @@ def forward(
         block = nnx.merge(block_graph, params)
         query, key, value = block.heads(x, positions)
         if memory is not None:
-            place = (number, 0, filled, 0, 0)
-            keys, values = memory = tuple(map(partial(_put, place), memory, (key, value)))
+            keys, values = memory = _put(memory[0], key, number, filled), _put(memory[1], value, number, filled)
             key, value = keys[number], values[number]
         return (block.finish(x, jax.nn.dot_product_attention(query, key, value, mask=mask)), memory), None
 
@@ -168,8 +166,8 @@ def forward(
     return ends.norm(x), None if memory is None else Cache(*memory, seen, filled + here)
 
 
-def _put(place, kept: Array, new: Array) -> Array:
-    return jax.lax.dynamic_update_slice(kept, new[None], place)
+def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], layer: Count, slot: Count):
+    return jax.lax.dynamic_update_slice(kept, new[None], (layer, 0, slot, 0, 0))
 
 
 def read(shape: Shape, params: Params, states: Float[Array, "... D"]) -> Float[Array, "... outputs"]:
