@@ -1,0 +1,89 @@
+"""What decides the program of a transformer, as one hashable value."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax.numpy as jnp
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What decides the program of a transformer; hashable. ``neox`` and ``llama`` make the two common kinds.
+
+    Attributes:
+      vocabulary: V, tokens that are read and written.
+      layers, width, heads: blocks, D, and query heads of each block.
+      key_value_heads: K, divides ``heads``; fewer than ``heads`` is grouped-query attention.
+      head_width: W.
+      hidden: width of the feed-forward layer.
+      norm: LayerNorm with bias, or RMSNorm; epsilon belongs to it.
+      parallel: attention and feed-forward read the same input, and both are added to it.
+      gated: SwiGLU; else one hidden layer of (exact) GELU units.
+      bias: which linear maps of a block have one.
+      rotary, rotary_base: share of a head's width that is rotated (arXiv 2104.09864), and its longest wavelength / 2pi.
+      tied: the head is the transposed embedding.
+      start: an embedding of its own before every prompt, so that an empty prompt can be continued.
+      dtype: of activations and matrix products. Parameters, norms and logits are float32 at least.
+      remat: recompute a block's activations in the backward pass instead of storing them.
+
+    Raises:
+      ValueError: sizes below 1, heads that do not divide, a rotated width that is odd.
+    """
+
+    vocabulary: int
+    layers: int = 2
+    width: int = 32
+    heads: int = 2
+    key_value_heads: int = 2
+    head_width: int = 16
+    hidden: int = 128
+    norm: Literal["layer", "rms"] = "layer"
+    epsilon: float = 1e-5
+    parallel: bool = True
+    gated: bool = False
+    bias: Literal["all", "query_key_value", "none"] = "all"
+    rotary: float = 0.25
+    rotary_base: float = 10_000.0
+    tied: bool = False
+    start: bool = True
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    remat: bool = False
+
+    def __post_init__(self):
+        for name in ("vocabulary", "layers", "width", "heads", "key_value_heads", "head_width", "hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"Shape: {name} must be at least 1, got {getattr(self, name)}.")
+        if self.heads % self.key_value_heads:
+            raise ValueError(f"Shape: {self.key_value_heads} key-value heads do not divide {self.heads} heads.")
+        if self.rotated % 2:
+            raise ValueError(f"Shape: the rotated width of a head must be even, got {self.rotated}; change rotary.")
+
+    @property
+    def rotated(self) -> int:
+        """Numbers of a head that are rotated."""
+        return int(self.rotary * self.head_width)
+
+    @property
+    def param_dtype(self):
+        """Of the parameters: float32, or float64 if activations are."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+
+def neox(vocabulary: int, layers: int = 2, width: int = 32, heads: int = 2, **changes: Any) -> Shape:
+    """GPT-NeoX as Pythia uses it (arXiv 2304.01373); other fields of ``Shape`` by name."""
+    sizes: dict[str, Any] = {"key_value_heads": heads, "head_width": width // heads, "hidden": 4 * width}
+    return Shape(vocabulary, layers, width, heads, **(sizes | changes))
+
+
+def llama(vocabulary: int, layers: int = 2, width: int = 32, heads: int = 2, **changes: Any) -> Shape:
+    """Llama (arXiv 2302.13971); Qwen 2 with ``bias="query_key_value"``; other fields of ``Shape`` by name."""
+    kind: dict[str, Any] = {
+        "norm": "rms",
+        "epsilon": 1e-6,
+        "parallel": False,
+        "gated": True,
+        "bias": "none",
+        "rotary": 1.0,
+    }
+    kind |= {"key_value_heads": heads, "head_width": width // heads, "hidden": 8 * width // 3}
+    return Shape(vocabulary, layers, width, heads, **(kind | changes))
