@@ -244,7 +244,8 @@ def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settin
 def _of_both(model, params: Params, pairs: Preferences) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
     """A model's numbers for chosen and for rejected responses, from one pass."""
     prompts, responses = jnp.concatenate([pairs.prompts] * 2), jnp.concatenate([pairs.chosen, pairs.rejected])
-    return tuple(jnp.split(model(params, prompts, responses), 2))
+    chosen, rejected = jnp.split(model(params, prompts, responses), 2)
+    return chosen, rejected
 
 
 def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:
