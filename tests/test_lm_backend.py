@@ -95,7 +95,8 @@ def test_the_exact_objective_leads_to_the_tabular_optimum():
     @jax.jit
     def regrets(key):
         start = model.init(key)
-        fit = optimize.minimise(loss, start, optax.adam(optax.cosine_decay_schedule(0.01, 1200)), 1200)
+        schedule = optax.warmup_cosine_decay_schedule(0.0, 0.01, 50, 1000)
+        fit = optimize.minimise(loss, start, optax.adam(schedule, b2=0.95), 1000)
         ends = start, fit.params
         return [metrics.evaluate(model.leaf_log_probs(params), task()).regret for params in ends]
 
