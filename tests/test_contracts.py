@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from gvgap_jax import Policy, TokenTree, Verifier, features, policies, verifiers
+from gvgap_jax.lm import backend, shape
 from gvgap_jax.tasks import random_reference
 
 TREE = TokenTree(vocabulary=3, horizon=2, prompt_length=1)
@@ -30,6 +31,10 @@ def tabular_reference(tree):
     return reference, reference.init(jax.random.key(0))
 
 
+def network(tree):
+    return shape.neox(tree.vocabulary, layers=1, width=8, rotary=0.5, dtype="float64")
+
+
 POLICIES = {
     "tabular": lambda tree, base: policies.tabular(tree, base),
     "markov, order 0": lambda tree, base: policies.markov(tree, 0, base),
@@ -44,6 +49,7 @@ POLICIES = {
         jnp.full((tree.prompts, tree.leaves), -jnp.log(tree.leaves)) if base is None else tree.leaf_log_probs(base),
         BETA,
     ),
+    "tree_transformer_policy": lambda tree, base: backend.tree_transformer_policy(network(tree), tree, base),
 }
 VERIFIERS = {
     "linear": lambda tree: verifiers.linear(tree, response_features(tree)),
@@ -55,6 +61,10 @@ VERIFIERS = {
     "mlp_verifier, token_sum": lambda tree: verifiers.mlp_verifier(tree, 4, "token_sum"),
     "implicit_verifier": lambda tree: verifiers.implicit_verifier(
         policies.markov(tree, 1), *tabular_reference(tree), BETA
+    ),
+    "tree_transformer_verifier, final": lambda tree: backend.tree_transformer_verifier(network(tree), tree),
+    "tree_transformer_verifier, token_sum": lambda tree: backend.tree_transformer_verifier(
+        network(tree), tree, "token_sum"
     ),
 }
 STORES_MORE_THAN_IT_COUNTS = {"nested_interactions", "sparse", "nested_markov, order 1"}
@@ -128,16 +138,20 @@ def check_gradient(program, params):
 
 
 @pytest.mark.parametrize(
-    ("kind", "registry", "builder"), [(Policy, POLICIES, "tree_policy"), (Verifier, VERIFIERS, "tree_verifier")]
+    ("kind", "registry", "builders"),
+    [
+        (Policy, POLICIES, {"tree_policy", "transformer_policy"}),
+        (Verifier, VERIFIERS, {"tree_verifier", "transformer_verifier"}),
+    ],
 )
-def test_no_class_is_left_out(kind, registry, builder):
+def test_no_class_is_left_out(kind, registry, builders):
     factories = {
         name
-        for module in (policies, verifiers)
+        for module in (policies, verifiers, backend)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if inspect.signature(function).return_annotation is kind
     }
-    assert factories == {name.split(",")[0] for name in registry} | {builder}
+    assert factories == {name.split(",")[0] for name in registry} | builders
 
 
 @every_policy
