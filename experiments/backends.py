@@ -50,7 +50,7 @@ TRANSFORMER = Backend(
     lambda tree, base: lm.tree_transformer_policy(Shape(tree.vocabulary), tree, base),
     lambda tree: lm.tree_transformer_verifier(Shape(tree.vocabulary), tree),
     lambda tree: lm.tree_transformer_critic(Shape(tree.vocabulary), tree),
-    Settings(solver="adam", learning_rate=3e-3, adam_steps=2000, patience=100, rl_tolerance=1e-3, rl_steps=500),
+    Settings(solver="adam", learning_rate=3e-3, adam_steps=5000, patience=100, rl_tolerance=5e-4, rl_steps=500),
     learning_rates=(3e-4, 1e-3, 3e-3, 1e-2),
 )
 
