@@ -241,7 +241,7 @@ def _cut(batch: Any, parts: int) -> Any:
     uneven = sorted(size for size in sizes if size % parts)
     if uneven:
         raise ValueError(f"Training: accumulate={parts} does not divide a batch of {uneven[0]}; choose a divisor.")
-    return jax.tree.map(lambda values: values.reshape(parts, -1, *values.shape[1:]), batch)
+    return jax.tree.map(lambda values: values.reshape(parts, len(values) // parts, *values.shape[1:]), batch)
 
 
 def _evaluate(objective: Objective, training: Training, state: State) -> tuple[State, Float[Array, ""] | None]:

@@ -210,7 +210,7 @@ def _chunks(data, rows: int):
 
     def cut(values):
         padding = [(0, -size % rows)] + [(0, 0)] * (values.ndim - 1)
-        return jnp.pad(values, padding).reshape(-1, rows, *values.shape[1:])
+        return jnp.pad(values, padding).reshape(-(-size // rows), rows, *values.shape[1:])
 
     return jax.tree.map(cut, data)
 
