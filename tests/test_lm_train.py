@@ -58,6 +58,11 @@ def parabola(held_out=None):
     return Objective(lambda key: jnp.ones(()), draw, loss, lambda batch: jnp.sum(batch[1]), held_out)
 
 
+def descend(objective, training, learning_rate=0.1):
+    """One compiled program for a whole run, as sweeps make it."""
+    return jax.jit(partial(loop.train, objective, training, learning_rate))(jax.random.key(0))
+
+
 def assert_close(found, wanted, **tolerance):
     jax.tree.map(partial(np.testing.assert_allclose, **tolerance), found, wanted)
 
@@ -76,9 +81,9 @@ def test_held_out_loss_is_that_of_all_held_out_pairs_at_once(alone, dpo, pairs):
     assert alone.fit.held_out_loss == alone.curves["held_out_loss"].min()
 
 
-@pytest.mark.parametrize("size", [1, 2, 7, 60])
+@pytest.mark.parametrize("size", [1, 7, 60])
 def test_every_epoch_covers_every_row_once_in_another_order(size):
-    rows = jax.vmap(objectives.shuffled, (None, 0, None))(jax.random.key(1), jnp.arange(3 * size), size)
+    rows = jax.jit(jax.vmap(lambda place: objectives.shuffled(jax.random.key(1), place, size)))(jnp.arange(3 * size))
     epochs = np.asarray(rows).reshape(3, size)
     assert (np.sort(epochs, axis=1) == np.arange(size)).all()
     if size > 2:
@@ -88,14 +93,15 @@ def test_every_epoch_covers_every_row_once_in_another_order(size):
 
 def test_every_row_is_as_likely_in_every_place():
     keys = jax.random.split(jax.random.key(5), 3500)
-    first = jax.vmap(objectives.shuffled, (0, None, None))(keys, 0, 7)
+    first = jax.jit(jax.vmap(lambda key: objectives.shuffled(key, 0, 7)))(keys)
     np.testing.assert_allclose(np.bincount(first, minlength=7) / 3500, 1 / 7, atol=4 * math.sqrt(6 / 49 / 3500))
 
 
 def test_batches_follow_one_another_through_the_data(policy):
     tokens = jnp.arange(10)[:, None]
     objective = objectives.sft(policy, Demonstrations(tokens, tokens, jnp.ones(10)), batch=5)
-    drawn = [objective.draw(jax.random.key(0), None, step).prompts for step in range(2)]
+    draw = jax.jit(lambda step: objective.draw(jax.random.key(0), None, step).prompts)
+    drawn = [draw(step) for step in range(2)]
     assert sorted(np.concatenate(drawn)[:, 0].tolist()) == list(range(10))
 
 
@@ -103,14 +109,10 @@ def test_parts_of_a_batch_make_the_step_of_the_whole():
     steps = {}
     for parts in (1, 3):
         training = Training(steps=2, evaluate_every=2, steps_a_dispatch=2, accumulate=parts, clip=None)
-        state = loop.start(parabola(), training, jax.random.key(0))
-        steps[parts], curves = loop.advance(parabola(), training, 1, 0.1, state)
-        steps[parts] = steps[parts]._replace(key=None), curves
+        steps[parts] = descend(parabola(), training)
     assert_close(steps[3], steps[1], rtol=1e-12)
-    means = parabola()._replace(weight=lambda batch: 1.0)
-    training = Training(steps=2, evaluate_every=2, steps_a_dispatch=2, accumulate=3, clip=None)
-    state = loop.start(means, training, jax.random.key(0))
-    assert abs(loop.advance(means, training, 1, 0.1, state)[0].loss - steps[1][0].loss) > 1e-3
+    means_of_means = descend(parabola()._replace(weight=lambda batch: 1.0), training)
+    assert abs(means_of_means.loss - steps[1].loss) > 1e-3
 
 
 @pytest.mark.parametrize(
@@ -148,7 +150,7 @@ def test_steps_are_those_of_optax(alone, dpo, pairs):
 
 def test_early_stopping_keeps_the_best():
     """From 1 towards 0 past 1/2, where the held-out loss is lowest."""
-    objective = parabola(held_out=lambda params: (params - 0.5) ** 2)
+    objective = parabola(held_out=lambda params, _: (params - 0.5) ** 2)
     objective = objective._replace(draw=lambda key, params, round: (jnp.zeros(2), jnp.ones(2)))
     training = Training(steps=40, evaluate_every=1, steps_a_dispatch=20, schedule="constant", patience=4, clip=None)
     found = train.fit(lambda _: objective, None, training, jax.random.key(0), 0.125)
@@ -156,7 +158,7 @@ def test_early_stopping_keeps_the_best():
     assert found.fit.steps == best["step"].item() + 4 == len(found.curves)
     assert found.fit.held_out_loss == best["held_out_loss"].item() == (found.fit.params - 0.5) ** 2
     assert found.status == (f"stopped early after {found.fit.steps} steps: no lower held-out loss for 4 evaluations",)
-    assert int(loop.train(objective, training, 0.125, jax.random.key(0)).steps) == found.fit.steps
+    assert int(descend(objective, training, 0.125).steps) == found.fit.steps
 
 
 def test_many_runs_are_single_runs_and_a_broken_one_stops_alone(alone, dpo, pairs, monkeypatch):
@@ -246,7 +248,7 @@ def test_roads_that_sample_raise_j():
     training = Training(steps=200, steps_a_batch=2, accumulate=2, evaluate_every=50, steps_a_dispatch=200, clip=None)
     reference, optimal = (-loss(policy.from_log_probs(law)) for law in (task.reference, task.optimal))
     for name, objective in roads.items():
-        found = loop.train(objective, training, 0.05, jax.random.key(0))
+        found = descend(objective, training, 0.05)
         reached = -loss(found.params[0] if name == "ppo" else found.params)
         assert (reached - reference) / (optimal - reference) > 0.5, name
         assert found.converged

@@ -99,7 +99,7 @@ def start(objective: Objective, training: Training, key: PRNGKey) -> State:
     init_key, key = jax.random.split(key)
     params = objective.init(init_key)
     none = jnp.full((), jnp.nan, float)  # weakly typed, it would be compiled for twice
-    state = State(
+    return State(
         params=params,
         optimiser=optimiser(training, 0.0).init(params),
         key=key,
@@ -108,10 +108,9 @@ def start(objective: Objective, training: Training, key: PRNGKey) -> State:
         loss=none,
         gradient_norm=none,
         best=None if objective.held_out is None else params,
-        held_out_loss=none if objective.held_out is None else objective.held_out(params),
+        held_out_loss=none if objective.held_out is None else objective.held_out(params, objective.loss),
         stale=jnp.zeros((), jnp.int32),
     )
-    return state
 
 
 def advance(
@@ -248,7 +247,7 @@ def _evaluate(objective: Objective, training: Training, state: State) -> tuple[S
     """Keep the parameters if their held-out loss is the lowest yet; stop the run if it has not been for long."""
     if objective.held_out is None:
         return state, None
-    held_out = objective.held_out(state.params)
+    held_out = objective.held_out(state.params, objective.loss)
     running = state.status == RUNNING
     # A start that is not finite is better than nothing, and worse than anything.
     better = running & jnp.isfinite(held_out) & ~(held_out >= state.held_out_loss)

@@ -87,7 +87,7 @@ def fit(
 
     Args:
       build: data -> objective. What is large belongs into ``data``, a pytree: the program takes it as an argument,
-        where an array that ``build`` closes over would be compiled into it.
+        where an array that ``build`` closes over would be compiled into it. Parameters to start from are such data.
       data: whatever ``build`` needs.
       training: what decides the program.
       key: of the first parameters and of every batch.
@@ -222,36 +222,44 @@ def _together(build, data, training: Training, rows: tuple, count: int) -> Itera
         yield _Programs(partial(start, data, *mine), step, np.arange(first, min(first + size, count))), mine
 
 
-def _run(programs: _Programs, training: Training, keep: Keep | None, wanted, write_to, advance_bar):
+def _run(programs: _Programs, training: Training, keep: Keep | None, wanted: tuple, write_to, advance_bar):
     """From the start or the last checkpoint to the end: the last state and all curves."""
-    state, done, tables = programs.begin(), 0, []
     with contextlib.ExitStack() as stack:
-        store_ = None
-        if keep:
-            configuration = checkpoints.configuration(training, keep.description, state, *wanted)
-            every = keep.dispatches * training.steps_a_dispatch
-            store_ = stack.enter_context(checkpoints.opened(keep.folder, configuration, every, keep.latest))
-            found = store_.restore(state)
-            if found:
-                done, state = found
-                tables = streams.load_curves(keep.folder, until=done)
+        state, done, tables, store_state = _begin(programs, training, keep, wanted, stack)
         writers = [stack.enter_context(stream(done)) for stream in write_to]
-        if keep:
-            folder, made_by = folder_at(keep.folder), store.environment()
-            writers.append(lambda rows: streams.save_curves(folder, done, rows, made_by))
         advance_bar(len(programs.runs) * done)
-        while done < training.steps and np.any(jax.device_get(state.status) == RUNNING):
+        while done < training.steps and _any_running(state):
             evaluations = _evaluations(training, done)
             state, curves = programs.advance(evaluations, state)
             done += evaluations * training.evaluate_every
             tables.append(_rows(curves, programs, training))
             for write in writers:
                 write(tables[-1])
-            if store_:
-                over = done >= training.steps or not np.any(jax.device_get(state.status) == RUNNING)
-                store_.save(done, state, force=over)
+            store_state(done, state, tables[-1])
             advance_bar(len(programs.runs) * evaluations * training.evaluate_every)
     return state, pl.concat(tables)
+
+
+def _begin(programs: _Programs, training: Training, keep: Keep | None, wanted: tuple, stack: contextlib.ExitStack):
+    """State, steps done and curves at the start or the last checkpoint, and what stores the ones to come."""
+    state = programs.begin()
+    if keep is None:
+        return state, 0, [], lambda *_: None
+    configuration = checkpoints.configuration(training, keep.description, state, *wanted)
+    every = keep.dispatches * training.steps_a_dispatch
+    folder, made_by = folder_at(keep.folder), store.environment()
+    kept = stack.enter_context(checkpoints.opened(folder, configuration, every, keep.latest))
+
+    def store_state(done: int, state: State, rows: pl.DataFrame):
+        streams.save_curves(folder, done, rows, made_by)  # first: a checkpoint without its curves would lose them
+        kept.save(done, state, force=done >= training.steps or not _any_running(state))
+
+    done, state = kept.restore(state) or (0, state)
+    return state, done, streams.load_curves(folder, until=done), store_state
+
+
+def _any_running(state: State) -> bool:
+    return bool(np.any(jax.device_get(state.status) == RUNNING))
 
 
 def _rows(curves: loop.Curves, programs: _Programs, training: Training) -> pl.DataFrame:
