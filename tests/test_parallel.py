@@ -86,7 +86,7 @@ def test_rows_of_different_length_are_refused():
 
 
 def test_shared_arguments_go_whole_to_every_row_and_donated_ones_are_used_up():
-    weights, rows = jnp.arange(3.0), jnp.arange(12.0).reshape(4, 3)
+    weights, rows = jnp.arange(3.0), over_devices(lambda row: row)(jnp.arange(12.0).reshape(4, 3))
     expected = rows @ weights
     total = over_devices(lambda weights, row: row @ weights + 0 * row, shared=1, donate=(1,))
     np.testing.assert_array_equal(total(weights, rows), jnp.broadcast_to(expected[:, None], (4, 3)))
