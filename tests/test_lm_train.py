@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gvgap_jax import TokenTree, losses, online, policies, preferences, tasks, verifiers
-from gvgap_jax.lm import data, layouts, loop, objectives, train
+from gvgap_jax.lm import data, layouts, loop, objectives, programs, train
 from gvgap_jax.lm.loop import Training
 from gvgap_jax.lm.objectives import Demonstrations, Objective
 
@@ -184,7 +184,7 @@ def test_runs_may_differ_in_data(monkeypatch):
 
     training = Training(steps=300, evaluate_every=50, steps_a_dispatch=200, schedule="cosine")
     targets = jnp.array([-1.0, 0.0, 2.0])
-    monkeypatch.setattr(train, "memory_per_device", lambda: 0)
+    monkeypatch.setattr(programs, "memory_per_device", lambda: 0)
     many = train.fit_many(
         build, jnp.ones(2), training, jax.random.split(jax.random.key(0), 3), np.full(3, 0.1), each=(targets,)
     )
