@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import PartitionSpec
 
 from gvgap_jax import TokenTree, losses, online, policies, preferences, tasks, verifiers
-from gvgap_jax.lm import data, layouts, loop, objectives, train
+from gvgap_jax.lm import data, layouts, loop, objectives, programs, train
 from gvgap_jax.lm.loop import Training
 from gvgap_jax.lm.objectives import Demonstrations, Objective
 
@@ -72,6 +72,7 @@ def test_dpo_starts_at_log_2_and_falls(alone):
     assert alone.fit.held_out_loss < math.log(2)
     assert alone.status == ("finished after 12 steps",)
     assert alone.curves["step"].to_list() == list(range(1, 13))
+    np.testing.assert_allclose(alone.curves["learning_rate"], 0.1 * (1 - np.arange(12) / 12), rtol=1e-6)
     assert alone.curves.filter(pl.col("held_out_loss").is_not_null())["step"].to_list() == [3, 6, 9, 12]
 
 
@@ -183,7 +184,7 @@ def test_runs_may_differ_in_data(monkeypatch):
 
     training = Training(steps=300, evaluate_every=50, steps_a_dispatch=200, schedule="cosine")
     targets = jnp.array([-1.0, 0.0, 2.0])
-    monkeypatch.setattr(train, "memory_per_device", lambda: 0)
+    monkeypatch.setattr(programs, "memory_per_device", lambda: 0)
     many = train.fit_many(
         build, jnp.ones(2), training, jax.random.split(jax.random.key(0), 3), np.full(3, 0.1), each=(targets,)
     )
@@ -193,29 +194,34 @@ def test_runs_may_differ_in_data(monkeypatch):
 
 
 def test_one_run_may_lie_on_all_devices():
-    """A network of two layers, the second of which has no axis that two devices could share."""
+    """A network of two layers and a bias, which two devices cannot share."""
 
     def build(inputs):
         def loss(params, batch):
-            return jnp.mean((jnp.tanh(batch @ params["in"]) @ params["out"] - jnp.sum(batch[:, :1], axis=1)) ** 2)
+            found = jnp.tanh(batch @ params["in"]) @ params["out"] + params["bias"]
+            return jnp.mean((found - batch[:, 0]) ** 2)
 
         def draw(key, params, round):
             del params
             return inputs[jax.random.randint(jax.random.fold_in(key, round), (8,), 0, len(inputs))]
 
-        return Objective(lambda key: {"in": jax.random.normal(key, (3, 4)), "out": jnp.ones(4)}, draw, loss)
+        def init(key):
+            return {"in": jax.random.normal(key, (6, 4)), "out": jnp.ones(4), "bias": jnp.zeros(())}
 
-    inputs = jax.random.normal(jax.random.key(1), (20, 3))
+        return Objective(init, draw, loss)
+
+    inputs = jax.random.normal(jax.random.key(1), (20, 6))
     training = Training(steps=8, evaluate_every=4, steps_a_dispatch=4, accumulate=2)
     alone, *spread = (
         train.fit(build, inputs, training, jax.random.key(3), 0.1, layout=layout)
         for layout in (None, layouts.data_parallel(), layouts.fully_sharded())
     )
-    for found, spec, columns in zip(spread, [(), (None, "devices")], [4, 2], strict=True):
+    for found, spec, rows in zip(spread, [(), ("devices",)], [6, 3], strict=True):
         np.testing.assert_allclose(found.curves["loss"], alone.curves["loss"], rtol=1e-9)
         kernel = found.fit.params["in"]
         assert kernel.sharding.spec == PartitionSpec(*spec)
-        assert [shard.data.shape for shard in kernel.addressable_shards] == 2 * [(3, columns)]
+        assert [shard.data.shape for shard in kernel.addressable_shards] == 2 * [(rows, 4)]
+        assert found.fit.params["bias"].sharding.spec == PartitionSpec()
     with pytest.raises(ValueError, match="1 rows cannot be split evenly over 2 devices"):
         train.fit(
             build,
