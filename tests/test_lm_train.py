@@ -132,7 +132,7 @@ def test_schedules(name, oracle):
 
 def test_steps_are_those_of_optax(alone, dpo, pairs):
     objective, (init_key, key) = dpo(pairs), jax.random.split(jax.random.key(3))
-    optimiser = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(optax.linear_schedule(0.1, 0.0, 12)))
+    optimiser = optax.chain(optax.clip_by_global_norm(0.1), optax.adam(optax.linear_schedule(0.1, 0.0, 12), b2=0.95))
 
     @jax.jit
     def step(params, memory, number):

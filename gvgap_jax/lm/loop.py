@@ -16,6 +16,7 @@ from gvgap_jax import optimize
 from gvgap_jax.lm.objectives import Objective
 from gvgap_jax.types import Fit, Number, Params, PRNGKey
 
+MEMORY = 0.95  # of Adam's second moment, as Llama was trained (arXiv 2302.13971): 0.999 remembers the steep start
 RUNNING, STOPPED_EARLY, NOT_FINITE = range(3)
 
 Curves = dict[str, Array]
@@ -162,7 +163,11 @@ def fit_of(state: State) -> Fit:
 
 def optimiser(training: Training, learning_rate: Number) -> optax.GradientTransformation:
     """Clipping, then AdamW on the schedule."""
-    adam = optax.adamw(lambda step: learning_rate * schedule(training)(step), weight_decay=training.weight_decay)
+
+    def rate(step):
+        return learning_rate * schedule(training)(step)
+
+    adam = optax.adamw(rate, b2=MEMORY, weight_decay=training.weight_decay)
     return adam if training.clip is None else optax.chain(optax.clip_by_global_norm(training.clip), adam)
 
 
