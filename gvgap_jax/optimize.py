@@ -67,11 +67,9 @@ def minimise(
 
     best = params, infinity, infinity, infinity, 0
     state = params, optimiser.init(params), infinity, infinity, 0, best
-    _, _, value, _, evaluated, best = jax.lax.while_loop(unfinished, improve, state)
+    _, _, value, last_norm, evaluated, best = jax.lax.while_loop(unfinished, improve, state)
     params, score, best_value, gradient_norm, best_step = best
-    stopped_itself = (gradient_norm <= tolerance) | (
-        patience is not None and evaluated - 1 - best_step >= (patience or 0)
-    )
+    stopped_itself = (last_norm <= tolerance) | (patience is not None and evaluated - 1 - best_step >= (patience or 0))
     return Fit(
         params=params,
         loss=best_value,
