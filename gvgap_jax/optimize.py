@@ -45,19 +45,15 @@ def minimise(
     def improve(state):
         params, optimiser_state, _, _, step, best = state
         value, gradient = jax.value_and_grad(loss)(params)  # here alone: a second copy would be compiled too
-        here = (
-            params,
-            value if held_out_loss is None else held_out_loss(params),
-            value,
-            optax.tree.norm(gradient),
-            step,
-        )
-        better = jnp.isfinite(here[1]) & ((here[1] < best[1]) | (held_out_loss is None))
+        norm = optax.tree.norm(gradient).astype(value.dtype)
+        score = value if held_out_loss is None else held_out_loss(params)
+        here = params, score, value, norm, step
+        better = jnp.isfinite(score) & ((score < best[1]) | (held_out_loss is None))
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
         updates, optimiser_state = optimiser.update(
             gradient, optimiser_state, params, value=value, grad=gradient, value_fn=loss
         )
-        return optax.apply_updates(params, updates), optimiser_state, value, here[3], step + 1, best
+        return optax.apply_updates(params, updates), optimiser_state, value, norm, step + 1, best
 
     def unfinished(state):
         _, _, value, norm, evaluated, best = state
