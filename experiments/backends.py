@@ -12,10 +12,12 @@ from typing import Literal, NamedTuple
 from gvgap_jax import TokenTree, policies, verifiers
 from gvgap_jax.algorithms import Settings
 from gvgap_jax.lm import backend as lm
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.backend import ReadOut
+from gvgap_jax.lm.shape import Shape, neox
 from gvgap_jax.tree import Levels
 from gvgap_jax.types import Critic, Policy, Verifier
 
+WIDTH = 32  # of transformers, where an experiment does not say another
 BackendName = Literal["tree", "transformer"]
 
 
@@ -26,6 +28,8 @@ class Backend(NamedTuple):
       policy: tree and the reference's levels of logits -> policies that start at the reference.
       verifier: tree -> reward models as expressive as the policies.
       critic: tree -> value functions of prefixes.
+      network_policy: tree, width and the reference's levels of logits -> policies that are networks of that width.
+      network_verifier: tree, width and read-out -> reward models that are.
       settings: of the fits that are carried to their end, of every class: the same solver and selection rule.
       learning_rates: that arms of a fixed number of steps choose from when they train such a policy.
     """
@@ -34,6 +38,8 @@ class Backend(NamedTuple):
     policy: Callable[[TokenTree, Levels], Policy]
     verifier: Callable[[TokenTree], Verifier]
     critic: Callable[[TokenTree], Critic]
+    network_policy: Callable[[TokenTree, int, Levels | None], Policy]
+    network_verifier: Callable[[TokenTree, int, ReadOut], Verifier]
     settings: Settings
     learning_rates: tuple[float, ...]
 
@@ -42,14 +48,29 @@ def _full_table(tree: TokenTree) -> Verifier:
     return verifiers.nested_interactions(tree, tree.prompt_length + tree.horizon)
 
 
+def _shape(tree: TokenTree, width: int) -> Shape:
+    """Two layers; heads of 16 numbers, or a narrower one; at least 2 of them are rotated, or no place is known."""
+    heads = max(1, width // 16)
+    return neox(tree.vocabulary, 2, width, heads, rotary=max(0.25, 2 * heads / width))
+
+
 TREE = Backend(
-    "tree", policies.tabular, _full_table, policies.tabular_critic, Settings(), learning_rates=(0.01, 0.03, 0.1, 0.3)
+    "tree",
+    policies.tabular,
+    _full_table,
+    policies.tabular_critic,
+    policies.mlp_policy,
+    verifiers.mlp_verifier,
+    Settings(),
+    learning_rates=(0.01, 0.03, 0.1, 0.3),
 )
 TRANSFORMER = Backend(
     "transformer",
-    lambda tree, base: lm.tree_transformer_policy(Shape(tree.vocabulary), tree, base),
-    lambda tree: lm.tree_transformer_verifier(Shape(tree.vocabulary), tree),
-    lambda tree: lm.tree_transformer_critic(Shape(tree.vocabulary), tree),
+    lambda tree, base: lm.tree_transformer_policy(_shape(tree, WIDTH), tree, base),
+    lambda tree: lm.tree_transformer_verifier(_shape(tree, WIDTH), tree),
+    lambda tree: lm.tree_transformer_critic(_shape(tree, WIDTH), tree),
+    lambda tree, width, base: lm.tree_transformer_policy(_shape(tree, width), tree, base),
+    lambda tree, width, read_out: lm.tree_transformer_verifier(_shape(tree, width), tree, read_out),
     Settings(solver="adam", learning_rate=3e-3, adam_steps=5000, patience=100, rl_tolerance=5e-4, rl_steps=500),
     learning_rates=(3e-4, 1e-3, 3e-3, 1e-2),
 )

@@ -17,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
+from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, Verifier
 
@@ -110,19 +111,28 @@ def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temper
     return (chosen - rejected) / temperature
 
 
-def second_stage(key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings) -> Fit:
+def second_stage(
+    key: PRNGKey,
+    policy: Policy,
+    reward: Float[Array, "X L"],
+    task: Task,
+    settings: Settings,
+    regulariser: Regulariser = REVERSE_KL,
+) -> Fit:
     """Stage two of RLHF: the policy of the class that maximises J for ``reward``.
 
     Closed form where the class holds every policy; otherwise the reverse-KL projection of the
     soft-optimal policy onto the class (Lemma 2.1), by descent on the exact objective: natural-gradient, or Adam's.
+    Another regulariser makes another J, and its optimum.
     """
     leaf_log_probs = _needed(policy.leaf_log_probs, "a policy whose leaves can be enumerated")
 
     def loss(log_policy):
-        return losses.kl_regularised(log_policy, reward, task.reference, task.beta, task.prompt_probs)
+        judged = reward, task.reference, task.beta, task.prompt_probs
+        return losses.kl_regularised(log_policy, *judged, regulariser.divergence)
 
     if policy.from_log_probs is not None:
-        params = policy.from_log_probs(task._replace(reward=reward).optimal)
+        params = policy.from_log_probs(regulariser.optimal(reward, task.reference, task.beta))
         value, zero = loss(leaf_log_probs(params)), jnp.zeros(())
         return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
     return _descend(policy.init(key), leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
