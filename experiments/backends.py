@@ -2,6 +2,7 @@
 
 An experiment that can be rerun has ``TRANSFORMER_PRESETS`` beside its ``PRESETS``, and its ``cells`` and ``run`` take
 the backend as a last argument; ``on_transformer`` makes an experiment of that, with the same question and findings.
+Its settings are those of ``Config``, or of a ``TransformerConfig`` where transformers have others.
 """
 
 from collections.abc import Callable
@@ -48,8 +49,15 @@ def _full_table(tree: TokenTree) -> Verifier:
     return verifiers.nested_interactions(tree, tree.prompt_length + tree.horizon)
 
 
+def check_width(width: int) -> None:
+    """Raise ValueError for a transformer that cannot be cut into heads whose numbers are rotated in pairs."""
+    if width not in (2, 4, 8) and (width < 16 or width % 16):
+        raise ValueError(f"a transformer's width must be 2, 4, 8 or a multiple of 16, got {width}.")
+
+
 def _shape(tree: TokenTree, width: int) -> Shape:
     """Two layers; heads of 16 numbers, or a narrower one; at least 2 of them are rotated, or no place is known."""
+    check_width(width)
     heads = max(1, width // 16)
     return neox(tree.vocabulary, 2, width, heads, rotary=max(0.25, 2 * heads / width))
 
@@ -96,9 +104,10 @@ def has_transformer(module) -> bool:
 
 def on_transformer(module) -> SimpleNamespace:
     """The experiment of a module on transformers; its name, in plans and folders, is another one (``named``)."""
-    same = {name: getattr(module, name) for name in ("__doc__", "MEANING", "QUESTION", "Config", "findings")}
+    same = {name: getattr(module, name) for name in ("__doc__", "MEANING", "QUESTION", "findings")}
+    config = getattr(module, "TransformerConfig", module.Config)
     cells, run = OnTransformer(module.cells), OnTransformer(module.run)
-    return SimpleNamespace(**same, PRESETS=module.TRANSFORMER_PRESETS, cells=cells, run=run)
+    return SimpleNamespace(**same, Config=config, PRESETS=module.TRANSFORMER_PRESETS, cells=cells, run=run)
 
 
 def named(name: str, backend: BackendName) -> str:

@@ -59,8 +59,8 @@ class Settings:
       penalties: the ridge penalties tried by ``newton``, in pairs.
       tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
       newton_steps: at most so many Newton steps for each penalty.
-      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` does
-        not decide the program, and may be an array in settings made inside it (which then have no hash).
+      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` and
+        ``rl_steps`` do not decide the program, and may be arrays in settings made inside it (which then have no hash).
       rl_tolerance, rl_steps: gradient norm and most steps of the solver in the exact objectives that have no
         sampling noise: a second stage without closed form, SFT, a round of SPIN (Newton's always).
       spin_rounds: self-play rounds.
@@ -75,7 +75,7 @@ class Settings:
     adam_steps: Count = 2000
     patience: int = 200
     rl_tolerance: float = 1e-4
-    rl_steps: int = 100
+    rl_steps: Count = 100
     spin_rounds: int = 10
     pair_loss: Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, ""]] = losses.bradley_terry
 
@@ -227,7 +227,10 @@ def _descend(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "
     Adam's learning rate falls to 0 along a cosine; Newton's curvature is the Fisher information of each prompt.
     """
     if settings.solver == "adam":
-        rate = optax.cosine_decay_schedule(settings.learning_rate, settings.rl_steps)
+
+        def rate(step):
+            return settings.learning_rate * (1 + jnp.cos(jnp.pi * step / settings.rl_steps)) / 2
+
         return optimize.minimise(
             lambda params: loss(leaf_log_probs(params)),
             params,

@@ -131,7 +131,7 @@ def newton(
     loss: Callable[[Float[Array, "N"]], Scalar],
     params: Params,
     tolerance: Number,
-    max_steps: int,
+    max_steps: Count,
     penalty: Number = 0.0,
     curvature: Callable[[Float[Array, "N"]], Float[Array, "N"]] | None = None,
 ) -> Fit:

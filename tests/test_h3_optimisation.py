@@ -60,7 +60,7 @@ def by_claim(found, words):
 def test_findings_recover_known_effects():
     found = experiment.findings(records(more_prompts=0.05))
     noise = 0.01 * (SEEDS - 1) / 2
-    assert by_claim(found, "certified optimum in both arms").interval.estimate == pytest.approx(0.25 + noise)
+    assert by_claim(found, "to its end in both arms").interval.estimate == pytest.approx(0.25 + noise)
     share = by_claim(found, "share of the gap of gradient descent (2,000 steps")
     assert share.interval.estimate == pytest.approx((0.25 + noise) / (0.2 + noise))
     assert share.verdict == "supported"
@@ -74,7 +74,7 @@ def test_findings_recover_known_effects():
 
 def test_a_gap_that_optimisation_made_is_gone_at_the_optimum():
     found = experiment.findings(records(at_optimum=-0.02))
-    assert by_claim(found, "certified optimum in both arms").verdict == "undecided"
+    assert by_claim(found, "to its end in both arms").verdict == "undecided"
     assert by_claim(found, "share of the gap").verdict == "contradicted"
 
 
