@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from gvgap_jax import TokenTree, policies, verifiers
 from gvgap_jax.algorithms import Settings
 from gvgap_jax.lm import backend as lm
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.shape import llama
 from gvgap_jax.tree import Levels
 from gvgap_jax.types import Critic, Policy, Verifier
 
@@ -47,9 +47,9 @@ TREE = Backend(
 )
 TRANSFORMER = Backend(
     "transformer",
-    lambda tree, base: lm.tree_transformer_policy(Shape(tree.vocabulary), tree, base),
-    lambda tree: lm.tree_transformer_verifier(Shape(tree.vocabulary), tree),
-    lambda tree: lm.tree_transformer_critic(Shape(tree.vocabulary), tree),
+    lambda tree, base: lm.tree_transformer_policy(llama(tree.vocabulary), tree, base),
+    lambda tree: lm.tree_transformer_verifier(llama(tree.vocabulary), tree),
+    lambda tree: lm.tree_transformer_critic(llama(tree.vocabulary), tree),
     Settings(solver="adam", learning_rate=3e-3, adam_steps=5000, patience=100, rl_tolerance=5e-4, rl_steps=500),
     learning_rates=(3e-4, 1e-3, 3e-3, 1e-2),
 )
