@@ -14,7 +14,7 @@ from gvgap_jax import TokenTree, policies, verifiers
 from gvgap_jax.algorithms import Settings
 from gvgap_jax.lm import backend as lm
 from gvgap_jax.lm.backend import ReadOut
-from gvgap_jax.lm.shape import Shape, neox
+from gvgap_jax.lm.shape import Shape, llama
 from gvgap_jax.tree import Levels
 from gvgap_jax.types import Critic, Policy, Verifier
 
@@ -50,16 +50,14 @@ def _full_table(tree: TokenTree) -> Verifier:
 
 
 def check_width(width: int) -> None:
-    """Raise ValueError for a transformer that cannot be cut into heads whose numbers are rotated in pairs."""
+    """Raise ValueError for a transformer that cannot be cut into heads of 16 numbers, or is no narrow single one."""
     if width not in (2, 4, 8) and (width < 16 or width % 16):
         raise ValueError(f"a transformer's width must be 2, 4, 8 or a multiple of 16, got {width}.")
 
 
 def _shape(tree: TokenTree, width: int) -> Shape:
-    """Two layers; heads of 16 numbers, or a narrower one; at least 2 of them are rotated, or no place is known."""
     check_width(width)
-    heads = max(1, width // 16)
-    return neox(tree.vocabulary, 2, width, heads, rotary=max(0.25, 2 * heads / width))
+    return llama(tree.vocabulary, width=width, heads=max(1, width // 16))
 
 
 TREE = Backend(

@@ -13,11 +13,12 @@ import pytest
 from experiments import EXPERIMENTS, __main__, backends, figures, page, report_records, sample_complexity
 from experiments.arguments import backend_in, default_folder, grid_of, options_of
 from gvgap_jax import TokenTree, policies, verifiers
-from gvgap_jax.sweep import load, make_plan
+from gvgap_jax.sweep import Grid, load, make_plan
 from tests.tiny import TINY_TRANSFORMER
 from tests.toy_questions import install, toy
 
 THERE = [name for name, module in EXPERIMENTS.items() if backends.has_transformer(module)]
+ALL_NETWORKS = ("h1_information", "h3_optimisation", "h5_generalisation", "h6a_model_sizes")  # in their usual arms
 KEY = jax.random.key(0)
 SMALL = backends.TRANSFORMER._replace(
     policy=lambda tree, base: policies.mlp_policy(tree, 4, base),
@@ -58,8 +59,9 @@ def test_what_transformers_record_gives_findings_and_figures(name, tmp_path, mon
     folder = tmp_path / name
     __main__.main(["run", name, "--backend", "transformer", "--out", str(folder), *TINY_TRANSFORMER[name]])
     tables = {path.name.rpartition("-")[0] for path in folder.glob("*.parquet")}
-    claims = [finding.claim for finding in module.findings({table: load(folder, table) for table in tables})]
-    assert any("own backbone" in claim or "same backbone" in claim for claim in claims)
+    found = module.findings({table: load(folder, table) for table in tables})
+    assert any(finding.control for finding in found)
+    assert name in ALL_NETWORKS or any("own backbone" in row.claim or "same backbone" in row.claim for row in found)
     paths = figures.draw(name, folder, tmp_path, "transformer")
     assert all("transformer" in path.name for path in paths)
     assert {path.suffix for path in paths} >= {".png", ".pdf"}
@@ -69,7 +71,7 @@ def test_what_transformers_record_gives_findings_and_figures(name, tmp_path, mon
 def test_a_transformer_has_a_plan_of_its_own_and_the_tree_keeps_its_own(name):
     module = EXPERIMENTS[name]
     grid = module.TRANSFORMER_PRESETS["quick"]
-    trees = make_plan(name, module, grid)
+    trees = make_plan(name, module, grid if module.Config is backends.on_transformer(module).Config else Grid())
     plan = make_plan(backends.named(name, "transformer"), backends.on_transformer(module), grid)
     assert not {chunk.name for chunk in plan.chunks} & {chunk.name for chunk in trees.chunks}
     assert plan.run == backends.on_transformer(module).run, "compiled programs are kept by it"
