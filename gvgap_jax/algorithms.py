@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Count, Fit, Params, Policy, Preferences, PRNGKey, Verifier
+from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, Verifier
 
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
 
@@ -98,10 +98,15 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
     verifier = _needed(classes.verifier, "a verifier class")
 
     def margins(params: Params, pairs: Preferences):
-        chosen = verifier.score(params, pairs.prompts, pairs.chosen)
-        return (chosen - verifier.score(params, pairs.prompts, pairs.rejected)) / problem.task.temperature
+        return reward_margin(params, pairs, verifier, problem.task.temperature)
 
     return _fit_margins(verifier.init(key), margins, problem, settings)
+
+
+def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temperature: Number) -> Float[Array, "N"]:
+    """Score of the chosen less that of the rejected response, over the label temperature."""
+    chosen = verifier.score(params, pairs.prompts, pairs.chosen)
+    return (chosen - verifier.score(params, pairs.prompts, pairs.rejected)) / temperature
 
 
 def second_stage(key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings) -> Fit:

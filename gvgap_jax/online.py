@@ -130,19 +130,45 @@ def ppo(
     critic_key, key = jax.random.split(key)
 
     def draw(key, params):
-        rollout = roll_out(key, policy, params[0], environment, sizes.prompts, sizes.samples)
-        return rollout, critic.values(params[1], rollout.prompts, rollout.responses)
+        return roll_out_with_values(key, policy, critic, params, environment, sizes.prompts, sizes.samples)
 
     def loss(params, batch):
-        rollout, old_values = batch
-        advantage = losses.generalised_advantage(token_rewards(rollout, environment.beta), old_values, decay)
-        values = critic.values(params[1], rollout.prompts, rollout.responses)
-        surprise = jnp.mean(jnp.sum((values - old_values - advantage) ** 2, axis=1))
-        return ppo_loss(params[0], rollout, policy, advantage, clip) + surprise / 2
+        return actor_critic_loss(params, batch, policy, critic, environment.beta, clip, decay)
 
     start = params, critic.init(critic_key)
     fit = optimize.descend(key, start, draw, loss, learning_rate, sizes.rounds, sizes.steps)
     return fit._replace(params=fit.params[0])
+
+
+def roll_out_with_values(
+    key: PRNGKey,
+    policy: Policy,
+    critic: Critic,
+    params: tuple[Params, Params],
+    environment: Environment,
+    prompts: int,
+    samples: int,
+) -> tuple[Rollout, Float[Array, "B*m H"]]:
+    """``roll_out`` of the policy, and the critic's values of its prefixes; ``params`` are those of both."""
+    rollout = roll_out(key, policy, params[0], environment, prompts, samples)
+    return rollout, critic.values(params[1], rollout.prompts, rollout.responses)
+
+
+def actor_critic_loss(
+    params: tuple[Params, Params],
+    batch: tuple[Rollout, Float[Array, "B*m H"]],
+    policy: Policy,
+    critic: Critic,
+    beta: Number,
+    clip: Number,
+    decay: Number,
+) -> Float[Array, ""]:
+    """``ppo_loss`` with generalised advantages, and half the squared error of the critic, summed over tokens."""
+    rollout, old_values = batch
+    advantage = losses.generalised_advantage(token_rewards(rollout, beta), old_values, decay)
+    values = critic.values(params[1], rollout.prompts, rollout.responses)
+    surprise = jnp.mean(jnp.sum((values - old_values - advantage) ** 2, axis=1))
+    return ppo_loss(params[0], rollout, policy, advantage, clip) + surprise / 2
 
 
 def ppo_loss(

@@ -93,16 +93,13 @@ def descend(
     before its last step: an estimate, which certifies nothing. ``converged`` means that all of them were finite.
     """
     optimiser = optax.adam(optax.linear_schedule(learning_rate, 0.0, rounds * steps))
-
-    def improve(state, batch):
-        params, optimiser_state = state
-        value, gradient = jax.value_and_grad(loss)(params, batch)
-        updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
-        return (optax.apply_updates(params, updates), optimiser_state), (value, optax.tree.norm(gradient))
+    value_and_grad = jax.value_and_grad(loss)
 
     def play(state, key):
         batch = draw(key, state[0])
-        state, (values, norms) = jax.lax.scan(lambda state, _: improve(state, batch), state, length=steps)
+        state, (values, norms) = jax.lax.scan(
+            lambda state, _: improve(optimiser, value_and_grad, state, batch), state, length=steps
+        )
         return state, (values[-1], norms[-1])
 
     state, (values, norms) = jax.lax.scan(play, (params, optimiser.init(params)), jax.random.split(key, rounds))
@@ -115,6 +112,19 @@ def descend(
         steps=jnp.asarray(rounds * steps),
         converged=jnp.all(jnp.isfinite(values)) & jnp.all(jnp.isfinite(norms)),
     )
+
+
+def improve(
+    optimiser: optax.GradientTransformation,
+    value_and_grad: Callable[[Params, Batch], tuple[Scalar, Params]],
+    state: tuple[Params, optax.OptState],
+    batch: Batch,
+) -> tuple[tuple[Params, optax.OptState], tuple[Scalar, Scalar]]:
+    """One gradient step on a batch: the next (params, optimiser state), and (loss, gradient norm) before it."""
+    params, optimiser_state = state
+    value, gradient = value_and_grad(params, batch)
+    updates, optimiser_state = optimiser.update(gradient, optimiser_state, params)
+    return (optax.apply_updates(params, updates), optimiser_state), (value, optax.tree.norm(gradient))
 
 
 def newton(

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import partial
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
@@ -21,8 +22,11 @@ def rows_over_devices(rows: int) -> int:
     return rows + -rows % jax.local_device_count()
 
 
-def over_devices(run: Callable) -> Callable:
+def over_devices(run: Callable, shared: int = 0, donate: tuple[int, ...] = ()) -> Callable:
     """``run`` mapped over the leading axis of its arguments and split evenly over all devices.
+
+    The first ``shared`` arguments have no such axis: every row gets them whole. The arguments numbered in ``donate``
+    are used up, so that results may take their memory.
 
     An accelerator runs its share as one batch; a CPU device runs it one row after another, because its
     cache holds one fit and not a hundred, and a batch would wait for its slowest row.
@@ -35,17 +39,18 @@ def over_devices(run: Callable) -> Callable:
         devices wait for each other, and a CPU device that waits for a minute ends the process.
     """
 
-    def one_by_one(*rows):
-        return jax.lax.map(lambda row: run(*row), rows)
+    def share(*arguments):
+        whole, rows = arguments[:shared], arguments[shared:]
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda row: run(*whole, *row), rows)
+        return jax.vmap(partial(run, *whole))(*rows)
 
-    share = one_by_one if jax.default_backend() == "cpu" else jax.vmap(run)
     mesh = jax.make_mesh((jax.local_device_count(),), ("batch",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("batch")
-    # check_vma: a constant in a loop's carry is not marked as varying over devices, and would be refused.
-    mapped = jax.shard_map(share, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
 
-    @jax.jit
-    def run_all(*batched):
+    @partial(jax.jit, donate_argnums=donate)
+    def run_all(*arguments):
+        batched = arguments[shared:]
         sizes = {rows.shape[0] for rows in jax.tree.leaves(batched)}
         if len(sizes) != 1:
             raise ValueError(f"over_devices: all arguments need the same number of rows, got {sorted(sizes)}.")
@@ -55,7 +60,9 @@ def over_devices(run: Callable) -> Callable:
                 f"over_devices: {size} rows cannot be split evenly over {mesh.size} devices; pad them to "
                 f"{rows_over_devices(size)} (rows_over_devices)."
             )
-        return mapped(*batched)
+        specs = shared * (PartitionSpec(),) + len(batched) * (spec,)
+        # check_vma: a constant in a loop's carry is not marked as varying over devices, and would be refused.
+        return jax.shard_map(share, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)(*arguments)
 
     return run_all
 

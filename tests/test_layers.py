@@ -16,7 +16,7 @@ FILE_MODULES = {"builtins", "fileinput", "glob", "io", "pathlib", "pickle", "pol
 FILE_MODULES |= {"sys", "tempfile", "urllib", "logging", "importlib"}
 FILE_CALLS = {"open", "print", "input", "save", "savez", "load", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
 MAY_TOUCH_FILES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gvgap_jax" / "sweep").glob("*.py")}
-MAY_TOUCH_FILES |= {f"gvgap_jax/lm/{name}.py" for name in ("train", "checkpoints")}
+MAY_TOUCH_FILES |= {f"gvgap_jax/lm/{name}.py" for name in ("train", "checkpoints", "streams")}
 OF_THE_MACHINE = {"sysconf", "environ", "sched_getaffinity"}
 
 

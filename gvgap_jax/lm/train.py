@@ -1,0 +1,298 @@
+"""Runs of an objective: one over a layout of devices, or many at once, with curves, checkpoints and resumption.
+
+A run goes from dispatch to dispatch: a compiled program takes many steps, then its curves and its state are
+stored. Calling again with the same folder goes on from the last checkpoint, to the same bits.
+"""
+
+import contextlib
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float, Key
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gvgap_jax.lm import checkpoints, loop, streams
+from gvgap_jax.lm.layouts import Layout
+from gvgap_jax.lm.loop import NOT_FINITE, RUNNING, STOPPED_EARLY, State, Training
+from gvgap_jax.lm.objectives import Objective
+from gvgap_jax.parallel import memory_needed, memory_per_device, over_devices, rows_over_devices
+from gvgap_jax.sweep import store
+from gvgap_jax.sweep.files import Folder, folder_at
+from gvgap_jax.types import Fit, Number, PRNGKey
+
+BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+Build = Callable[..., Objective]
+
+
+@dataclasses.dataclass(frozen=True)
+class Keep:
+    """Where a run is stored.
+
+    Attributes:
+      folder: local, or the address of an object store.
+      description: what the checkpoints must have been made for, beside what is compared anyhow; JSON.
+      dispatches: between checkpoints; the last one is stored always.
+      latest: checkpoints that are kept.
+    """
+
+    folder: str | Folder
+    description: dict[str, Any] = dataclasses.field(default_factory=dict)
+    dispatches: int = 1
+    latest: int = 2
+
+
+class Trained(NamedTuple):
+    """What came of one run, or of many.
+
+    Attributes:
+      fit: the selected parameters; for many runs every leaf has S of them in front, in the machine's memory.
+      curves: a row for every step of every run, see ``streams.table``; losses in the unit of the objective.
+      status: how each run ended, in words.
+    """
+
+    fit: Fit
+    curves: pl.DataFrame
+    status: tuple[str, ...]
+
+
+class _Programs(NamedTuple):
+    """Compiled functions of one run or of a batch of them; ``runs`` are their numbers, without padding."""
+
+    begin: Callable[[], State]
+    advance: Callable[[int, State], tuple[State, loop.Curves]]
+    runs: np.ndarray
+
+
+def fit(
+    build: Build,
+    data: Any,
+    training: Training,
+    key: PRNGKey,
+    learning_rate: Number,
+    *,
+    layout: Layout | None = None,
+    keep: Keep | None = None,
+    write_to: tuple[streams.Stream, ...] = (),
+    progress: bool = False,
+) -> Trained:
+    """One run. Consumes the key.
+
+    Args:
+      build: data -> objective. What is large belongs into ``data``, a pytree: the program takes it as an argument,
+        where an array that ``build`` closes over would be compiled into it.
+      data: whatever ``build`` needs.
+      training: what decides the program.
+      key: of the first parameters and of every batch.
+      learning_rate: at its highest.
+      layout: over several devices; the default device alone if left out.
+      keep: where curves and checkpoints go. A folder that holds some is resumed.
+      write_to: further places for curves, such as ``streams.tensorboard(folder)``.
+      progress: show a bar.
+
+    Raises:
+      ValueError: a batch cannot be cut as asked, or the folder belongs to another configuration.
+      OSError: the folder cannot be written.
+    """
+    learning_rate = jnp.asarray(learning_rate, float)
+    programs = _alone(build, data, training, key, learning_rate, layout)
+    with _bar(progress, 1, training) as advance_bar:
+        wanted = (learning_rate, data)
+        state, curves = _run(programs, training, keep, wanted, write_to, advance_bar)
+    status = _describe(jax.tree.map(np.atleast_1d, jax.device_get((state.status, state.step))), training)
+    _warn(status)
+    return Trained(loop.fit_of(state), curves, status)
+
+
+def fit_many(
+    build: Build,
+    data: Any,
+    training: Training,
+    keys: Key[Array, "S"],
+    learning_rates: Float[Array, "S"],
+    *,
+    each: tuple = (),
+    keep: Keep | None = None,
+    write_to: tuple[streams.Stream, ...] = (),
+    progress: bool = False,
+) -> Trained:
+    """Many runs at once, mapped over keys, learning rates and the rows of ``each``, over all devices.
+
+    As many run at once as fit into memory by the compiler's own measure; the others follow. A run that stops
+    leaves the others alone. Consumes the keys.
+
+    Args:
+      build: data, row of every pytree of ``each`` -> objective.
+      data: shared by all runs.
+      training: what decides the program.
+      keys: one a run.
+      learning_rates: one a run.
+      each: pytrees whose leaves have a row a run, for data or numbers in which runs differ.
+      keep: where curves and checkpoints go, one folder below it for each batch of runs.
+      write_to: further places for curves.
+      progress: show a bar.
+
+    Raises:
+      ValueError: lengths differ, or as ``fit`` raises.
+      OSError: the folder cannot be written.
+    """
+    rows = (keys, jnp.asarray(learning_rates, float), *each)
+    lengths = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"fit_many: keys, learning_rates and each need one row a run, got lengths {sorted(lengths)}.")
+    (count,) = lengths
+    found = []
+    with _bar(progress, count, training) as advance_bar:
+        for programs, mine in _together(build, data, training, rows, count):
+            below = keep and dataclasses.replace(keep, folder=folder_at(keep.folder) / _name(programs.runs))
+            state, curves = _run(programs, training, below, (mine[1], (data, mine[2:])), write_to, advance_bar)
+            found.append((*_real((loop.fit_of(state), state.status), programs.runs), curves))
+    fits, statuses, curves = zip(*found, strict=True)
+    fit = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fits)
+    status = _describe((np.concatenate(statuses), fit.steps), training)
+    _warn(status)
+    return Trained(fit, pl.concat(curves), status)
+
+
+def _alone(build, data, training: Training, key, learning_rate, layout: Layout | None) -> _Programs:
+    """The programs of one run; its curves get an axis of one run in front."""
+
+    def objective(data) -> Objective:
+        built = build(data)
+        return layout.spread(built) if layout else built
+
+    def begin(data, key):
+        return loop.start(objective(data), training, key)
+
+    def advance(evaluations, data, learning_rate, state):
+        state, curves = loop.advance(objective(data), training, evaluations, learning_rate, state)
+        return state, jax.tree.map(lambda values: values[None], curves)
+
+    placed = None
+    if layout:
+        placed = layout.place(jax.eval_shape(begin, data, key))
+        data, key = jax.device_put((data, key), layout.whole)
+    go = jax.jit(advance, static_argnums=0, donate_argnums=3, out_shardings=(placed, layout.whole) if layout else None)
+    return _Programs(
+        lambda: jax.jit(begin, out_shardings=placed)(data, key),
+        lambda evaluations, state: go(evaluations, data, learning_rate, state),
+        np.zeros(1, int),
+    )
+
+
+def _together(build, data, training: Training, rows: tuple, count: int) -> Iterator[tuple[_Programs, tuple]]:
+    """The programs of every batch of runs that fits into memory, and its rows; the last batch repeats its last run."""
+
+    def begin(data, key, _, *each):
+        return loop.start(build(data, *each), training, key)
+
+    def advance(evaluations, data, state, _, learning_rate, *each):
+        return loop.advance(build(data, *each), training, evaluations, learning_rate, state)
+
+    start = over_devices(begin, shared=1)
+
+    def program(evaluations):
+        return over_devices(partial(advance, evaluations), shared=1, donate=(1,))
+
+    def compiled(size):
+        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows)
+        states = jax.eval_shape(start, data, *shapes)
+        return program(_evaluations(training, 0)).lower(data, states, *shapes).compile()
+
+    size = rows_over_devices(count)
+    while memory_needed(executable := compiled(size)) > memory_per_device() and size > rows_over_devices(1):
+        size = rows_over_devices(size // 2)
+    calls = {_evaluations(training, 0): executable}
+    for first in range(0, count, size):
+        index = np.minimum(np.arange(first, first + size), count - 1)
+        mine = jax.tree.map(lambda leaf, index=index: leaf[index], rows)
+
+        def step(evaluations, state, mine=mine):
+            if evaluations not in calls:  # a shorter last dispatch
+                calls[evaluations] = program(evaluations)
+            return calls[evaluations](data, state, *mine)
+
+        yield _Programs(partial(start, data, *mine), step, np.arange(first, min(first + size, count))), mine
+
+
+def _run(programs: _Programs, training: Training, keep: Keep | None, wanted, write_to, advance_bar):
+    """From the start or the last checkpoint to the end: the last state and all curves."""
+    state, done, tables = programs.begin(), 0, []
+    with contextlib.ExitStack() as stack:
+        store_ = None
+        if keep:
+            configuration = checkpoints.configuration(training, keep.description, state, *wanted)
+            every = keep.dispatches * training.steps_a_dispatch
+            store_ = stack.enter_context(checkpoints.opened(keep.folder, configuration, every, keep.latest))
+            found = store_.restore(state)
+            if found:
+                done, state = found
+                tables = streams.load_curves(keep.folder, until=done)
+        writers = [stack.enter_context(stream(done)) for stream in write_to]
+        if keep:
+            folder, made_by = folder_at(keep.folder), store.environment()
+            writers.append(lambda rows: streams.save_curves(folder, done, rows, made_by))
+        advance_bar(len(programs.runs) * done)
+        while done < training.steps and np.any(jax.device_get(state.status) == RUNNING):
+            evaluations = _evaluations(training, done)
+            state, curves = programs.advance(evaluations, state)
+            done += evaluations * training.evaluate_every
+            tables.append(_rows(curves, programs, training))
+            for write in writers:
+                write(tables[-1])
+            if store_:
+                over = done >= training.steps or not np.any(jax.device_get(state.status) == RUNNING)
+                store_.save(done, state, force=over)
+            advance_bar(len(programs.runs) * evaluations * training.evaluate_every)
+    return state, pl.concat(tables)
+
+
+def _rows(curves: loop.Curves, programs: _Programs, training: Training) -> pl.DataFrame:
+    return streams.table(_real(curves, programs.runs), programs.runs, training.evaluate_every)
+
+
+def _real(values, runs: np.ndarray):
+    """On the host, and without the rows that pad the runs."""
+    return jax.tree.map(lambda leaf: leaf[: len(runs)], jax.device_get(values))
+
+
+def _evaluations(training: Training, done: int) -> int:
+    """Of the next dispatch: the last one may be shorter."""
+    return min(training.steps_a_dispatch, training.steps - done) // training.evaluate_every
+
+
+def _name(runs: np.ndarray) -> str:
+    return f"runs-{runs[0]}-{runs[-1]}"
+
+
+def _describe(found, training: Training) -> tuple[str, ...]:
+    words = {
+        RUNNING: "finished after {step} steps",
+        STOPPED_EARLY: "stopped early after {step} steps: no lower held-out loss for "
+        + f"{training.patience} evaluations",
+        NOT_FINITE: "stopped at step {next}: its loss, gradient or parameters were not finite; those of step {step} "
+        "and the best before are kept",
+    }
+    return tuple(
+        words[int(status)].format(step=int(step), next=int(step) + 1) for status, step in zip(*found, strict=True)
+    )
+
+
+def _warn(status: tuple[str, ...]) -> None:
+    broken = [f"run {run} {words}" for run, words in enumerate(status) if "not finite" in words]
+    if broken:
+        warnings.warn(f"{len(broken)} of {len(status)} runs broke: {'; '.join(broken)}.", RuntimeWarning, stacklevel=3)
+
+
+@contextlib.contextmanager
+def _bar(shown: bool, runs: int, training: Training) -> Iterator[Callable[[int], None]]:
+    with Progress(*BAR, disable=not shown) as bars:
+        task = bars.add_task(f"training {runs} run{'s' if runs > 1 else ''}", total=runs * training.steps)
+        yield lambda steps: bars.advance(task, steps)
