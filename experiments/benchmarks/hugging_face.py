@@ -40,7 +40,9 @@ def _filled(shape: Shape, params: Params, model: hf.PreTrainedModel, head: torch
     """The model with our numbers, each in its place."""
     weights = _neox(params) if shape.parallel else _llama(params)
     dtype = getattr(torch, shape.param_dtype.name)
-    model.to(dtype).base_model.load_state_dict({name: torch.tensor(np.asarray(values)) for name, values in weights.items()})
+    model.to(dtype).base_model.load_state_dict(
+        {name: torch.tensor(np.asarray(values)) for name, values in weights.items()}
+    )
     if "head" in params:
         head.load_state_dict({"weight": torch.tensor(np.asarray(params["head"]).T)})
     return model.eval()  # nothing is dropped out in training either
