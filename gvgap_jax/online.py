@@ -255,7 +255,7 @@ def top_against_bottom(rollout: Rollout, temperature: Number = 1.0) -> Preferenc
     best, worst = jnp.argmax(rollout.reward, axis=1), jnp.argmin(rollout.reward, axis=1)
     differ = jnp.max(rollout.reward, axis=1) > jnp.min(rollout.reward, axis=1)
     start = rollout.reward.shape[1] * jnp.arange(rollout.reward.shape[0])
-    return _pairs(rollout, start + best, start + worst, differ.astype(rollout.reward.dtype))
+    return pairs_of(rollout, start + best, start + worst, differ.astype(rollout.reward.dtype))
 
 
 def by_bradley_terry(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
@@ -266,7 +266,7 @@ def by_bradley_terry(rollout: Rollout, temperature: Number = 1.0) -> Preferences
     reward = _in_pairs(rollout.reward)
     first = 2 * jnp.arange(reward.shape[0])
     wins = jax.nn.sigmoid((reward[:, 0] - reward[:, 1]) / temperature)
-    either = _pairs(rollout, first, first + 1, wins), _pairs(rollout, first + 1, first, 1 - wins)
+    either = pairs_of(rollout, first, first + 1, wins), pairs_of(rollout, first + 1, first, 1 - wins)
     return jax.tree.map(lambda won, lost: jnp.concatenate([won, lost]), *either)
 
 
@@ -278,8 +278,8 @@ def _in_pairs(values: Float[Array, "B m"]) -> Float[Array, "pairs 2"]:
     return values.reshape(-1, 2)
 
 
-def _pairs(rollout: Rollout, chosen, rejected, weight: Float[Array, "pairs"]) -> Preferences:
-    """Pairs from the rows of their chosen and rejected responses."""
+def pairs_of(rollout: Rollout, chosen, rejected, weight: Float[Array, "pairs"]) -> Preferences:
+    """Pairs of a rollout's responses, from the rows [pairs] of the chosen and of the rejected ones."""
     reference = jnp.sum(rollout.reference, axis=1)
     return Preferences(
         prompts=rollout.prompts[chosen],

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 ORDER = [
     *("types", "tree", "divergence", "soft_rl", "features", "policies", "verifiers", "tasks", "preferences", "losses"),
-    *("optimize", "algorithms", "online", "metrics", "complexity", "parallel", "sweep", "lm"),
+    *("optimize", "algorithms", "online", "sampled", "metrics", "complexity", "parallel", "sweep", "lm"),
 ]
 MAY_IMPORT = {"gvgap_jax": {"gvgap_jax"}, "theory": {"gvgap_jax", "theory"}}
 PROJECT = {"gvgap_jax", "theory", "experiments", "tests"}

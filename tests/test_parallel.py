@@ -83,3 +83,12 @@ def test_rows_that_cannot_be_split_evenly_are_refused():
 def test_rows_of_different_length_are_refused():
     with pytest.raises(ValueError, match="same number of rows"):
         over_devices(lambda x, y: x + y)(jnp.zeros(4), jnp.zeros(2))
+
+
+def test_shared_arguments_go_whole_to_every_row_and_donated_ones_are_used_up():
+    weights, rows = jnp.arange(3.0), over_devices(lambda row: row)(jnp.arange(12.0).reshape(4, 3))
+    expected = rows @ weights
+    total = over_devices(lambda weights, row: row @ weights + 0 * row, shared=1, donate=(1,))
+    np.testing.assert_array_equal(total(weights, rows), jnp.broadcast_to(expected[:, None], (4, 3)))
+    assert rows.is_deleted()
+    assert not weights.is_deleted()

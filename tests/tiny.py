@@ -26,4 +26,13 @@ _OPTIONS = {
     "h6c_verifier_order": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
 }
 
+_TRANSFORMER_OPTIONS = {  # with --backend transformer
+    "sample_complexity": "--grid.horizon 2 --grid.pairs 64 512 --seeds 2",
+    "main_table": "--grid.horizon 1 --grid.gold_order 1 --grid.verifier_order 1 --grid.pairs 80 "
+    "--grid.candidates 2 --seeds 2",
+    "h6b_horizon": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
+    "h6c_verifier_order": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
+}
+
 TINY = {name: options.split() for name, options in _OPTIONS.items()}
+TINY_TRANSFORMER = {name: options.split() for name, options in _TRANSFORMER_OPTIONS.items()}

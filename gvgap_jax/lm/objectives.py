@@ -30,6 +30,7 @@ from gvgap_jax.types import (
 ROUNDS = 8  # of the shuffle: four are enough for a random-looking one (Luby and Rackoff, 1988), tiny sets need more
 
 Scalar = Float[Array, ""]
+Loss = Callable[[Params, Any], Scalar]
 
 
 class Demonstrations(NamedTuple):
@@ -48,15 +49,16 @@ class Objective(NamedTuple):
       draw: key, params, round -> batch, a pytree whose leaves have rows in front. The key is the same every round.
       loss: params, batch -> scalar, a mean over the batch.
       weight: batch -> by how much its mean counts when the means of several batches are averaged.
-      held_out: params -> scalar that early stopping watches, None to keep the last parameters.
+      held_out: params, loss -> scalar that early stopping watches, None to keep the last parameters. It is handed the
+        objective's own loss, which a layout may have spread over devices.
       measure: batch -> numbers to record beside the loss.
     """
 
     init: Callable[[PRNGKey], Params]
     draw: Callable[[PRNGKey, Params, Count], Any]
-    loss: Callable[[Params, Any], Scalar]
+    loss: Loss
     weight: Callable[[Any], Number] = lambda batch: 1.0
-    held_out: Callable[[Params], Scalar] | None = None
+    held_out: Callable[[Params, Loss], Scalar] | None = None
     measure: Callable[[Any], dict[str, Scalar]] = lambda batch: {}
 
 
@@ -196,7 +198,7 @@ def _offline(init, loss, train, held_out, batch: int) -> Objective:
         rows = jax.vmap(shuffled, (None, 0, None))(key, positions, size)
         return jax.tree.map(lambda values: values[rows], train)
 
-    def mean(params: Params):
+    def mean(params: Params, loss: Loss):
         chunks = _chunks(held_out, batch)
         means = jax.lax.map(partial(loss, params), chunks)
         return losses.weighted_mean(means, jnp.sum(chunks.weight, axis=1))
@@ -210,7 +212,7 @@ def _chunks(data, rows: int):
 
     def cut(values):
         padding = [(0, -size % rows)] + [(0, 0)] * (values.ndim - 1)
-        return jnp.pad(values, padding).reshape(-1, rows, *values.shape[1:])
+        return jnp.pad(values, padding).reshape(-(-size // rows), rows, *values.shape[1:])
 
     return jax.tree.map(cut, data)
 

@@ -76,6 +76,8 @@ def tensorboard(folder: str) -> Stream:
 def wandb(**settings: Any) -> Stream:
     """A run of Weights & Biases, with the settings of ``wandb.init``; give it an ``id`` to resume it.
 
+    It takes every step once, so that many runs must fit into memory at once.
+
     Raises:
       ValueError: wandb is not installed.
     """
@@ -97,7 +99,7 @@ def wandb(**settings: Any) -> Stream:
 
 def _scalars(rows: pl.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:
     """Steps and their numbers, named by column, and by run where there are several."""
-    many = rows["run"].n_unique() > 1
+    many = bool((rows["run"] > 0).any())
     for (step,), group in rows.group_by("step", maintain_order=True):
         values = {}
         for row in group.drop("step").iter_rows(named=True):

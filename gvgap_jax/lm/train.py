@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,15 +20,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from gvgap_jax.lm import checkpoints, loop, streams
 from gvgap_jax.lm.layouts import Layout
 from gvgap_jax.lm.loop import NOT_FINITE, RUNNING, STOPPED_EARLY, State, Training
-from gvgap_jax.lm.objectives import Objective
-from gvgap_jax.parallel import memory_needed, memory_per_device, over_devices, rows_over_devices
+from gvgap_jax.lm.programs import Build, Programs, alone, evaluations_of, together
 from gvgap_jax.sweep import store
 from gvgap_jax.sweep.files import Folder, folder_at
 from gvgap_jax.types import Fit, Number, PRNGKey
 
 BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-
-Build = Callable[..., Objective]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,14 +59,6 @@ class Trained(NamedTuple):
     status: tuple[str, ...]
 
 
-class _Programs(NamedTuple):
-    """Compiled functions of one run or of a batch of them; ``runs`` are their numbers, without padding."""
-
-    begin: Callable[[], State]
-    advance: Callable[[int, State], tuple[State, loop.Curves]]
-    runs: np.ndarray
-
-
 def fit(
     build: Build,
     data: Any,
@@ -87,7 +75,7 @@ def fit(
 
     Args:
       build: data -> objective. What is large belongs into ``data``, a pytree: the program takes it as an argument,
-        where an array that ``build`` closes over would be compiled into it.
+        where an array that ``build`` closes over would be compiled into it. Parameters to start from are such data.
       data: whatever ``build`` needs.
       training: what decides the program.
       key: of the first parameters and of every batch.
@@ -102,7 +90,7 @@ def fit(
       OSError: the folder cannot be written.
     """
     learning_rate = jnp.asarray(learning_rate, float)
-    programs = _alone(build, data, training, key, learning_rate, layout)
+    programs = alone(build, data, training, key, learning_rate, layout)
     with _bar(progress, 1, training) as advance_bar:
         wanted = (learning_rate, data)
         state, curves = _run(programs, training, keep, wanted, write_to, advance_bar)
@@ -150,7 +138,7 @@ def fit_many(
     (count,) = lengths
     found = []
     with _bar(progress, count, training) as advance_bar:
-        for programs, mine in _together(build, data, training, rows, count):
+        for programs, mine in together(build, data, training, rows, count):
             below = keep and dataclasses.replace(keep, folder=folder_at(keep.folder) / _name(programs.runs))
             state, curves = _run(programs, training, below, (mine[1], (data, mine[2:])), write_to, advance_bar)
             found.append((*_real((loop.fit_of(state), state.status), programs.runs), curves))
@@ -161,111 +149,53 @@ def fit_many(
     return Trained(fit, pl.concat(curves), status)
 
 
-def _alone(build, data, training: Training, key, learning_rate, layout: Layout | None) -> _Programs:
-    """The programs of one run; its curves get an axis of one run in front."""
-
-    def objective(data) -> Objective:
-        built = build(data)
-        return layout.spread(built) if layout else built
-
-    def begin(data, key):
-        return loop.start(objective(data), training, key)
-
-    def advance(evaluations, data, learning_rate, state):
-        state, curves = loop.advance(objective(data), training, evaluations, learning_rate, state)
-        return state, jax.tree.map(lambda values: values[None], curves)
-
-    placed = None
-    if layout:
-        placed = layout.place(jax.eval_shape(begin, data, key))
-        data, key = jax.device_put((data, key), layout.whole)
-    go = jax.jit(advance, static_argnums=0, donate_argnums=3, out_shardings=(placed, layout.whole) if layout else None)
-    return _Programs(
-        lambda: jax.jit(begin, out_shardings=placed)(data, key),
-        lambda evaluations, state: go(evaluations, data, learning_rate, state),
-        np.zeros(1, int),
-    )
-
-
-def _together(build, data, training: Training, rows: tuple, count: int) -> Iterator[tuple[_Programs, tuple]]:
-    """The programs of every batch of runs that fits into memory, and its rows; the last batch repeats its last run."""
-
-    def begin(data, key, _, *each):
-        return loop.start(build(data, *each), training, key)
-
-    def advance(evaluations, data, state, _, learning_rate, *each):
-        return loop.advance(build(data, *each), training, evaluations, learning_rate, state)
-
-    start = over_devices(begin, shared=1)
-
-    def program(evaluations):
-        return over_devices(partial(advance, evaluations), shared=1, donate=(1,))
-
-    def compiled(size):
-        shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((size, *leaf.shape[1:]), leaf.dtype), rows)
-        states = jax.eval_shape(start, data, *shapes)
-        return program(_evaluations(training, 0)).lower(data, states, *shapes).compile()
-
-    size = rows_over_devices(count)
-    while memory_needed(executable := compiled(size)) > memory_per_device() and size > rows_over_devices(1):
-        size = rows_over_devices(size // 2)
-    calls = {_evaluations(training, 0): executable}
-    for first in range(0, count, size):
-        index = np.minimum(np.arange(first, first + size), count - 1)
-        mine = jax.tree.map(lambda leaf, index=index: leaf[index], rows)
-
-        def step(evaluations, state, mine=mine):
-            if evaluations not in calls:  # a shorter last dispatch
-                calls[evaluations] = program(evaluations)
-            return calls[evaluations](data, state, *mine)
-
-        yield _Programs(partial(start, data, *mine), step, np.arange(first, min(first + size, count))), mine
-
-
-def _run(programs: _Programs, training: Training, keep: Keep | None, wanted, write_to, advance_bar):
+def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, write_to, advance_bar):
     """From the start or the last checkpoint to the end: the last state and all curves."""
-    state, done, tables = programs.begin(), 0, []
     with contextlib.ExitStack() as stack:
-        store_ = None
-        if keep:
-            configuration = checkpoints.configuration(training, keep.description, state, *wanted)
-            every = keep.dispatches * training.steps_a_dispatch
-            store_ = stack.enter_context(checkpoints.opened(keep.folder, configuration, every, keep.latest))
-            found = store_.restore(state)
-            if found:
-                done, state = found
-                tables = streams.load_curves(keep.folder, until=done)
+        state, done, tables, store_state = _begin(programs, training, keep, wanted, stack)
         writers = [stack.enter_context(stream(done)) for stream in write_to]
-        if keep:
-            folder, made_by = folder_at(keep.folder), store.environment()
-            writers.append(lambda rows: streams.save_curves(folder, done, rows, made_by))
         advance_bar(len(programs.runs) * done)
-        while done < training.steps and np.any(jax.device_get(state.status) == RUNNING):
-            evaluations = _evaluations(training, done)
+        while done < training.steps and _any_running(state):
+            evaluations = evaluations_of(training, done)
             state, curves = programs.advance(evaluations, state)
             done += evaluations * training.evaluate_every
             tables.append(_rows(curves, programs, training))
             for write in writers:
                 write(tables[-1])
-            if store_:
-                over = done >= training.steps or not np.any(jax.device_get(state.status) == RUNNING)
-                store_.save(done, state, force=over)
+            store_state(done, state, tables[-1])
             advance_bar(len(programs.runs) * evaluations * training.evaluate_every)
     return state, pl.concat(tables)
 
 
-def _rows(curves: loop.Curves, programs: _Programs, training: Training) -> pl.DataFrame:
+def _begin(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, stack: contextlib.ExitStack):
+    """State, steps done and curves at the start or the last checkpoint, and what stores the ones to come."""
+    state = programs.begin()
+    if keep is None:
+        return state, 0, [], lambda *_: None
+    configuration = checkpoints.configuration(training, keep.description, state, *wanted)
+    every = keep.dispatches * training.steps_a_dispatch
+    folder, made_by = folder_at(keep.folder), store.environment()
+    kept = stack.enter_context(checkpoints.opened(folder, configuration, every, keep.latest))
+
+    def store_state(done: int, state: State, rows: pl.DataFrame):
+        streams.save_curves(folder, done, rows, made_by)  # first: a checkpoint without its curves would lose them
+        kept.save(done, state, force=done >= training.steps or not _any_running(state))
+
+    done, state = kept.restore(state) or (0, state)
+    return state, done, streams.load_curves(folder, until=done), store_state
+
+
+def _any_running(state: State) -> bool:
+    return bool(np.any(jax.device_get(state.status) == RUNNING))
+
+
+def _rows(curves: loop.Curves, programs: Programs, training: Training) -> pl.DataFrame:
     return streams.table(_real(curves, programs.runs), programs.runs, training.evaluate_every)
 
 
 def _real(values, runs: np.ndarray):
     """On the host, and without the rows that pad the runs."""
     return jax.tree.map(lambda leaf: leaf[: len(runs)], jax.device_get(values))
-
-
-def _evaluations(training: Training, done: int) -> int:
-    """Of the next dispatch: the last one may be shorter."""
-    return min(training.steps_a_dispatch, training.steps - done) // training.evaluate_every
 
 
 def _name(runs: np.ndarray) -> str:
