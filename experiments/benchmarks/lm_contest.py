@@ -110,7 +110,7 @@ def decoding(size: Size, machine: Machine, repeats: int) -> list[Row]:
         from experiments.benchmarks import torch_lm
 
         makers.append(torch_lm.decoder)
-    greedy = [make(size, given, greedy=True).run() for make in makers]
+    greedy = [make(size, given, greedy=True).run() for make in makers] if len(makers) > 1 else [np.zeros((1, 1))]
     sides = [make(size, given) for make in makers]
     timed = interleaved(sides, repeats)
     ones = interleaved([make(single, alone) for make in makers], repeats)

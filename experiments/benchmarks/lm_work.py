@@ -83,9 +83,10 @@ class Side(NamedTuple):
     settle: Callable[[], None] = lambda: None
 
 
-def given(size: Size, seed: int = 0) -> Given:
+@partial(jax.jit, static_argnums=0)
+def given(size: Size) -> Given:
     """Random parameters, heads included, and pairs of random tokens with the reference's margins."""
-    keys = jax.random.split(jax.random.key(seed), 6)
+    keys = jax.random.split(jax.random.key(0), 6)
     policy, verifier = backend.transformer_policy(size.shape, size.horizon), backend.transformer_verifier(size.shape)
     first, scores, reference = (
         _with_head(init, key) for init, key in zip((policy.init, verifier.init, policy.init), keys[:3], strict=True)
@@ -102,13 +103,12 @@ def given(size: Size, seed: int = 0) -> Given:
         reference_margin=jnp.zeros(rows),
         weight=jnp.ones(rows),
     )
-    pairs = jax.jit(objectives.with_reference, static_argnums=(1, 3))(pairs, policy, reference, size.batch)
-    return Given(first, scores, reference, pairs)
+    return Given(first, scores, reference, objectives.with_reference(pairs, policy, reference, size.batch))
 
 
 def _with_head(init: Callable, key) -> Params:
     """First parameters whose head is random too: a head of zeros would hide the rest."""
-    params = jax.jit(init)(key)
+    params = init(key)
     head = params["head"]
     return params | {"head": jax.random.normal(key, head.shape, head.dtype) / np.sqrt(head.shape[0])}
 

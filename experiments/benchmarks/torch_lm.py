@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy, softplus  # pyright: ignore[repor
 
 from experiments.benchmarks import hugging_face
 from experiments.benchmarks.lm_work import BETA, CLIP, COMPILED, EAGER, GENERATE, LEARNING_RATE, Given, Load, Side, Size
+from gvgap_jax.lm import loop
 from gvgap_jax.types import Preferences
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -70,7 +71,9 @@ def loss_of(load: Load, model, horizon: int) -> Callable[[Batch], torch.Tensor]:
 def trainer(load: Load, size: Size, given: Given, batches: list[Any], compile: bool = False) -> Side:
     """AdamW on our batches in our order, ``size.steps`` steps a call; compiling is part of a first call."""
     model, drawn = model_of(load, size, given), itertools.cycle([batch_of(rows) for rows in batches])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0, fused=True)
+    optimiser = torch.optim.AdamW(
+        model.parameters(), LEARNING_RATE, betas=(0.9, loop.MEMORY), weight_decay=0.0, fused=True
+    )
     loss_function = loss_of(load, model, size.horizon)
     if compile:
         loss_function = torch.compile(loss_function)

@@ -17,6 +17,7 @@ import trl  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmarks import hugging_face, torch_lm
 from experiments.benchmarks.lm_work import BETA, CLIP, LEARNING_RATE, Given, Load, Size
+from gvgap_jax.lm import loop
 
 WARM_UP = 3
 
@@ -65,6 +66,7 @@ def _settings(size: Size, folder: str, steps: int) -> dict[str, Any]:
         "lr_scheduler_type": "constant",
         "max_grad_norm": CLIP,
         "weight_decay": 0.0,
+        "adam_beta2": loop.MEMORY,
         "optim": "adamw_torch_fused",
         "bf16": False,
         "gradient_checkpointing": False,
