@@ -136,13 +136,13 @@ def bench(
       preset: of that experiment.
       kills: processes that are killed.
     """
-    from experiments.benchmarks import fits, sweeps, transformers  # torch is an extra, and slow to import
+    from experiments.benchmarks import fits, language_models, sweeps  # torch is an extra, and slow to import
     from experiments.benchmarks import kills as killing
 
     if what == "fits":
         fits.main(out)
     elif what == "transformers":
-        transformers.main(out / "transformers")
+        language_models.main(out / "transformers")
     elif what == "sweeps":
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))

@@ -9,7 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.benchmarks import lm_contest, lm_limits, lm_seeds, lm_work, transformers
+from experiments.benchmarks import language_models, lm_contest, lm_limits, lm_seeds, lm_work
 from experiments.benchmarks.lm_limits import Machine
 from experiments.benchmarks.lm_seeds import SeedRow
 from experiments.benchmarks.lm_work import LOADS, Size
@@ -137,7 +137,7 @@ def test_the_tables_are_written_and_shown_without_peers(tmp_path, monkeypatch, c
     monkeypatch.setattr(lm_contest, "peers_are_installed", lambda: False)
     monkeypatch.setattr(lm_limits, "machine", lambda dtype: Machine(1e11, 1e10))
     monkeypatch.setattr(lm_seeds, "measure", lambda *_: seeds)
-    transformers.main(tmp_path, transformers.Bench((SIZE,), loads=("SFT",), repeats=1))
+    language_models.main(tmp_path, language_models.Bench((SIZE,), loads=("SFT",), repeats=1))
     rows = pl.read_csv(tmp_path / "transformers.csv")
     assert rows["side"].to_list() == [
         "gvgap_jax", "PyTorch, eager", "PyTorch, torch.compile", "TRL", "gvgap_jax", "transformers, generate",

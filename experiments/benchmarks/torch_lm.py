@@ -22,10 +22,10 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Batch(NamedTuple):
-    """Sequences [rows, P + H], all chosen ones before all rejected ones, and reference margins, in nats."""
+    """Sequences [rows, P + H], all chosen ones before all rejected ones, and reference margins of pairs, in nats."""
 
     tokens: torch.Tensor
-    reference_margin: torch.Tensor | None
+    reference_margin: torch.Tensor
 
 
 def model_of(load: Load, size: Size, given: Given):
@@ -40,7 +40,7 @@ def batch_of(rows: Any) -> Batch:
     paired = isinstance(rows, Preferences)
     responses = (rows.chosen, rows.rejected) if paired else (rows.responses,)
     tokens = np.concatenate([np.concatenate([rows.prompts, response], axis=1) for response in responses])
-    margin = torch.tensor(rows.reference_margin, device=DEVICE) if paired else None
+    margin = torch.tensor(rows.reference_margin if paired else [], device=DEVICE)
     return Batch(torch.tensor(tokens, dtype=torch.long, device=DEVICE), margin)
 
 
