@@ -59,7 +59,7 @@ PRESETS = {
     "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
 TRANSFORMER_PRESETS = {
-    "quick": Grid({"horizon": (3,), "pairs": (128, 512, 2048)}, seeds=8),
+    "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=8),
     "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
     "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
