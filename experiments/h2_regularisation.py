@@ -93,7 +93,7 @@ PRESETS = {
     ),
 }
 TRANSFORMER_PRESETS = {
-    "quick": Grid({"horizon": (3,), "beta": (0.25, 1.0, 4.0)}, seeds=8),
+    "quick": Grid({"beta": (0.5, 2.0)}, seeds=8),
     "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
     "full": Grid(
         {

@@ -95,7 +95,7 @@ PRESETS = {
     ),
 }
 TRANSFORMER_PRESETS = {
-    "quick": Grid({"horizon": (3,), "tilt": TILTS, "pairs": (64, 512, 4096)}, seeds=8),
+    "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
     "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
     "full": Grid(
         {

@@ -98,7 +98,7 @@ PRESETS = {
     ),
 }
 TRANSFORMER_PRESETS = {
-    "quick": Grid({"horizon": (3,), "gold_order": (1, 3), "width": (32,), "pairs": (128, 512, 2048)}, seeds=16),
+    "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=8),
     "paper": Grid(
         {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
     ),

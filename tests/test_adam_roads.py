@@ -1,5 +1,6 @@
 """The roads of a class that neither holds every policy nor is convex: a network, trained by Adam."""
 
+import dataclasses
 import functools
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvgap_jax import algorithms, losses, policies, preferences, verifiers
+from gvgap_jax import algorithms, losses, policies, preferences, soft_rl, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.divergence import kl
 from gvgap_jax.tasks import random_reference
@@ -53,6 +54,22 @@ def test_the_second_stage_ends_at_the_soft_optimal_policy_that_the_class_holds(c
         found, problem.task.reward, problem.task.reference, problem.task.beta, problem.task.prompt_probs
     )
     assert fit.loss == pytest.approx(value)
+
+
+def test_another_regulariser_has_another_optimum_and_steps_may_be_an_array(classes, problem):
+    @jax.jit
+    def fit(steps):
+        settings = dataclasses.replace(SETTINGS, rl_steps=steps)
+        return algorithms.second_stage(
+            KEY, classes.policy, problem.task.reward, problem.task, settings, soft_rl.FORWARD_KL
+        )
+
+    few, enough = fit(3), fit(800)
+    assert few.steps == 3
+    assert enough.converged
+    expected = soft_rl.forward_optimal_policy(problem.task.reward, problem.task.reference, problem.task.beta)
+    assert jnp.max(kl(classes.policy.leaf_log_probs(enough.params), expected)) < 1e-5
+    assert jnp.max(kl(problem.task.optimal, expected)) > 1e-2, "not that of reverse KL"
 
 
 def test_sft_ends_at_the_demonstrations(classes, problem):

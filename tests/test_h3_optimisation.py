@@ -82,6 +82,16 @@ def test_equal_classes_that_end_apart_fail_the_control():
     assert not experiment.findings(records(control=0.01))[-1].passes
 
 
+def test_transformers_trade_prompts_and_have_no_certified_optimum():
+    fits = records(more_prompts=0.05)["fits"].with_columns(solver=pl.lit("adam"))
+    moved = pl.col("regret_with_pairs") + 0.02 * pl.col("augmented") * (pl.col("reward_order") == 2)
+    found = experiment.findings({"fits": fits.with_columns(regret_with_pairs=moved)})
+    traded = by_claim(found, "fall of regret, prompts with pairs")
+    assert traded.interval.estimate == pytest.approx(-0.02)
+    assert not traded.control
+    assert [row.bound for row in found if row.control] == [experiment.EQUAL["adam"]]
+
+
 def test_findings_of_a_single_number_of_steps():
     made_up = records()["fits"].filter(pl.col("steps").is_in([0, 50]))
     found = experiment.findings({"fits": made_up})

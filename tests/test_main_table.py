@@ -119,3 +119,9 @@ def test_information_in_samples_would_be_seen(gain, verdict):
     assert found[3].interval.estimate == pytest.approx(0.2)
     assert control.control
     assert control.verdict == "supported"
+    assert control.bound < h1_information.MATTERS
+
+
+def test_a_second_stage_that_is_not_certified_has_as_much_leeway_as_matters():
+    fits = made_up_fits(0.0).with_columns(backend=pl.lit("transformer"))
+    assert h1_information.findings({"fits": fits})[-1].bound == h1_information.MATTERS
