@@ -19,6 +19,8 @@ from jaxtyping import Array, Bool, Float, Int
 from gvgap_jax.lm.shape import Shape
 from gvgap_jax.types import PADDING, Count, Params, PRNGKey
 
+UNROLLED = 2  # layers up to which a loop costs more time than it saves in compiling
+
 
 class Cache(NamedTuple):
     """Keys and values of the tokens fed so far; slots beyond ``filled`` hold nothing yet.
@@ -179,7 +181,8 @@ def forward(
 
     memory = None if cache is None else (cache.key, cache.value)
     step = jax.checkpoint(layer) if shape.remat else layer
-    (x, memory), _ = jax.lax.scan(step, (x, memory), (params["blocks"], jnp.arange(shape.layers)))
+    numbered = params["blocks"], jnp.arange(shape.layers)
+    (x, memory), _ = jax.lax.scan(step, (x, memory), numbered, unroll=shape.layers <= UNROLLED)
     return ends.norm(x), None if memory is None else Cache(*memory, seen, filled + here)
 
 
