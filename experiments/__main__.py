@@ -116,7 +116,7 @@ def predict(config: Annotated[phase_diagram.Config, tyro.conf.arg(name="")], gol
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills"]] = "fits",
+    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers"]] = "fits",
     out: Path = Path("results/benchmarks"),
     experiment: str | None = None,
     preset: Literal["quick", "paper", "full"] = "quick",
@@ -127,19 +127,22 @@ def bench(
     fits: against PyTorch, SciPy and plain JAX doing the same fits to the same optimality, and the leaf pass.
     sweeps: fits per second against chunk size and devices; storing, compiling and memory of a run.
     kills: a run that is killed again and again, and one that is shared, against an undisturbed one.
+    transformers: training and decoding against PyTorch, TRL and transformers, and many seeds at once.
 
     Args:
-      what: fits, sweeps or kills.
-      out: folder of the tables; those of sweeps and kills go into folders of these names in it.
+      what: fits, sweeps, kills or transformers.
+      out: folder of the tables; those of all but fits go into folders of these names in it.
       experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity.
       preset: of that experiment.
       kills: processes that are killed.
     """
-    from experiments.benchmarks import fits, sweeps  # torch is an extra, and slow to import
+    from experiments.benchmarks import fits, language_models, sweeps  # torch is an extra, and slow to import
     from experiments.benchmarks import kills as killing
 
     if what == "fits":
         fits.main(out)
+    elif what == "transformers":
+        language_models.main(out / "transformers")
     elif what == "sweeps":
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))
