@@ -11,6 +11,12 @@ both sides), so the generation-verification gap predicts no difference where tok
 Second, answers that close a Hamiltonian cycle of a graph. The reference policy gives them next to no probability,
 labelled pairs put a cycle beside another answer half of the time. Does a policy that tells them apart write any, and
 does RL with a learned verifier of one parameter, or with the gold reward, at the same beta?
+
+On transformers no feature is fixed, and the explicit reward model is a transformer of the policy's own backbone with
+a head of its own; they start at random, without what pretraining knows of tokens. Every token is also seen as a prompt,
+where it says which group is right: an explicit model reads answers by the same embeddings, a policy writes them by
+rows of its head. RL is gradient descent on the exact objective, in place of its closed form: what the reference policy
+hardly ever writes hardly has a gradient, so that it may rest on a plateau, where a small gradient means no optimum.
 """
 
 from dataclasses import dataclass
