@@ -10,7 +10,6 @@ response has more gold reward than a human one; a tie counts one half. Two arms,
 likelihoods to a certified gradient norm.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -116,14 +115,14 @@ def run(program: Program, cell: dict) -> dict:
     return columns | {"converged": converged}
 
 
-def by_arm(tables: pl.DataFrame, names: Iterable[str] = ARMS) -> pl.DataFrame:
+def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
     """Records with one row an arm, and a column for everything measured."""
     cell = [name for name in tables.columns if OF not in name]
     return pl.concat(
         tables.select(
             pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
         )
-        for arm in names
+        for arm in ARMS
     )
 
 

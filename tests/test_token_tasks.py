@@ -36,7 +36,6 @@ def test_a_verifier_of_windows_holds_the_gold_reward_where_it_is_said_to(family)
     read = np.asarray(read).reshape(*reward.shape, -1)
     # Pairs compare responses to the same prompt: what a prompt adds to all of them cannot be read.
     read, reward = (values - values.mean(axis=1, keepdims=True) for values in (read, reward))
-    _, *_ = (read, reward)
     fitted = np.linalg.lstsq(read.reshape(reward.size, -1), reward.reshape(-1), rcond=None)[0]
     missed = np.abs(read.reshape(reward.size, -1) @ fitted - reward.reshape(-1)).max()
     assert (missed < 1e-9) == FAMILIES[family].easy
