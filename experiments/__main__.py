@@ -6,6 +6,7 @@ import operator
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +16,8 @@ from rich.markup import escape
 
 from experiments import EXPERIMENTS, figures, phase_diagram, runner
 from experiments import predict as theory
-from experiments.arguments import PRESET_NAMES, All, default_folder, options_of, preset_in
+from experiments.arguments import PRESET_NAMES, All, backend_in, default_folder, options_of, preset_in
+from experiments.backends import BackendName, has_transformer, on_backend
 from experiments.doctor import doctor
 from experiments.folders import compact, status
 from experiments.report import report
@@ -23,7 +25,7 @@ from experiments.report_records import words_of
 from experiments.run_all import run_all
 from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
-from gvgap_jax.sweep.grid import number_of_points
+from gvgap_jax.sweep.grid import Grid, number_of_points
 
 console = Console()
 
@@ -32,33 +34,43 @@ def list_experiments() -> None:
     """Name every experiment, the question it answers and the size of its presets."""
     for name, module in EXPERIMENTS.items():
         console.print(f"[bold]{name}[/bold]: {words_of(module)[0]}")
-        for preset, grid in module.PRESETS.items():
-            points = number_of_points(grid)
-            console.print(f"    {preset:6} {points:>9,} points x {grid.seeds} seeds", highlight=False)
+        _list_presets(module.PRESETS)
+        if has_transformer(module):
+            console.print("    on transformers (--backend transformer):")
+            _list_presets(module.TRANSFORMER_PRESETS)
 
 
-def draw_figures(name: str, records: str | None = None, out: Path = Path("results/figures")) -> None:
+def _list_presets(presets: Mapping[str, Grid]) -> None:
+    for preset, grid in presets.items():
+        console.print(f"    {preset:6} {number_of_points(grid):>9,} points x {grid.seeds} seeds", highlight=False)
+
+
+def draw_figures(
+    name: str, backend: BackendName = "tree", records: str | None = None, out: Path = Path("results/figures")
+) -> None:
     """Draw an experiment's figures (PNG and PDF) from its records; nothing is computed.
 
     Args:
       name: an experiment, or ``all`` for every experiment that has records.
+      backend: whose records they are.
       records: folder of the records; the default folder with the most thorough preset if left out.
       out: folder of the figures.
     """
-    names = list(EXPERIMENTS) if name == "all" else [known_experiment(name)]
+    names = list(on_backend(EXPERIMENTS, backend)) if name == "all" else [known_experiment(name, backend)]
     drawn = []
     for each in names:
-        folder = records or _latest_folder(each)
+        folder = records or _latest_folder(each, backend)
         if folder is None and name == "all":
-            console.print(f"{each}: no records yet; make them with: python -m experiments run {each}")
+            option = "" if backend == "tree" else f" --backend {backend}"
+            console.print(f"{each}: no records yet; make them with: python -m experiments run {each}{option}")
             continue
-        drawn += figures.draw(each, folder or default_folder(each, "quick"), out)
+        drawn += figures.draw(each, folder or default_folder(each, "quick", backend=backend), out, backend)
     for path in drawn:
         console.print(str(path))
 
 
-def _latest_folder(name: str) -> str | None:
-    folders = [default_folder(name, preset) for preset in reversed(PRESET_NAMES)]
+def _latest_folder(name: str, backend: BackendName) -> str | None:
+    folders = [default_folder(name, preset, backend=backend) for preset in reversed(PRESET_NAMES)]
     return next((folder for folder in folders if Path(folder).exists()), None)
 
 
@@ -81,11 +93,13 @@ def quickstart(out: Path = Path("results")) -> None:
         sys.exit(checks.returncode)
 
 
-def known_experiment(name: str) -> str:
-    """``name`` itself; an unknown name raises ValueError with the nearest one."""
-    known = name.replace("-", "_")
-    if known in EXPERIMENTS:
+def known_experiment(name: str, backend: BackendName = "tree") -> str:
+    """``name`` itself; a name that is unknown, or not on that backend, raises ValueError with those that are."""
+    known, there = name.replace("-", "_"), on_backend(EXPERIMENTS, backend)
+    if known in there:
         return known
+    if known in EXPERIMENTS:
+        raise ValueError(f"{known} does not run on the backend {backend!r}; these do: {', '.join(there)}.")
     nearest = difflib.get_close_matches(known, EXPERIMENTS, n=1)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
     raise ValueError(f"there is no experiment {name!r}; there are {', '.join(EXPERIMENTS)}.{hint}")
@@ -102,7 +116,7 @@ def predict(config: Annotated[phase_diagram.Config, tyro.conf.arg(name="")], gol
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills"]] = "fits",
+    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers"]] = "fits",
     out: Path = Path("results/benchmarks"),
     experiment: str | None = None,
     preset: Literal["quick", "paper", "full"] = "quick",
@@ -113,19 +127,22 @@ def bench(
     fits: against PyTorch, SciPy and plain JAX doing the same fits to the same optimality, and the leaf pass.
     sweeps: fits per second against chunk size and devices; storing, compiling and memory of a run.
     kills: a run that is killed again and again, and one that is shared, against an undisturbed one.
+    transformers: training and decoding against PyTorch, TRL and transformers, and many seeds at once.
 
     Args:
-      what: fits, sweeps or kills.
-      out: folder of the tables; those of sweeps and kills go into folders of these names in it.
+      what: fits, sweeps, kills or transformers.
+      out: folder of the tables; those of all but fits go into folders of these names in it.
       experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity.
       preset: of that experiment.
       kills: processes that are killed.
     """
-    from experiments.benchmarks import fits, sweeps  # torch is an extra, and slow to import
+    from experiments.benchmarks import fits, language_models, sweeps  # torch is an extra, and slow to import
     from experiments.benchmarks import kills as killing
 
     if what == "fits":
         fits.main(out)
+    elif what == "transformers":
+        language_models.main(out / "transformers")
     elif what == "sweeps":
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))
@@ -137,22 +154,23 @@ def bench(
 def main(arguments: list[str]) -> None:
     """Parse and run one command; bad input ends in one clear line and exit status 2."""
     try:
+        preset, backend = preset_in(arguments), backend_in(arguments)
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1])
+            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1], backend)
             arguments = ["run", name, *arguments[2:]]
-        preset = preset_in(arguments)
+        modules = on_backend(EXPERIMENTS, backend)
         runs: list[Any] = [
-            Annotated[options_of(name, module, preset), tyro.conf.subcommand(name=name)]
-            for name, module in EXPERIMENTS.items()
+            Annotated[options_of(name, module, preset, backend), tyro.conf.subcommand(name=name)]
+            for name, module in modules.items()
         ]
         runs.append(Annotated[All, tyro.conf.subcommand(name="all")])
 
         def run(experiment) -> None:
             """Run one experiment, or all, into folders of records; what is already there is not computed again."""
             if isinstance(experiment, All):
-                run_all(EXPERIMENTS, experiment)
+                run_all(modules, experiment)
             else:
-                runner.run(experiment.name, EXPERIMENTS[experiment.name], experiment)
+                runner.run(experiment.name, modules[experiment.name], experiment)
 
         run.__annotations__["experiment"] = Annotated[functools.reduce(operator.or_, runs), tyro.conf.arg(name="")]
         commands = {

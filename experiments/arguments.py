@@ -1,17 +1,21 @@
 """Options of ``run``: a grid over an experiment's ``Config``, where the records go, and what computes them."""
 
 import dataclasses
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import tyro
 
+from experiments.backends import BackendName, named
 from gvgap_jax.sweep import Grid, folder_at
 from gvgap_jax.sweep.engines import Ray, Slurm
 from gvgap_jax.sweep.grid import shard
 
 Preset = Literal["quick", "paper", "full"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
+BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
 RESULTS = "results"
+Choice = TypeVar("Choice", bound=str)
 ALIASES = {"pairs": ["--grid.n"]}
 
 
@@ -21,6 +25,7 @@ class Computing:
 
     Attributes:
       preset: quick takes a minute or two on 2 cores, paper is what a figure should rest on, full is for a cluster.
+      backend: policies are tables on the tree, or transformers evaluated at all of its leaves.
       shard: i/n computes every n-th chunk from the i-th on, so that n machines share a sweep.
       engine: what computes: this process, a Ray cluster, or Slurm jobs.
       ray: what a Ray task asks for.
@@ -28,6 +33,7 @@ class Computing:
     """
 
     preset: Preset = "quick"
+    backend: BackendName = "tree"
     shard: str = "0/1"
     engine: Literal["local", "ray", "slurm"] = "local"
     ray: Ray = dataclasses.field(default_factory=Ray)
@@ -41,7 +47,8 @@ class Options(Computing):
     Attributes:
       seeds: independent repetitions of every point of the grid.
       zip: groups of axes that are walked together instead of crossed, as in ``--zip horizon,gold_order``.
-      out: folder of the records, local or in an object store; results/NAME-PRESET if left out.
+      out: folder of the records, local or in an object store; results/NAME-PRESET if left out, and
+        results/NAME-transformer-PRESET on transformers.
     """
 
     seeds: int = 8
@@ -51,7 +58,7 @@ class Options(Computing):
 
 @dataclasses.dataclass(frozen=True)
 class All(Computing):
-    """Run every experiment at one preset, one after another; what is already there is not computed again.
+    """Run every experiment there is on the backend at one preset, one after another; what is there already stays.
 
     Attributes:
       out: folder, local or in an object store, of the experiments' folders NAME-PRESET.
@@ -60,8 +67,11 @@ class All(Computing):
     out: str = RESULTS
 
 
-def options_of(name: str, module, preset: str) -> type[Options]:
-    """Options of one experiment: those of every experiment, and ``grid.FIELD`` with the preset's values as defaults."""
+def options_of(name: str, module, preset: str, backend: str = "tree") -> type[Options]:
+    """Options of one experiment: those of every experiment, and ``grid.FIELD`` with the preset's values as defaults.
+
+    ``module`` is the experiment on that backend.
+    """
     grid = module.PRESETS[preset]
     hints = get_type_hints(module.Config)
     axes = dataclasses.make_dataclass(
@@ -78,7 +88,7 @@ def options_of(name: str, module, preset: str) -> type[Options]:
         namespace={"__doc__": module.Config.__doc__},
     )
     zipped = tuple(",".join(group) for group in grid.zipped)
-    defaults = {"preset": preset, "seeds": grid.seeds, "zip": zipped}
+    defaults = {"preset": preset, "backend": backend, "seeds": grid.seeds, "zip": zipped}
     return dataclasses.make_dataclass(
         name,
         [
@@ -114,15 +124,25 @@ def part_of(text: str) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def preset_in(arguments: list[str]) -> str:
+def preset_in(arguments: list[str]) -> Preset:
     """The preset named in the arguments; its values are the defaults that the other options override."""
+    return _named_by("--preset", PRESET_NAMES, arguments)
+
+
+def backend_in(arguments: list[str]) -> BackendName:
+    """The backend named in the arguments; it decides which presets there are."""
+    return _named_by("--backend", BACKEND_NAMES, arguments)
+
+
+def _named_by(wanted: str, choices: Sequence[Choice], arguments: list[str]) -> Choice:
+    """The choice that an option names, or the first one."""
     for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
-        for candidate in (value if option == "--preset" else "", option.removeprefix("--preset=")):
-            if candidate in PRESET_NAMES:
-                return candidate
-    return "quick"
+        given = value if option == wanted else option.removeprefix(f"{wanted}=")
+        if given in choices:
+            return choices[choices.index(given)]
+    return choices[0]
 
 
-def default_folder(name: str, preset: str, root: str = RESULTS) -> str:
+def default_folder(name: str, preset: str, root: str = RESULTS, backend: BackendName = "tree") -> str:
     """Where an experiment's records go unless --out says otherwise."""
-    return str(folder_at(root) / f"{name}-{preset}")
+    return str(folder_at(root) / f"{named(name, backend)}-{preset}")

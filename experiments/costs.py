@@ -7,7 +7,6 @@ network of as many parameters would spend, so that arms can be compared on one a
 from typing import NamedTuple
 
 from gvgap_jax.online import Sizes
-from gvgap_jax.optimize import CG_STEPS
 from gvgap_jax.types import Count
 
 FORWARD, TRAINED = 2, 6  # operations a parameter and token
@@ -46,10 +45,10 @@ class Cost(NamedTuple):
         return cls(policy_forward=sizes.responses, policy_trained=sizes.responses * sizes.steps)
 
     @classmethod
-    def of_newton(cls, pairs: int, steps: Count, on_rewards: bool) -> "Cost":
-        """At most: every Newton step is a full set of conjugate gradients, each a training pass."""
-        passes = 2 * pairs * steps * CG_STEPS
-        return cls(verifier_trained=passes) if on_rewards else cls(policy_trained=passes)
+    def of_passes(cls, pairs: int, passes: Count, on_rewards: bool) -> "Cost":
+        """Training passes over all pairs, of the reward model or of the policy."""
+        trained = 2 * pairs * passes
+        return cls(verifier_trained=trained) if on_rewards else cls(policy_trained=trained)
 
     def flops(self, policy_parameters: Count, verifier_parameters: Count, tokens: int):
         """Floating-point operations, with responses of so many tokens."""

@@ -2,7 +2,8 @@
 
 Offline DPO over tabular policies, two-stage RLHF with reward models of the gold reward's order, and restricted
 maximum likelihood over the policies that are optimal for those reward models, all on the same pairs; and the effective
-dimension of policies and of reward models.
+dimension of policies and of reward models. On transformers also two-stage RLHF with a reward model of the policy's
+own backbone.
 """
 
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from experiments.backends import TREE, Backend
 from experiments.setting import check, problem_of, task_of
-from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell
 
 ROADS = {"dpo": algorithms.dpo, "rlhf": algorithms.rlhf, "restricted": algorithms.restricted_mle}
@@ -57,8 +59,9 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """The one cell of a point; none where the order is above the horizon."""
+    del backend  # its arms are columns of one row
     if config.gold_order > config.horizon:
         return []
     program = Program(TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs))
@@ -67,16 +70,19 @@ def cells(config: Config) -> list[Cell]:
     return [Cell("gaps", program, labels, {name: getattr(config, name) for name in names})]
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """Regret and selected penalty of every road on one data set, and the dimensions of policies and reward models."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     verifier = verifiers.nested_interactions(tree, cell["gold_order"])
-    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    policy = backend.policy(tree, tree.conditionals(task.reference))
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     classes = algorithms.Classes(policy, verifier, restricted)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    fits = {name: road(fit_key, classes, problem, algorithms.Settings()) for name, road in ROADS.items()}
+    fits = {name: road(fit_key, classes, problem, backend.settings) for name, road in ROADS.items()}
+    if backend is not TREE:
+        own = algorithms.Classes(policy, backend.verifier(tree))
+        fits["backbone"] = algorithms.rlhf(fit_key, own, problem, backend.settings)
     gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
     assert policy.leaf_log_probs is not None
     found = {

@@ -7,6 +7,7 @@ from experiments.statistics import Finding, Interval, by_seed, over_seeds, ratio
 CLOSED = pl.col("gold_order") == pl.col("horizon")  # reward models are full tables: as hard to learn as policies
 OPEN = pl.col("gold_order") < pl.col("horizon")
 LOG_RATIO = (pl.col("dpo_regret") / pl.col("rlhf_regret")).log()
+BACKBONE = "backbone_regret"  # of RLHF whose reward model has the policy's own backbone, where there is such an arm
 LOG_DIMENSIONS = (pl.col("dpo_dimension") / pl.col("rlhf_dimension")).log()
 EQUAL = 1e-4  # nats: solvers' tolerances and rounding. Not of log regret: with one token a regret can be rounding alone
 
@@ -44,8 +45,12 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
     if len(far):
         claim = f"{name}, {where}: regret of DPO over RLHF's (d_eff: {dimension_ratio(far).estimate:.3g} times)"
         rows.append(Finding(claim, ratio(far), "times", 1.0, "above"))
+        if BACKBONE in far.columns:
+            claim = f"{name}, {where}, reward model of the policy's own backbone: the same ratio"
+            log_ratio = (pl.col("dpo_regret") / pl.col(BACKBONE)).log()
+            rows.append(Finding(claim, ratio_over_seeds(by_seed(far, log_ratio.mean())), "times", 1.0, "at"))
     for (pairs,), here in near.group_by("pairs", maintain_order=True):
-        claim = f"{name}, order = H (one class, each its own ridge penalty), {pairs:,} pairs: the same ratio"
+        claim = f"{name}, order = H (one class, regularised in two ways), {pairs:,} pairs: the same ratio"
         rows.append(Finding(claim, ratio(here), "times", 1.0, "at"))
     if len(far) and len(near):
         claim = f"{name}: the ratio {where} over that where order = H"

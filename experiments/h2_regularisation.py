@@ -10,6 +10,10 @@ are the same. What could still mislead: a beta that suits one arm, so betas are 
 equal KL to the reference; the ridge, which pulls logits in one arm and coefficients in the other, so the control fits
 both arms over the same class, where no gap may stay; and the offline loss of forward KL, which is not convex in the
 logits: its fits are certified to be stationary, not global, optima.
+
+On transformers the second stage descends on the exact regularised objective, and a policy of the simple class
+is handed to the transformer by the same descent. One more arm, with reverse KL, has a reward model of the policy's own
+backbone.
 """
 
 from dataclasses import dataclass
@@ -18,13 +22,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import polars as pl
+from jaxtyping import Array, Float
 
+from experiments.backends import TREE, Backend
 from experiments.setting import check, problem_of, record_of, task_of
 from experiments.statistics import Finding, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.soft_rl import Regulariser
 from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.types import Fit
 
 MEANING = 1
 QUESTION = Question(
@@ -35,6 +42,7 @@ QUESTION = Question(
 
 REGULARISERS = ("reverse KL", "forward KL", "none")
 ARMS = ("DPO", "RLHF", "DPO, simple class")
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
 # Reward, for two roads that must end at one policy. With forward KL a reward off by e moves the policy by up to
 # e / (beta pi_ref): single precision leaves more there than the solver's tolerance.
 EQUAL = 1e-2
@@ -84,6 +92,20 @@ PRESETS = {
         seeds=128,
     ),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"beta": (0.5, 2.0)}, seeds=8),
+    "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (4, 5),
+            "gold_order": (1, 2, 4),
+            "pairs": tuple(2**power for power in range(6, 14)),
+            "beta": tuple(2 ** (half / 2) for half in range(-6, 7)),
+            "reference_scale": (0.5, 1.0, 2.0),
+        },
+        seeds=128,
+    ),
+}
 
 
 class Program(NamedTuple):
@@ -98,7 +120,7 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """Every arm under every regulariser."""
     tree = TokenTree(config.vocabulary, config.horizon)
     names = ("gold_order", "pairs", "beta", "temperature", "reference_scale")
@@ -106,7 +128,7 @@ def cells(config: Config) -> list[Cell]:
     found = []
     for regulariser in REGULARISERS:
         divergence = "forward KL" if regulariser == "forward KL" else "reverse KL"
-        for arm in ARMS:
+        for arm in ARMS if backend is TREE or regulariser != "reverse KL" else (*ARMS, BACKBONE):
             program = Program(arm, divergence, tree, preferences.padded(config.pairs))
             labels: dict[str, str | int] = {"arm": arm, "regulariser": regulariser, "horizon": config.horizon}
             cell = numbers | {"to_reference": int(regulariser != "none")}
@@ -114,14 +136,15 @@ def cells(config: Config) -> list[Cell]:
     return found
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, judged by the gold reward and its regulariser."""
     tree, regulariser = program.tree, _regulariser(program.divergence)
     task, pairs_key, fit_key = task_of(cell, tree)
     reference = task.reference
     regularised = task._replace(reference=jax.nn.log_softmax(cell["to_reference"] * reference, axis=-1))
     problem = problem_of(cell, tree, regularised, pairs_key, program.pairs, coverage=reference)
-    fit, log_policy = _road(program.arm, regulariser, tree, problem, fit_key, cell["gold_order"])
+    simple = verifiers.nested_interactions(tree, cell["gold_order"])
+    fit, log_policy = _road(program.arm, backend, regulariser, tree, problem, fit_key, simple)
     measured = metrics.evaluate(log_policy, task)
     judged = (task.reward, regularised.reference, task.beta)
     attained = soft_rl.objective(log_policy, *judged, regulariser.divergence)
@@ -138,25 +161,35 @@ def _regulariser(divergence: str) -> Regulariser:
     return soft_rl.FORWARD_KL if divergence == "forward KL" else soft_rl.REVERSE_KL
 
 
-def _road(arm: str, regulariser: Regulariser, tree: TokenTree, problem: algorithms.Problem, key, order):
+def _road(
+    arm: str, backend: Backend, regulariser: Regulariser, tree: TokenTree, problem: algorithms.Problem, key, simple
+) -> tuple[Fit, Float[Array, "X L"]]:
     """The fit of an arm, and its policy's log-probabilities.
 
     Every arm is Bradley-Terry over reward models. Offline they are the local rewards of a policy class and
-    have its parameters; in the two-stage arm the policy is the optimum for the reward model.
+    have its parameters; in the two-stage arms the policy is the optimum for the reward model.
     """
-    task, simple = problem.task, verifiers.nested_interactions(tree, order)
-    if arm == "RLHF":
-        assert simple.leaf_scores is not None
-        fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), simple), problem, SETTINGS)
-        return fit, regulariser.optimal(simple.leaf_scores(fit.params), task.reference, task.beta)
-    policy = policies.tabular(tree, tree.conditionals(task.reference))
-    if arm == "DPO, simple class":
-        policy = verifiers.soft_optimal_class(tree, simple, task.reference, task.beta, regulariser)
-    # Every class starts at the reference, so its first policy stands for it.
-    local = verifiers.implicit_verifier(policy, policy, policy.init(key), task.beta, regulariser)
-    fit = algorithms.reward_model(key, algorithms.Classes(policy, local), problem, SETTINGS)
+    task, base = problem.task, tree.conditionals(problem.task.reference)
+    settings = SETTINGS if backend is TREE else backend.settings
+    policy, start = backend.policy(tree, base), policies.tabular(tree, base)
+    verifier = backend.verifier(tree) if arm == BACKBONE else simple
+    fitted = verifier
+    if arm == "DPO":
+        fitted = verifiers.implicit_verifier(policy, start, start.init(key), task.beta, regulariser)
+    elif arm == "DPO, simple class":
+        restricted = verifiers.soft_optimal_class(tree, simple, task.reference, task.beta, regulariser)
+        # The class starts at the reference, so its first policy stands for it; its parameters are the simple model's.
+        fitted = verifiers.implicit_verifier(restricted, restricted, restricted.init(key), task.beta, regulariser)
+    fit = algorithms.reward_model(key, algorithms.Classes(policy, fitted), problem, settings)
     assert policy.leaf_log_probs is not None
-    return fit, policy.leaf_log_probs(fit.params)
+    if arm == "DPO":
+        return fit, policy.leaf_log_probs(fit.params)
+    assert verifier.leaf_scores is not None
+    scores = verifier.leaf_scores(fit.params)
+    if policy.from_log_probs is not None:
+        return fit, regulariser.optimal(scores, task.reference, task.beta)
+    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, task, settings, regulariser)
+    return fit._replace(converged=fit.converged & second.converged), policy.leaf_log_probs(second.params)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -167,6 +200,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         gap = over_seeds(by_seed(gaps(here, "DPO"), pl.col("gap").mean()))
         claim = f"{regulariser} in both arms: J of RLHF - J of DPO, judged with it"
         rows.append(Finding(claim, gap, "reward", 0.0, "above"))
+        own = gaps(here, "DPO", BACKBONE)
+        if len(own):
+            claim += ", reward model of the policy's own backbone"
+            rows.append(Finding(claim, over_seeds(by_seed(own, pl.col("gap").mean())), "reward", 0.0, "at"))
         claim = f"{regulariser} in both arms: gold reward of RLHF - DPO at equal KL to the reference"
         rows.append(Finding(claim, over_seeds(frontier_gap(here)), "reward", 0.0, "above"))
         same = gaps(here, "DPO, simple class").filter(pl.col("penalty") == pl.col("penalty_offline"))
@@ -179,9 +216,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 CELL = ["horizon", "gold_order", "pairs", "temperature", "reference_scale", "regulariser"]
 
 
-def gaps(fits: pl.DataFrame, offline: str) -> pl.DataFrame:
-    """Rows of RLHF with ``gap``, its objective less that of the ``offline`` arm on the same data."""
-    both = fits.filter(arm="RLHF").join(fits.filter(arm=offline), on=[*CELL, "beta", "seed"], suffix="_offline")
+def gaps(fits: pl.DataFrame, offline: str, arm: str = "RLHF") -> pl.DataFrame:
+    """Rows of RLHF (or another arm) with ``gap``, its objective less that of the ``offline`` arm on the same data."""
+    both = fits.filter(arm=arm).join(fits.filter(arm=offline), on=[*CELL, "beta", "seed"], suffix="_offline")
     return both.with_columns(gap=pl.col("objective") - pl.col("objective_offline")).sort("seed", "beta")
 
 

@@ -14,20 +14,28 @@ Task, pairs and held-out fifth are the same in all arms. What could still mislea
 stopping early on the held-out pairs, the certified optimum by a ridge penalty selected on them, so that a difference
 between the solvers is not optimisation alone; equal steps are not equal progress; and as policies can express every
 optimum for a reward model, the RL stage trades no prompt for another, so augmentation cannot move prompts with pairs.
+
+Transformers have no certified optimum: there optimisation ends where held-out pairs say stop, or where the gradient of
+the RL stage is small. With few steps the RL stage has as few as the reward model, and DPO as few as either. Reward
+models as rich as policies are the local rewards of the transformers themselves. A transformer trades prompts for one
+another, so what augmentation does to prompts with pairs is a finding there and no control.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
+from experiments.backends import TREE, Backend
 from experiments.setting import check, problem_of, task_of
 from experiments.statistics import Finding, Question, by_seed, over_seeds, ratio_of_means
-from gvgap_jax import TokenTree, algorithms, metrics, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.tasks import Task
 
 MEANING = 1
 QUESTION = Question(
@@ -40,9 +48,10 @@ QUESTION = Question(
 )
 
 ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+RICH = "RLHF, R(Pi)"  # the program of transformers whose reward models are their own local rewards
 LEARNING_RATE = 0.003  # the tenth of the usual: a coefficient moves so far in a step, and few steps must be few
-OPTIMUM = 0  # the number of steps of a fit that goes on to its certified optimum
-EQUAL = 1e-3  # nats: solver tolerance of two roads that must end at one policy
+OPTIMUM = 0  # the number of steps of a fit that goes on to its end: a certified optimum on the tree
+EQUAL = {"newton": 1e-3, "adam": 1e-2}  # nats: two roads that must end at one policy, by what carries them there
 REMAINS = (
     0.5  # share of the gap of gradient descent that must remain at the optimum for optimisation not to be its cause
 )
@@ -58,9 +67,10 @@ class Config:
       horizon: tokens of a response (H).
       gold_order: the gold reward and the reward models are interactions of up to so many positions of prompt and
         response.
-      policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``.
+      policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``;
+        transformers can read all positions, whatever it says.
       pairs: labelled pairs, a fifth of which is held out for selection and early stopping.
-      steps: of gradient descent; every point has the certified optimum beside it.
+      steps: of gradient descent; every point has the end of optimisation beside it.
       beta: strength of the KL regularisation, reward per nat.
       temperature: of the labels.
       reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
@@ -103,6 +113,19 @@ PRESETS = {
         seeds=128,
     ),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=8),
+    "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (3, 4),
+            "pairs": tuple(2**power for power in range(6, 14)),
+            "steps": (5, 10, 20, 40, 80, 160, 4000),
+            "reference_scale": (0.0, 1.0),
+        },
+        seeds=128,
+    ),
+}
 
 
 class Program(NamedTuple):
@@ -114,26 +137,32 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
-    """DPO, and RLHF with and without more prompts, by both solvers; and reward models as rich as policies."""
-    found = []
-    for solver, steps in (("newton", OPTIMUM), ("adam", config.steps)):
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """DPO, and RLHF with and without more prompts, to the end and by few steps; and rewards as rich as policies."""
+    found, policy_order = [], config.policy_order
+    if backend is not TREE:
+        policy_order = config.prompt_length + config.horizon
+    for solver, steps in ((backend.settings.solver, OPTIMUM), ("adam", config.steps)):
         found += [
-            _cell(config, "DPO", solver, steps, config.policy_order, 0),
-            _cell(config, "RLHF", solver, steps, config.gold_order, 0),
-            _cell(config, "RLHF", solver, steps, config.gold_order, 1),
+            _cell(config, "DPO", solver, steps, policy_order, policy_order, 0),
+            _cell(config, "RLHF", solver, steps, policy_order, config.gold_order, 0),
+            _cell(config, "RLHF", solver, steps, policy_order, config.gold_order, 1),
         ]
-    if config.policy_order > config.gold_order:
-        found.append(_cell(config, "RLHF", "newton", OPTIMUM, config.policy_order, 1))
+    if policy_order > config.gold_order:
+        arm = "RLHF" if backend is TREE else RICH
+        found.append(_cell(config, arm, backend.settings.solver, OPTIMUM, policy_order, policy_order, 1))
     return found
 
 
-def _cell(config: Config, arm: str, solver: str, steps: int, reward_order: int, augmented: int) -> Cell:
+def _cell(
+    config: Config, arm: str, solver: str, steps: int, policy_order: int, reward_order: int, augmented: int
+) -> Cell:
     tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
-    names = ("gold_order", "policy_order", "pairs", "beta", "temperature", "reference_scale")
-    numbers: dict[str, int | float] = {name: getattr(config, name) for name in names}
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order, "policy_order": policy_order}
+    numbers |= {name: getattr(config, name) for name in ("pairs", "beta", "temperature", "reference_scale")}
     numbers |= {"steps": steps, "reward_order": reward_order, "augmented": augmented}
-    labels: dict[str, str | int] = {"arm": arm, "solver": solver, "horizon": config.horizon}
+    road = "DPO" if arm == "DPO" else "RLHF"
+    labels: dict[str, str | int] = {"arm": road, "solver": solver, "horizon": config.horizon}
     labels["prompt_length"] = config.prompt_length
     return Cell("fits", Program(arm, solver, tree, preferences.padded(config.pairs)), labels, numbers)
 
@@ -145,7 +174,7 @@ def with_pairs(tree: TokenTree) -> Float[Array, "X"]:
     return covered / jnp.sum(covered)
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, judged on the prompts with pairs, on those without, and on all of them."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
@@ -154,34 +183,56 @@ def run(program: Program, cell: dict) -> dict:
     # Only the RL stage reads the distribution of prompts from here on.
     prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
     problem = problem._replace(task=task._replace(prompt_probs=prompts))
-    teacher, verifier = (verifiers.nested_interactions(tree, cell[name]) for name in ("policy_order", "reward_order"))
-    policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
-    settings = algorithms.Settings()
-    if program.solver == "adam":
-        settings = algorithms.Settings(solver="adam", learning_rate=LEARNING_RATE, adam_steps=cell["steps"])
-    fit = ROADS[program.arm](fit_key, algorithms.Classes(policy, verifier), problem, settings)
+    road = ROADS.get(program.arm, algorithms.rlhf)
+    classes = _classes(program, cell, task, backend)
+    fit = road(fit_key, classes, problem, _settings(program, cell, backend))
+    policy = classes.policy
     assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)
     judged = {"with_pairs": covered, "without_pairs": (covered == 0) / jnp.sum(covered == 0), "all": everywhere}
     # Gradient descent is meant to be stopped before its optimum: what it must be is finite.
-    converged = fit.converged if program.solver == "newton" else jnp.isfinite(fit.loss)
+    converged = fit.converged | jnp.isfinite(fit.loss) & (cell["steps"] != OPTIMUM)
     measured = {f"regret_{name}": metrics.evaluate(log_policy, task, probs).regret for name, probs in judged.items()}
     names = ("loss", "held_out_loss", "gradient_norm", "penalty")
     taken = {name: getattr(fit, name) for name in names}
     return measured | taken | {"steps_taken": fit.steps, "converged": converged}
 
 
+def _classes(program: Program, cell: dict, task: Task, backend: Backend) -> algorithms.Classes:
+    tree = program.tree
+    verifier = verifiers.nested_interactions(tree, cell["reward_order"])
+    if backend is TREE:
+        teacher = verifiers.nested_interactions(tree, cell["policy_order"])
+        policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+        return algorithms.Classes(policy, verifier)
+    base = tree.conditionals(task.reference)
+    policy, start = backend.policy(tree, base), policies.tabular(tree, base)
+    if program.arm == RICH:
+        verifier = verifiers.implicit_verifier(policy, start, start.init(jax.random.key(0)), task.beta)
+    return algorithms.Classes(policy, verifier)
+
+
+def _settings(program: Program, cell: dict, backend: Backend) -> algorithms.Settings:
+    """Those of few steps, or of optimisation to its end."""
+    if backend is not TREE:
+        few, end = cell["steps"] != OPTIMUM, backend.settings
+        steps = [jnp.where(few, cell["steps"], most) for most in (end.adam_steps, end.rl_steps)]
+        return replace(end, adam_steps=steps[0], rl_steps=steps[1])
+    if program.solver == "newton":
+        return backend.settings
+    return algorithms.Settings(solver="adam", learning_rate=LEARNING_RATE, adam_steps=cell["steps"])
+
+
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    """The gap at certified optima and what of gradient descent's remains; more steps; more prompts; the control."""
+    """The gap at the end and what of gradient descent's remains; more steps; more prompts; the control."""
     fits = records["fits"]
+    certified = "newton" in fits["solver"]
     steps = sorted(set(fits["steps"].unique()) - {OPTIMUM})
     fewest, most = steps[0], steps[-1]
     at_optimum = gap(fits, OPTIMUM)
-    claim = "certified optimum in both arms, prompts with pairs: regret of DPO - RLHF"
+    claim = "optimisation to its end in both arms, prompts with pairs: regret of DPO - RLHF"
     rows = [Finding(claim, over_seeds(at_optimum), "nats", 0.0, "above")]
-    claim = (
-        f"share of the gap of gradient descent ({most:,} steps, stopped early) that remains at the certified optimum"
-    )
+    claim = f"share of the gap of gradient descent ({most:,} steps, stopped early) that remains at the end"
     rows.append(Finding(claim, ratio_of_means(at_optimum, gap(fits, most)), "", REMAINS, "above"))
     for number in sorted({fewest, 2 * fewest, most} & set(steps)):
         claim = f"gradient descent, {number:,} steps: regret of DPO - RLHF"
@@ -190,29 +241,27 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         gain = of_seed(fits.filter(arm="DPO", steps=fewest)) - of_seed(fits.filter(arm="DPO", steps=2 * fewest))
         claim = f"{2 * fewest:,} steps instead of {fewest:,}: fall of DPO's regret"
         rows.append(Finding(claim, over_seeds(gain), "nats", 0.0, "above"))
-    for prompts in ("all", "without_pairs"):
-        claim = f"RL over all prompts instead of those with pairs, at the optimum: fall of regret, {PROMPTS[prompts]}"
+    for prompts in ("all", "without_pairs") if certified else PROMPTS:
+        claim = f"RL over all prompts instead of those with pairs, at the end: fall of regret, {PROMPTS[prompts]}"
         rows.append(Finding(claim, over_seeds(augmentation(fits, prompts)), "nats", 0.0, "at"))
-    moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
-    claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
-    return [
-        *rows,
-        Finding(claim, moved, "nats", EQUAL, "below", control=True),
-        *_control(fits),
-    ]
+    if certified:
+        moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
+        claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
+        rows.append(Finding(claim, moved, "nats", EQUAL["newton"], "below", control=True))
+    return [*rows, *_control(fits)]
 
 
 def _control(fits: pl.DataFrame) -> list[Finding]:
-    """Equal classes at the optimum, where both arms selected the same penalty."""
-    offline = fits.filter(arm="DPO", solver="newton")
-    equal = two_stage(fits, augmented=1, simple=False).filter(solver="newton")
+    """Equal classes at the end, where both arms selected the same penalty."""
+    offline = fits.filter(arm="DPO", steps=OPTIMUM)
+    equal = two_stage(fits, augmented=1, simple=False).filter(steps=OPTIMUM)
     both = offline.join(equal, on=[*CELL, "seed", "penalty"], suffix="_rlhf")
     if not len(both):
         return []
     difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().nan_max()
     largest = over_seeds(by_seed(both, difference))
-    claim = "reward models as rich as policies, same penalty, certified optimum: largest difference of regret"
-    return [Finding(claim, largest, "nats", EQUAL, "below", control=True)]
+    claim = "reward models as rich as policies, same penalty, at the end: largest difference of regret"
+    return [Finding(claim, largest, "nats", EQUAL[offline["solver"][0]], "below", control=True)]
 
 
 PROMPTS = {"with_pairs": "prompts with pairs", "without_pairs": "prompts without pairs", "all": "all prompts"}
@@ -236,6 +285,6 @@ def gap(fits: pl.DataFrame, steps: int) -> np.ndarray:
 
 
 def augmentation(fits: pl.DataFrame, prompts: str) -> np.ndarray:
-    """RLHF's regret with RL over prompts with pairs less that with RL over all, at the optimum [seeds]."""
+    """RLHF's regret with RL over prompts with pairs less that with RL over all, at the end [seeds]."""
     without, with_more = (of_seed(two_stage(fits, augmented).filter(steps=OPTIMUM), prompts) for augmented in (0, 1))
     return without - with_more

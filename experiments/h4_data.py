@@ -10,6 +10,10 @@ exact second stage. What could still mislead: a coverage changes how much the la
 beside its effective dimension under that coverage, which foretells the regret with many pairs (infinite, in single
 precision, where narrow pairs all but hide a direction); and a reward model that does not hold the gold reward could go
 wrong off the support, which is not tested here.
+
+Transformers are beside tables here: d_eff is that of the full table, which holds every policy, and a third arm is
+two-stage RLHF whose reward model has the policy's own backbone. There breadth can also help a reward model to
+generalise, which a simple one, right everywhere, has no need of.
 """
 
 from dataclasses import dataclass
@@ -19,9 +23,10 @@ import jax
 import numpy as np
 import polars as pl
 
+from experiments.backends import TREE, Backend
 from experiments.setting import TRAINED, check, problem_of, record_of, task_of
 from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds, ratio_of_means
-from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
@@ -32,6 +37,7 @@ QUESTION = Question(
 )
 
 ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
 SMALLEST = 8192  # size that numbers of pairs are padded to
 MODERATE = 512  # pairs at which coverages are compared, or the nearest number there is
 CLOSED = 0.1  # share of the first gap
@@ -88,6 +94,20 @@ PRESETS = {
         seeds=128,
     ),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
+    "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (4, 5),
+            "gold_order": (1, 2, 4),
+            "tilt": (3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
+            "pairs": tuple(2**power for power in range(5, 17)),
+            "reference_scale": (0.5, 1.0, 2.0),
+        },
+        seeds=128,
+    ),
+}
 
 
 class Program(NamedTuple):
@@ -98,13 +118,13 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """Every arm, and the effective dimensions of reward models of the gold order and of all policies."""
     tree = TokenTree(config.vocabulary, config.horizon)
     names = ("gold_order", "tilt", "beta", "temperature", "reference_scale")
     numbers = {name: getattr(config, name) for name in names}
     found = []
-    for arm in ROADS:
+    for arm in ROADS if backend is TREE else (*ROADS, BACKBONE):
         program = Program(arm, tree, preferences.padded(config.pairs, SMALLEST))
         labels: dict[str, str | int] = {"arm": arm, "horizon": config.horizon}
         found.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
@@ -114,7 +134,7 @@ def cells(config: Config) -> list[Cell]:
     return found
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, or the effective dimension of one class under the coverage, as scalars."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
@@ -124,11 +144,13 @@ def run(program: Program, cell: dict) -> dict:
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task, coverage)}
     verifier = verifiers.nested_interactions(tree, cell["gold_order"])
-    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    policy = backend.policy(tree, tree.conditionals(task.reference))
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
-    classes = algorithms.Classes(policy, verifier, restricted)
-    fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
+    if program.arm == BACKBONE:
+        verifier = backend.verifier(tree)
+    road = ROADS.get(program.arm, algorithms.rlhf)
+    fit = road(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
@@ -145,6 +167,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         gap = over_seeds(of_seed(here.filter(pairs=moderate)))
         claim = f"pairs from {coverage_name(tilt)}: regret of DPO - RLHF at {moderate:,} pairs"
         rows.append(Finding(claim, gap, "nats", 0.0, "above"))
+        own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
+        if len(own):
+            claim += ", reward model of the policy's own backbone"
+            rows.append(Finding(claim, over_seeds(of_seed(own)), "nats", 0.0, "at"))
         at_most, widest = here.filter(pairs=most), _widest(here)
         if len(sizes) > 1:
             closure = ratio_of_means(of_seed(at_most), of_seed(here.filter(pairs=widest)))
@@ -177,10 +203,13 @@ def coverage_name(tilt: float) -> str:
 CELL = ["horizon", "gold_order", "beta", "temperature", "reference_scale"]
 
 
-def gaps(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Rows of DPO with ``gap``, its regret less RLHF's on the same data, and ``predicted_gap``, from d_eff / (2n)."""
+def gaps(records: dict[str, pl.DataFrame], arm: str = "RLHF") -> pl.DataFrame:
+    """Rows of DPO with ``gap``, its regret less that of RLHF (or of another arm) on the same data.
+
+    And with ``predicted_gap``, from d_eff / (2n) of all policies and of reward models of the gold order.
+    """
     fits, cell = records["fits"], [*CELL, "tilt", "seed"]
-    both = fits.filter(arm="DPO").join(fits.filter(arm="RLHF"), on=[*cell, "pairs"], suffix="_rlhf")
+    both = fits.filter(arm="DPO").join(fits.filter(arm=arm), on=[*cell, "pairs"], suffix="_rlhf")
     simple, every = (
         records["dimensions"].filter(pl.col("order") == pl.col(order)).select(*cell, "effective_dimension")
         for order in ("gold_order", "horizon")

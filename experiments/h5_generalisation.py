@@ -7,10 +7,13 @@ responses of the reference policy, by the same optimiser, and stopped on the sam
 the likelihood of further labels is computed exactly, over all pairs of responses: of the reference policy (in
 distribution), of the soft-optimal policy of the gold reward, and of the inverse of the reference policy, which
 prefers what it rarely samples. And each model picks the best of n responses of the reference policy.
+
+On transformers all three are transformers of one width, so that their numbers of parameters differ by a head alone:
+the global one reads out the state after the last token, the local one the states after all of them.
 """
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +21,11 @@ import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 
+from experiments.backends import TREE, Backend
 from experiments.setting import check, problem_of, record_of, task_of
 from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
-from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
+from gvgap_jax.lm.backend import ReadOut
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
@@ -39,7 +44,7 @@ QUESTION = Question(
 SMALLEST = 2048  # size that numbers of pairs are padded to
 BEST_OF = tuple(2**power for power in range(9))
 COMPARED = 32  # responses to choose from where best-of-n is compared
-READ_OUT: dict[str, Literal["final", "token_sum"]] = {"global": "final", "local": "token_sum"}
+READ_OUT: dict[str, ReadOut] = {"global": "final", "local": "token_sum"}
 SETTINGS = algorithms.Settings(solver="adam", tolerance=0.0, adam_steps=10_000)  # the held-out pairs alone stop it
 LAWS = {"reference": "in distribution", "optimal": "out of it (soft-optimal)", "rare": "out of it (inverse reference)"}
 SETTING = ["horizon", "gold_order", "width", "beta", "temperature", "reference_scale"]
@@ -54,7 +59,7 @@ class Config:
       vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H).
       gold_order: positions in an interaction of the gold reward, 1 (additive) to H (full table).
-      width: hidden units of the global and the local reward models.
+      width: hidden units of the global and the local reward models; the width of all three transformers.
       pairs: labelled pairs, a fifth of which is held out to stop by.
       beta: of DPO's implicit rewards and of the soft-optimal policy, reward per nat.
       temperature: of the labels.
@@ -92,6 +97,22 @@ PRESETS = {
         seeds=256,
     ),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=8),
+    "paper": Grid(
+        {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
+    ),
+    "full": Grid(
+        {
+            "horizon": (4, 6),
+            "gold_order": (1, 2, 4, 6),
+            "width": (16, 64, 256),
+            "pairs": tuple(2**power for power in range(6, 17)),
+            "reference_scale": (0.5, 1.0, 2.0),
+        },
+        seeds=256,
+    ),
+}
 
 
 class Program(NamedTuple):
@@ -109,36 +130,43 @@ def matched_width(tree: TokenTree, parameters: int) -> int:
     return max(1, 1 + round((parameters - one) / (two - one)))
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """The three models, the global one from a second initialisation, and the gold reward as its own model.
 
     None for gold rewards that the tree has not.
     """
     if config.gold_order > config.horizon:
         return []
-    tree = TokenTree(config.vocabulary, config.horizon)
-    parameters = int(verifiers.mlp_verifier(tree, config.width).num_parameters)
-    fitted = [_cell(config, tree, model, start) for model, start in (("global", 0), ("global", 1), ("local", 0))]
-    policy_width = matched_width(tree, parameters)
-    return [*fitted, _cell(config, tree, "DPO", 0, policy_width), _cell(config, tree, "gold", 0)]
+    tree, width = TokenTree(config.vocabulary, config.horizon), config.width
+    reward_model = backend.network_verifier(tree, width, "final")
+    labels: dict[str, str | int] = {"width": width, "parameters": int(reward_model.num_parameters)}
+    models = (("global", 0), ("global", 1), ("local", 0))
+    fitted = [_fitted(config, tree, model, start, width, labels) for model, start in models]
+    if backend is TREE:
+        width = matched_width(tree, int(reward_model.num_parameters))
+    labels |= {"parameters": int(backend.network_policy(tree, width, None).num_parameters)}
+    gold = Cell("gold", Program("gold", tree, 0, 0), _labels("gold", tree), _numbers(config))
+    return [*fitted, _fitted(config, tree, "DPO", 0, width, labels), gold]
 
 
-def _cell(config: Config, tree: TokenTree, model: str, initialisation: int, width: int | None = None) -> Cell:
-    labels: dict[str, str | int] = {"model": model, "horizon": tree.horizon}
+def _labels(model: str, tree: TokenTree) -> dict[str, str | int]:
+    return {"model": model, "horizon": tree.horizon}
+
+
+def _numbers(config: Config) -> dict[str, int | float]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order}
-    numbers |= {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
-    if model == "gold":
-        return Cell("gold", Program(model, tree, 0, 0), labels, numbers)
-    hidden = width or config.width
-    size = policies.mlp_policy(tree, hidden) if model == "DPO" else verifiers.mlp_verifier(tree, hidden)
-    labels |= {"width": config.width, "parameters": int(size.num_parameters)}
-    program = Program(model, tree, preferences.padded(config.pairs, SMALLEST), hidden)
-    return Cell("fits", program, labels, numbers | {"pairs": config.pairs, "initialisation": initialisation})
+    return numbers | {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
 
 
-def run(program: Program, cell: dict) -> dict:
+def _fitted(config: Config, tree: TokenTree, model: str, initialisation: int, width: int, labels: dict) -> Cell:
+    program = Program(model, tree, preferences.padded(config.pairs, SMALLEST), width)
+    numbers = _numbers(config) | {"pairs": config.pairs, "initialisation": initialisation}
+    return Cell("fits", program, _labels(model, tree) | labels, numbers)
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fitted reward model, or the gold reward itself: its likelihoods under every law, and its best-of-n."""
-    tree = program.tree
+    tree, settings = program.tree, SETTINGS if backend is TREE else backend.settings
     task, pairs_key, fit_key = task_of(cell, tree)
     if program.model == "gold":
         shifts = {f"shift_{name}": _mean(task, divergence.kl(law, task.reference)) for name, law in laws(task).items()}
@@ -146,13 +174,13 @@ def run(program: Program, cell: dict) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     key = jax.random.fold_in(fit_key, cell["initialisation"])
     if program.model == "DPO":
-        policy = policies.mlp_policy(tree, program.width, tree.conditionals(task.reference))
-        fit = algorithms.dpo(key, algorithms.Classes(policy), problem, SETTINGS)
+        policy = backend.network_policy(tree, program.width, tree.conditionals(task.reference))
+        fit = algorithms.dpo(key, algorithms.Classes(policy), problem, settings)
         assert policy.leaf_log_probs is not None
         scores = task.beta * (policy.leaf_log_probs(fit.params) - task.reference)
     else:
-        verifier = verifiers.mlp_verifier(tree, program.width, READ_OUT[program.model])
-        fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), verifier), problem, SETTINGS)
+        verifier = backend.network_verifier(tree, program.width, READ_OUT[program.model])
+        fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), verifier), problem, settings)
         assert verifier.leaf_scores is not None
         scores = verifier.leaf_scores(fit.params)
     return _judged(tree, task, scores) | record_of(fit)

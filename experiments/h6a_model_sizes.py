@@ -7,6 +7,9 @@ interactions of up to some number of token positions, are fitted to the same lab
 reference policy. Every reward model then picks the best of 25 responses of every policy, and the gold reward judges it
 against the human's. With the simple gold reward even the smallest reward model holds it; its twin is a full
 table, which only the largest holds.
+
+On transformers sizes are widths, of a policy and of a reward model with two layers each. None of them holds a gold
+reward exactly: simple is what is not a full table.
 """
 
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from experiments.backends import TREE, Backend, check_width
 from experiments.setting import check, problem_of, task_of
 from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -67,13 +71,44 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        check(self, ("human_beta", "temperature", "reference_scale"), ("gold_order", "verifier_order", "samples"))
-        if self.labels not in ("gold", COIN):
-            raise ValueError(f"labels must be 'gold' or {COIN!r}, got {self.labels!r}.")
+        _check(self, ("verifier_order",))
         if self.policy_order < 0:
             raise ValueError(f"policy_order must not be negative, got {self.policy_order}.")
-        if self.vocabulary < 2:
-            raise ValueError(f"vocabulary must be at least 2 tokens, got {self.vocabulary}.")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Settings of one point on transformers; those that ``Config`` has too mean the same.
+
+    Attributes:
+      policy_width: of the transformer that writes.
+      verifier_width: of the transformer that picks.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 2
+    policy_width: int = 32
+    verifier_width: int = 32
+    labels: str = "gold"
+    pairs: int = 512
+    samples: int = 25
+    human_beta: float = 2.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        _check(self, ())
+        check_width(self.policy_width)
+        check_width(self.verifier_width)
+
+
+def _check(config: Config | TransformerConfig, at_least_one: tuple[str, ...]) -> None:
+    check(config, ("human_beta", "temperature", "reference_scale"), ("gold_order", "samples", *at_least_one))
+    if config.labels not in ("gold", COIN):
+        raise ValueError(f"labels must be 'gold' or {COIN!r}, got {config.labels!r}.")
+    if config.vocabulary < 2:
+        raise ValueError(f"vocabulary must be at least 2 tokens, got {config.vocabulary}.")
 
 
 def _grid(seeds: int, **axes: tuple) -> Grid:
@@ -104,6 +139,31 @@ PRESETS = {
 }
 
 
+TRANSFORMER_PRESETS = {
+    "quick": _grid(8, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
+    "paper": _grid(
+        64,
+        horizon=(5,),
+        gold_order=(2, 5),
+        policy_width=(2, 4, 8, 32),
+        verifier_width=(2, 4, 8, 32),
+        pairs=(128, 512, 2048, 8192),
+        human_beta=(1.0, 2.0, 4.0),
+    ),
+    "full": _grid(
+        256,
+        horizon=(4, 6),
+        gold_order=(2, 4, 6),
+        policy_width=(2, 4, 8, 32, 128),
+        verifier_width=(2, 4, 8, 32, 128),
+        pairs=tuple(2**power for power in range(7, 16)),
+        samples=(4, 25, 128),
+        human_beta=(1.0, 2.0, 4.0),
+        reference_scale=(0.5, 1.0, 2.0),
+    ),
+}
+
+
 class Program(NamedTuple):
     """What decides a compiled program: the responses and the padded number of pairs."""
 
@@ -111,20 +171,44 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+class TransformerProgram(NamedTuple):
+    """``Program``, and the widths of policy and reward model."""
+
+    tree: TokenTree
+    pairs: int
+    policy_width: int
+    verifier_width: int
+
+
+def cells(config: Config | TransformerConfig, backend: Backend = TREE) -> list[Cell]:
     """The point, if the tree has interactions and policies of these orders."""
-    if max(config.gold_order, config.verifier_order, config.policy_order + 1) > config.horizon:
+    del backend  # its settings say all
+    tree, pairs = TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs, SMALLEST)
+    labels: dict[str, str | int] = {"horizon": tree.horizon}
+    if isinstance(config, TransformerConfig):
+        widths, orders = {"policy_width": config.policy_width, "verifier_width": config.verifier_width}, {}
+        program, most = TransformerProgram(tree, pairs, **widths), config.gold_order
+    else:
+        widths, orders = {}, {"policy_order": config.policy_order, "verifier_order": config.verifier_order}
+        program, most = Program(tree, pairs), max(config.gold_order, config.verifier_order, config.policy_order + 1)
+    if most > config.horizon:
         return []
-    tree = TokenTree(config.vocabulary, config.horizon)
-    program = Program(tree, preferences.padded(config.pairs, SMALLEST))
-    names = ("gold_order", "policy_order", "verifier_order", "pairs", "samples")
-    numbers: dict[str, int | float] = {name: getattr(config, name) for name in names}
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order, **orders}
+    numbers |= {"pairs": config.pairs, "samples": config.samples}
     numbers |= {name: float(getattr(config, name)) for name in ("human_beta", "temperature", "reference_scale")}
     numbers |= {"informed": int(config.labels == "gold")}
-    return [Cell("fits", program, {"horizon": tree.horizon}, numbers)]
+    return [Cell("fits", program, labels | widths, numbers)]
 
 
-def run(program: Program, cell: dict) -> dict:
+def _classes(program: Program | TransformerProgram, cell: dict, backend: Backend) -> algorithms.Classes:
+    if isinstance(program, TransformerProgram):
+        policy = backend.network_policy(program.tree, program.policy_width, None)
+        return algorithms.Classes(policy, backend.network_verifier(program.tree, program.verifier_width, "final"))
+    verifier = verifiers.nested_interactions(program.tree, cell["verifier_order"])
+    return algorithms.Classes(policies.nested_markov(program.tree, cell["policy_order"]), verifier)
+
+
+def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TREE) -> dict:
     """One policy and one reward model: what the best, the worst and the first of n responses are worth."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell | {"beta": cell["human_beta"]}, tree)
@@ -134,11 +218,9 @@ def run(program: Program, cell: dict) -> dict:
     problem = problem_of(cell, tree, labelled, pairs_key, program.pairs)
     problem = problem._replace(demonstrations=task.prompt_probs[:, None] * jnp.exp(task.optimal))
 
-    policy, verifier = (
-        policies.nested_markov(tree, cell["policy_order"]),
-        verifiers.nested_interactions(tree, cell["verifier_order"]),
-    )
-    classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings()
+    classes, settings = _classes(program, cell, backend), backend.settings
+    policy, verifier = classes.policy, classes.verifier
+    assert verifier is not None
     written = algorithms.sft(policy_key, classes, problem, settings)
     reward_model = algorithms.reward_model(verifier_key, classes, problem, settings)
     assert policy.leaf_log_probs is not None
@@ -165,9 +247,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """For every gold reward and number of pairs the gain from either size, and their difference; then coin flips."""
     informed, rows = records["fits"].filter(informed=1), []
     for (horizon, gold, pairs), here in informed.group_by("horizon", "gold_order", "pairs", maintain_order=True):
-        held = gold <= here["verifier_order"].min()
+        policy_size, verifier_size = sizes(here)
+        held = gold < horizon if verifier_size == "verifier_width" else gold <= here[verifier_size].min()
         name = f"H={horizon}, {'simple' if held else 'complex'} gold (order {gold}), {pairs:,} pairs: win rate"
-        policy, verifier = gains(here, "policy_order"), gains(here, "verifier_order")
+        policy, verifier = gains(here, policy_size), gains(here, verifier_size)
         for size, gain, direction in (
             ("policy", policy, "above"),
             ("reward model", verifier, "at" if held else "above"),
@@ -200,6 +283,12 @@ def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
 
 def _difference(fits: pl.DataFrame, column: str) -> Interval:
     return over_seeds(by_seed(fits, (pl.col("gold_reward_best") - pl.col(column)).mean()))
+
+
+def sizes(fits: pl.DataFrame) -> tuple[str, str]:
+    """The columns that say how large policies and reward models are: orders, or widths of transformers."""
+    kind = "width" if "policy_width" in fits.columns else "order"
+    return f"policy_{kind}", f"verifier_{kind}"
 
 
 def gains(fits: pl.DataFrame, size: str) -> np.ndarray | None:

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from experiments.backends import TREE, Backend
 from experiments.setting import problem_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, verifiers
 from gvgap_jax.tasks import Task
+from gvgap_jax.types import Fit, Verifier
 
 TIE = 1e-4  # log odds below which a margin is rounding
 ABSENT = 1e-12  # probability of a token outside of a half: its logarithm must be finite
@@ -61,44 +63,64 @@ def accuracy(score: Float[Array, "X L"], task: Task, judged: Bool[Array, "L"]) -
     return metrics.pair_accuracy(margin.reshape(-1), better.reshape(-1).astype(margin.dtype))
 
 
-def judge_tokens(program: Program, cell: dict) -> dict:
+def judge_tokens(program: Program, cell: dict, backend: Backend) -> dict:
     """Accuracy of one reward model on the trained and on the tested half of the tokens, and its dimensions."""
     tree = program.tree
-    group, tested = groups(tree.vocabulary)
-    task, prompts = single_tokens(cell, tree, program.features)
+    _, tested = groups(tree.vocabulary)
+    task, prompts = single_tokens(cell, tree, max(1, program.features))
     share = jnp.where(tested, cell["test_share"], 1 - cell["test_share"]) / (tree.vocabulary / 2)
     coverage = jnp.tile(jnp.log(share)[None], (tree.prompts, 1))
     pairs_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(cell["seed"]), 1))
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
-    verifier, fit = _reward_model(program.arm, group, prompts, cell["similarity"], fit_key, problem, tree)
+    classes = _transformers(tree, backend) if backend is not TREE else _fixed_features(tree, prompts, cell, program.arm)
+    verifier, fit = _reward_model(program.arm, classes, fit_key, problem, tree, backend)
     assert verifier.leaf_scores is not None
-    score, gradients = verifier.leaf_scores(fit.params), complexity.reward_gradients(verifier, fit.params)
-    halves = {
-        name: task._replace(reference=jnp.tile(_log_uniform(inside)[None], (tree.prompts, 1)))
-        for name, inside in (("trained", ~tested), ("tested", tested))
-    }
-    return {
+    score = verifier.leaf_scores(fit.params)
+    found = {
         "accuracy_trained": accuracy(score, task, ~tested),
         "accuracy_tested": accuracy(score, task, tested),
-        "effective_dimension_trained": complexity.effective_dimension(gradients, halves["trained"]),
-        # Its reciprocal, because no pair reveals an unseen token to a class that holds a value for each: infinity.
-        "inverse_dimension_tested": 1 / complexity.effective_dimension(gradients, halves["tested"], coverage),
         "num_parameters": jnp.asarray(verifier.num_parameters),
         "penalty": fit.penalty,
         "converged": fit.converged,
     }
+    return found | _dimensions(verifier, fit, task, tested, coverage) if backend is TREE else found
 
 
-def _reward_model(arm: str, group, prompts, similarity, key, problem, tree: TokenTree):
+def _dimensions(verifier: Verifier, fit: Fit, task: Task, tested: Bool[Array, "L"], coverage) -> dict:
+    """Effective dimensions of a class with fixed features, on either half of the tokens."""
+    gradients = complexity.reward_gradients(verifier, fit.params)
+    halves = {
+        name: task._replace(reference=jnp.tile(_log_uniform(inside)[None], (task.reward.shape[0], 1)))
+        for name, inside in (("trained", ~tested), ("tested", tested))
+    }
+    return {
+        "effective_dimension_trained": complexity.effective_dimension(gradients, halves["trained"]),
+        # Its reciprocal, because no pair reveals an unseen token to a class that holds a value for each: infinity.
+        "inverse_dimension_tested": 1 / complexity.effective_dimension(gradients, halves["tested"], coverage),
+    }
+
+
+def _fixed_features(tree: TokenTree, prompts: Float[Array, "X k"], cell: dict, arm: str) -> algorithms.Classes:
+    """A policy with a row a token, and a head on features of prompt and token, of the arm that is asked for."""
+    if arm == "implicit":
+        return algorithms.Classes(policies.linear(tree, (hidden(prompts, jnp.eye(tree.vocabulary))[:, None],)))
+    group, _ = groups(tree.vocabulary)
+    verifier = verifiers.linear(tree, hidden(prompts, embeddings(group, cell["similarity"])))
+    return algorithms.Classes(policies.tabular(tree), verifier)
+
+
+def _transformers(tree: TokenTree, backend: Backend) -> algorithms.Classes:
+    uniform = policies.tabular(tree)
+    return algorithms.Classes(backend.policy(tree, uniform.init(jax.random.key(0))), backend.verifier(tree))
+
+
+def _reward_model(arm: str, classes: algorithms.Classes, key, problem, tree: TokenTree, backend: Backend):
     """The arm's class of reward models and its fit."""
     if arm == "implicit":
-        policy = policies.linear(tree, (hidden(prompts, jnp.eye(tree.vocabulary))[:, None],))
-        fit = algorithms.dpo(key, algorithms.Classes(policy), problem, algorithms.Settings())
-        uniform = policies.tabular(tree)
-        return verifiers.implicit_verifier(policy, uniform, uniform.init(key), 1.0), fit
-    verifier = verifiers.linear(tree, hidden(prompts, embeddings(group, similarity)))
-    policy = policies.tabular(tree)
-    return verifier, algorithms.reward_model(key, algorithms.Classes(policy, verifier), problem, algorithms.Settings())
+        fit, uniform = algorithms.dpo(key, classes, problem, backend.settings), policies.tabular(tree)
+        return verifiers.implicit_verifier(classes.policy, uniform, uniform.init(key), 1.0), fit
+    assert classes.verifier is not None
+    return classes.verifier, algorithms.reward_model(key, classes, problem, backend.settings)
 
 
 def _log_uniform(inside: Bool[Array, "L"]) -> Float[Array, "L"]:
@@ -114,7 +136,7 @@ def hamiltonian(tree: TokenTree, order: Array) -> Bool[Array, "L"]:
     return forwards | backwards
 
 
-def judge_cycles(program: Program, cell: dict) -> dict:
+def judge_cycles(program: Program, cell: dict, backend: Backend) -> dict:
     """Accuracy of one policy's own reward on cycles, and the probability that it writes one."""
     tree = program.tree
     graph_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
@@ -125,10 +147,10 @@ def judge_cycles(program: Program, cell: dict) -> dict:
     reward = cell["margin"] * correct[None].astype(reference.dtype)
     task = Task(reward, reference, jnp.ones(1), cell["beta"], jnp.ones(()))
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
-    policy = policies.tabular(tree, tree.conditionals(reference))
+    policy = backend.policy(tree, tree.conditionals(reference))
     checker = verifiers.linear(tree, correct[None, :, None].astype(reference.dtype))
     road = algorithms.dpo if program.arm == "DPO" else algorithms.rlhf
-    fit = road(fit_key, algorithms.Classes(policy, checker), problem, algorithms.Settings())
+    fit = road(fit_key, algorithms.Classes(policy, checker), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)
 

@@ -8,20 +8,22 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from experiments.backends import TREE, Backend
 from experiments.costs import Cost
 from experiments.setting import HELD_OUT_EVERY
 from gvgap_jax import TokenTree, algorithms, losses, metrics, online, optimize, policies, preferences, soft_rl, tasks
 from gvgap_jax import verifiers as reward_models
 from gvgap_jax.algorithms import Classes, Problem
+from gvgap_jax.optimize import CG_STEPS
 from gvgap_jax.types import Fit, Params, Preferences, PRNGKey
 
 BATCH = 64  # pairs, or prompts, of a gradient step
-LEARNING_RATES = (0.01, 0.03, 0.1, 0.3)  # the tuning budget of every trained arm
 SAMPLES = 4  # responses a prompt of a round of sampled RL
 ARMS = (  # in the order of the table
     *("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO", "online DPO, soft labels"),
     *("online DPO, iterated", "online DPO, iterated, soft labels", "RLHF, RLOO", "RLHF, PPO"),
     *("RLHF, exact", "best of n", "DPO, optimum", "RLHF, optimum", "restricted MLE, optimum"),
+    "RLHF, same backbone, optimum",  # not on the tree, where it is RLHF of the highest order
 )
 
 
@@ -46,6 +48,7 @@ class Program(NamedTuple):
 class Scene(NamedTuple):
     """All that the arms share: sizes, problem, classes, the humans' law, whether SFT converged, and a key."""
 
+    backend: Backend
     program: Program
     problem: Problem
     classes: Classes
@@ -62,7 +65,7 @@ class Outcome(NamedTuple):
     cost: Cost
 
 
-def scene_of(program: Program, cell: dict) -> Scene:
+def scene_of(program: Program, cell: dict, backend: Backend) -> Scene:
     """Gold reward, humans, SFT and pairs of a row; the seed decides them, the same for every arm."""
     tree = program.tree
     task_key, pairs_key, key = jax.random.split(jax.random.key(cell["seed"]), 3)
@@ -78,17 +81,21 @@ def scene_of(program: Program, cell: dict) -> Scene:
     problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
     verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
     restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
-    classes = Classes(policies.tabular(tree, tree.conditionals(task.reference)), verifier, restricted)
-    return Scene(program, problem, classes, human, sft.converged, key)
+    classes = Classes(backend.policy(tree, tree.conditionals(task.reference)), verifier, restricted)
+    return Scene(backend, program, problem, classes, human, sft.converged, key)
 
 
-def tuned(fit: Callable[[Float[Array, ""]], Fit], held_out_loss: Callable[[Params], Float[Array, ""]]) -> Fit:
+def tuned(
+    fit: Callable[[Float[Array, ""]], Fit],
+    held_out_loss: Callable[[Params], Float[Array, ""]],
+    learning_rates: tuple[float, ...],
+) -> Fit:
     """The fit of the learning rate with the lowest held-out loss."""
-    fits = jax.vmap(fit)(jnp.array(LEARNING_RATES))
+    fits = jax.vmap(fit)(jnp.array(learning_rates))
     return optimize.lowest(jax.vmap(held_out_loss)(fits.params), fits)
 
 
-def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int) -> Fit:
+def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int, rates) -> Fit:
     """Stochastic gradient descent on batches of pairs, drawn by weight with replacement, at the best learning rate."""
     cumulative = jnp.cumsum(pairs.weight)
 
@@ -100,7 +107,7 @@ def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss,
     def fit(learning_rate):
         return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
 
-    return tuned(fit, partial(loss, batch=scene.problem.held_out))
+    return tuned(fit, partial(loss, batch=scene.problem.held_out), rates)
 
 
 def _local_loss(scene: Scene):
@@ -114,11 +121,12 @@ def _local_loss(scene: Scene):
 
 def _dpo_fit(scene: Scene, epochs: int) -> Fit:
     start = scene.classes.policy.init(scene.key)
-    return _epochs(scene, scene.key, start, scene.problem.train, _local_loss(scene), epochs)
+    rates = scene.backend.learning_rates
+    return _epochs(scene, scene.key, start, scene.problem.train, _local_loss(scene), epochs, rates)
 
 
 def _reward_fit(scene: Scene) -> Fit:
-    """One epoch of the reward model."""
+    """One epoch of the reward model: as many learning rates to choose from, those of a table."""
     verifier = scene.classes.verifier
     assert verifier is not None
 
@@ -126,7 +134,8 @@ def _reward_fit(scene: Scene) -> Fit:
         chosen = verifier.score(params, batch.prompts, batch.chosen)
         return losses.bradley_terry(chosen - verifier.score(params, batch.prompts, batch.rejected), batch.weight)
 
-    return _epochs(scene, scene.key, verifier.init(scene.key), scene.problem.train, loss, 1)
+    start, rates = verifier.init(scene.key), TREE.learning_rates
+    return _epochs(scene, scene.key, start, scene.problem.train, loss, 1, rates)
 
 
 def _environment(scene: Scene, reward: Fit):
@@ -153,7 +162,7 @@ def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels,
     if labels is online.by_bradley_terry:
         candidates -= candidates % 2
     rollout = online.roll_out(draw_key, scene.classes.policy, start, _environment(scene, reward), trained, candidates)
-    fit = _epochs(scene, key, start, labels(rollout, 1.0), _local_loss(scene), 1)
+    fit = _epochs(scene, key, start, labels(rollout, 1.0), _local_loss(scene), 1, scene.backend.learning_rates)
     cost = Cost.of_reward_model(trained) + Cost.of_samples(trained * candidates)
     cost += Cost.of_dpo(trained, 1 + epochs_before)
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
@@ -169,15 +178,16 @@ def _sampled(scene: Scene, reward: Fit, road, samples: int, steps: int) -> Outco
     def fit(learning_rate):
         return road(scene.key, policy, start, environment, sizes, learning_rate)
 
-    found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out))
+    found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out), scene.backend.learning_rates)
     cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
     return _ended(scene, found._replace(converged=found.converged & reward.converged), cost)
 
 
 def _exact(scene: Scene, reward: Fit) -> Outcome:
-    task = scene.problem.task
-    log_policy = soft_rl.soft_optimal_policy(_scores(scene, reward), task.reference, task.beta)
-    return Outcome(log_policy, reward.converged, Cost.of_reward_model(scene.program.trained) + _every_leaf(scene))
+    task, settings = scene.problem.task, scene.backend.settings
+    fit = algorithms.second_stage(scene.key, scene.classes.policy, _scores(scene, reward), task, settings)
+    cost = Cost.of_reward_model(scene.program.trained) + _every_leaf(scene, fit)
+    return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
 
 
 def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
@@ -189,14 +199,19 @@ def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
 
 
 def _optimum(scene: Scene, road) -> Outcome:
-    fit = road(scene.key, scene.classes, scene.problem, algorithms.Settings())
-    cost = Cost.of_newton(scene.program.trained, fit.steps, on_rewards=road is not algorithms.dpo)
-    return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene)))
+    settings = scene.backend.settings
+    fit = road(scene.key, scene.classes, scene.problem, settings)
+    # At most: a Newton step is a full set of conjugate gradients, each a training pass.
+    passes = fit.steps * (CG_STEPS if settings.solver == "newton" else 1)
+    cost = Cost.of_passes(scene.program.trained, passes, on_rewards=road is not algorithms.dpo)
+    return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene, fit)))
 
 
-def _every_leaf(scene: Scene) -> Cost:
-    """An exact sum scores every response once."""
-    return Cost(verifier_forward=scene.program.tree.prompts * scene.program.tree.leaves)
+def _every_leaf(scene: Scene, fit: Fit) -> Cost:
+    """An exact second stage scores every response once and, where it is no closed form, trains on all in every step."""
+    leaves = scene.program.tree.prompts * scene.program.tree.leaves
+    closed = scene.classes.policy.from_log_probs is not None
+    return Cost(verifier_forward=leaves, policy_trained=0 if closed else leaves * fit.steps)
 
 
 def arms(scene: Scene) -> dict[str, Outcome]:
@@ -205,8 +220,8 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
     start = scene.classes.policy.init(scene.key)
     sharp, soft = online.top_against_bottom, online.by_bradley_terry
-    ppo = partial(online.ppo, critic=policies.tabular_critic(scene.program.tree))
-    return {
+    ppo = partial(online.ppo, critic=scene.backend.critic(scene.program.tree))
+    found = {
         "SFT": Outcome(scene.problem.task.reference, scene.converged, Cost()),
         "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
         "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
@@ -225,3 +240,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
         "RLHF, optimum": _optimum(scene, algorithms.rlhf),
         "restricted MLE, optimum": _optimum(scene, algorithms.restricted_mle),
     }
+    if scene.backend is not TREE:
+        own = scene.classes._replace(verifier=scene.backend.verifier(scene.program.tree))
+        found["RLHF, same backbone, optimum"] = _optimum(scene._replace(classes=own), algorithms.rlhf)
+    return found

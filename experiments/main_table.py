@@ -7,7 +7,8 @@ same held-out pairs. Online DPO is one batch round: m responses a prompt, ranked
 against the bottom. Three more arms say which part of that matters: labels by the reward model's own Bradley-Terry
 probabilities, fresh responses of the present policy in every round, or both. The win rate is the probability that a
 response has more gold reward than a human one; a tie counts one half. Two arms, marked optimum, solve the same
-likelihoods to a certified gradient norm.
+likelihoods to a certified gradient norm; on transformers, which have none, they descend until held-out pairs say stop,
+and a third one's reward model has the policy's own backbone.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 
+from experiments.backends import TREE, Backend
 from experiments.main_arms import ARMS, BATCH, Program, arms, scene_of
 from experiments.setting import HELD_OUT_EVERY, check
 from experiments.statistics import Finding, Question, by_seed, over_seeds
@@ -45,6 +47,7 @@ COMPARED = (  # an arm that is claimed to win more often, and the arm it is comp
     ("RLHF, PPO", "DPO"),
     ("best of n", "DPO"),
     ("RLHF, optimum", "DPO, optimum"),
+    ("RLHF, same backbone, optimum", "DPO, optimum"),
     ("DPO, 2 epochs", "DPO"),
     ("DPO", "SFT"),
 )
@@ -87,10 +90,16 @@ PRESETS = {
     "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
     "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({}, seeds=8),
+    "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
+    "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
+}
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """One cell a table, all arms in it; none where an order is beyond what there is to read."""
+    del backend  # its arms are columns of one row
     tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
     if max(config.gold_order, config.verifier_order) > config.horizon + config.prompt_length:
         return []
@@ -99,9 +108,9 @@ def cells(config: Config) -> list[Cell]:
     return [Cell("tables", program, {"horizon": config.horizon, "pairs": config.pairs}, numbers)]
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """All arms of one table; a column is named by its arm and by what was measured (see ``by_arm``)."""
-    scene = scene_of(program, cell)
+    scene = scene_of(program, cell, backend)
     task, policy, verifier = scene.problem.task, scene.classes.policy, scene.classes.verifier
     assert verifier is not None
     columns, converged = {}, jnp.array(True)
@@ -123,6 +132,7 @@ def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
             pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
         )
         for arm in ARMS
+        if f"{arm}{OF}win_rate" in tables.columns
     )
 
 
@@ -133,6 +143,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     pairs = sizes[len(sizes) // 2]
     here, rows = table.filter(pairs=pairs), []
     for arm, other in COMPARED:
+        if not len(here.filter(arm=arm)):
+            continue
         claim = f"win rate of {arm} less that of {other}, {pairs:,} pairs"
         rows.append(Finding(claim, over_seeds(difference(here, arm, other, "win_rate")), "points", 0.0, "above"))
     claim = "same class and penalties on both roads: largest difference of win rate, restricted MLE against RLHF"

@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from scipy import stats
 
+from experiments.backends import named
 from experiments.report_records import Evidence
 from experiments.statistics import LEVEL, Finding
 
@@ -55,6 +56,54 @@ def in_order(evidence: Sequence[Evidence]) -> list[Evidence]:
     return sorted(evidence, key=place)
 
 
+class Row(NamedTuple):
+    """One claim with its finding on the tree and on transformers, where it has one."""
+
+    claim: str
+    tree: Finding | None
+    transformer: Finding | None
+
+    @property
+    def either(self) -> Finding:
+        """The finding whose bound and direction both share."""
+        return self.tree or self.transformer  # pyright: ignore
+
+
+class Section(NamedTuple):
+    """One experiment: its evidence on the tree and, where it runs there, on transformers."""
+
+    tree: Evidence
+    transformer: Evidence | None
+
+    @property
+    def sides(self) -> list[Evidence]:
+        """The evidence there is."""
+        return [each for each in self if each is not None]
+
+    @property
+    def claims(self) -> list[Row]:
+        """The claims of both, side by side."""
+        return side_by_side(*(each.claims if each else [] for each in self))
+
+    @property
+    def controls(self) -> list[Row]:
+        """The controls of both, side by side."""
+        return side_by_side(*(each.controls if each else [] for each in self))
+
+
+def side_by_side(tree: Sequence[Finding], transformer: Sequence[Finding]) -> list[Row]:
+    """Findings matched by their claims, in the order of the first ones; what one side alone claims keeps its row."""
+    left, right = ({finding.claim: finding for finding in findings} for findings in (tree, transformer))
+    return [Row(claim, left.get(claim), right.get(claim)) for claim in left | right]
+
+
+def sections(evidence: Sequence[Evidence]) -> list[Section]:
+    """One an experiment, in order."""
+    there = {each.key: each for each in evidence}
+    trees = in_order([each for each in evidence if each.backend == "tree"])
+    return [Section(each, there.get(named(each.name, "transformer"))) for each in trees]
+
+
 def page(evidence: Sequence[Evidence]) -> str:
     """The report as HTML; styles and images are in it."""
     environment = jinja2.Environment(
@@ -68,10 +117,11 @@ def page(evidence: Sequence[Evidence]) -> str:
         "number": number, "prose": prose, "embedded": embedded, "mark": mark, "bar": bar, "between": between,
     }  # fmt: skip
     findings = [finding for each in evidence for finding in each.findings]
-    ordered = in_order(evidence)
-    failing = [(each.name, finding) for each in ordered for finding in each.controls if not finding.passes]
+    ordered = sections(evidence)
+    sides = [each for section in ordered for each in section.sides]
+    failing = [(each, finding) for each in sides for finding in each.controls if not finding.passes]
     template = environment.get_template("report.html.jinja")
-    return template.render(evidence=ordered, chance=chance_of(findings), failing=failing, level=LEVEL)
+    return template.render(sections=ordered, chance=chance_of(findings), failing=failing, level=LEVEL)
 
 
 def number(value: float) -> str:

@@ -6,7 +6,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from experiments import EXPERIMENTS
-from experiments.arguments import RESULTS, Preset
+from experiments.arguments import BACKEND_NAMES, RESULTS, Preset
+from experiments.backends import on_backend
 from experiments.page import page
 from experiments.report_records import gather
 from experiments.report_tables import rewritten, tables
@@ -23,19 +24,23 @@ def report(
     """Write every experiment's question, findings, controls and figures on one HTML page; nothing is computed.
 
     Args:
-      records: folder of the experiments' folders NAME-PRESET, local or in an object store.
+      records: folder of the experiments' folders NAME-PRESET and NAME-transformer-PRESET, local or in an object store.
       preset: whose records to show; if left out, of each experiment the most thorough ones that are complete.
       out: the page.
       readme: a Markdown file whose tables, between their markers, are written anew too.
     """
-    evidence = [gather(name, module, records, preset) for name, module in EXPERIMENTS.items()]
+    evidence = [
+        gather(name, module, records, preset, backend)
+        for backend in BACKEND_NAMES
+        for name, module in on_backend(EXPERIMENTS, backend).items()
+    ]
     if readme is not None:
         readme.write_text(rewritten(readme.read_text(encoding="utf-8"), tables(evidence)), encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page(evidence), encoding="utf-8")
     for each in evidence:
         for problem in each.problems:
-            console.print(f"[yellow]{each.name}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
+            console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
         if not each.readable:
             console.print(f"    {each.command}", highlight=False, soft_wrap=True)
     shown = sum(not each.problems for each in evidence)

@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import polars as pl
 
 from experiments.arguments import PRESET_NAMES, RESULTS, default_folder
+from experiments.backends import BackendName, named
 from experiments.figures import FIGURES
 from experiments.runner import doubtful
 from experiments.statistics import Finding, Question
@@ -39,7 +40,7 @@ class Listing(NamedTuple):
 
 
 class Evidence(NamedTuple):
-    """Everything that a report says of one experiment.
+    """Everything that a report says of one experiment on one backend.
 
     Attributes:
       question, setting: first line and first paragraph of the module's docstring.
@@ -51,6 +52,7 @@ class Evidence(NamedTuple):
     """
 
     name: str
+    backend: BackendName
     question: str
     setting: str
     about: Question
@@ -63,6 +65,11 @@ class Evidence(NamedTuple):
     pictures: list[Picture]
     listings: list[Listing]
     origin: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Name of the experiment on its backend, which no other evidence has."""
+        return named(self.name, self.backend)
 
     @property
     def readable(self) -> bool:
@@ -80,14 +87,18 @@ class Evidence(NamedTuple):
         return [finding for finding in self.findings if finding.control]
 
 
-def gather(name: str, module, root: str = RESULTS, preset: str | None = None) -> Evidence:
-    """The evidence of one experiment under the folder ``root``: that of ``preset``.
+def gather(
+    name: str, module, root: str = RESULTS, preset: str | None = None, backend: BackendName = "tree"
+) -> Evidence:
+    """The evidence of one experiment under the folder ``root``: that of ``preset``; ``module`` is it on that backend.
 
     Without a preset, that of the most thorough one whose records are complete and not stale.
     """
     presets = (preset,) if preset else PRESET_NAMES
-    troubles = {each: trouble(name, module, each, root) for each in presets}
-    there = [each for each in presets if _exists(name, each, root)] or [presets[0]]
+    folders = {each: default_folder(name, each, root, backend) for each in presets}
+    plans = {each: (named(name, backend), module, module.PRESETS[each]) for each in presets}
+    troubles = {each: trouble(folder_at(folders[each]), plans[each]) for each in presets}
+    there = [each for each in presets if _exists(folder_at(folders[each]))] or [presets[0]]
     chosen = next((each for each in reversed(there) if not troubles[each]), there[-1])
     notes = [
         f"Records of the preset {each} are there too, but: {' '.join(troubles[each])}"
@@ -95,10 +106,12 @@ def gather(name: str, module, root: str = RESULTS, preset: str | None = None) ->
         if PRESET_NAMES.index(each) > PRESET_NAMES.index(chosen)
     ]
     question, setting = words_of(module)
-    folder, problems = default_folder(name, chosen, root), list(troubles[chosen])
-    command = f"python -m experiments run {name} --preset {chosen}" + (f" --out {folder}" if root != RESULTS else "")
+    folder, problems = folders[chosen], list(troubles[chosen])
+    option = "" if backend == "tree" else f" --backend {backend}"
+    command = f"python -m experiments run {name}{option} --preset {chosen}"
+    command += f" --out {folder}" if root != RESULTS else ""
     evidence = Evidence(
-        name, question, setting, module.QUESTION, chosen, folder, command, problems, notes, [], [], [], {}
+        name, backend, question, setting, module.QUESTION, chosen, folder, command, problems, notes, [], [], [], {}
     )  # fmt: skip
     return evidence if problems else _with_records(evidence, module)
 
@@ -109,16 +122,16 @@ def words_of(module) -> tuple[str, str]:
     return " ".join(question.split()), " ".join(" ".join(rest).split())
 
 
-def trouble(name: str, module, preset: str, root: str) -> list[str]:
-    """Why the records of a preset cannot be shown, one sentence each; none where they can.
+def trouble(folder: Folder, plan: tuple) -> list[str]:
+    """Why the records in a folder cannot be shown, one sentence each; none where they can.
 
-    Records are stale where the plan in their manifest is not the one that the present code makes for the preset.
+    Records are stale where the plan in their manifest is not the one that the present code makes: ``plan`` has its
+    name, experiment and grid.
     """
-    folder = folder_at(default_folder(name, preset, root))
-    if not _exists(name, preset, root):
+    if not _exists(folder):
         return [f"There are no records in {folder}."]
     try:
-        changed = differences(manifest(folder), make_plan(name, module, module.PRESETS[preset]))
+        changed = differences(manifest(folder), make_plan(*plan))
         if changed:
             return [f"The records in {folder} are stale ({changed}). Move that folder away before making them anew."]
         left, chunks = sum(folder_tables(folder).values()), len(manifest(folder)["chunks"])
@@ -128,8 +141,8 @@ def trouble(name: str, module, preset: str, root: str) -> list[str]:
     return [f"{left:,} of {chunks:,} chunks are missing in {folder}.", *failed] if left else []
 
 
-def _exists(name: str, preset: str, root: str) -> bool:
-    return (folder_at(default_folder(name, preset, root)) / MANIFEST).exists()
+def _exists(folder: Folder) -> bool:
+    return (folder / MANIFEST).exists()
 
 
 def _line(text: str) -> str:
@@ -191,11 +204,13 @@ def _draw(name: str, folder: Folder, question: str) -> tuple[list[Picture], list
 
 
 def _origin(folder: Folder, records: dict[str, pl.DataFrame]) -> dict[str, str]:
-    plan = manifest(folder)["chunks"]
+    plan, grid = manifest(folder)["chunks"], manifest(folder)["grid"]
     makers = [made_by for name, made_by in provenances(folder).items() if name in plan]
     days = sorted({maker["created"][:10] for maker in makers})
     rows = ", ".join(f"{len(frame):,} of {table}" for table, frame in records.items())
+    axes = (f"{name} {', '.join(map(str, values))}" for name, values in grid["axes"].items())
     return {
+        "grid": f"{'; '.join(axes)}; {grid['seeds']} seeds",
         "made": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         "records": f"{rows}; {sum(maker['seconds'] for maker in makers):.0f} s of runs",
         "device": _distinct(f"{maker['devices']} × {maker['device']}" for maker in makers),

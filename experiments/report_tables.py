@@ -4,16 +4,17 @@ import re
 from collections.abc import Mapping, Sequence
 
 from experiments.figures import FIGURES
-from experiments.page import between, in_order, number
+from experiments.page import Section, between, number, sections
 from experiments.report_records import Evidence
+from experiments.statistics import Finding
 
 END = "<!-- end -->"
 
 
 def tables(evidence: Sequence[Evidence]) -> dict[str, str]:
     """Name of each table and its Markdown."""
-    ordered = in_order(evidence)
-    return {"verdicts": _verdicts(ordered), "figures": _figures(ordered)}
+    ordered = sections(evidence)
+    return {"verdicts": _verdicts(ordered), "figures": _figures([section.tree for section in ordered])}
 
 
 def rewritten(text: str, found: Mapping[str, str]) -> str:
@@ -31,17 +32,17 @@ def rewritten(text: str, found: Mapping[str, str]) -> str:
     return text
 
 
-def _verdicts(evidence: Sequence[Evidence]) -> str:
+def _verdicts(found: Sequence[Section]) -> str:
     rows = []
-    for each in evidence:
+    for each, transformer in found:
+        there = _on_transformers(transformer)
         passing = f"{sum(finding.passes for finding in each.controls)} of {len(each.controls)}"
         name = f"`{each.name}`, {each.preset}"
         if not each.claims:
-            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–"))
+            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–", there))
             continue
         finding = each.claims[0]
-        estimate = f"{number(finding.interval.estimate)} {finding.unit}".strip() + f" ({between(finding)})"
-        rows.append((each.about.label, name, finding.claim, estimate, finding.verdict, passing))
+        rows.append((each.about.label, name, finding.claim, _estimate(finding), finding.verdict, passing, there))
     headings = (
         "place",
         "experiment, preset",
@@ -49,8 +50,20 @@ def _verdicts(evidence: Sequence[Evidence]) -> str:
         "estimate (95 % interval)",
         "verdict",
         "controls passed",
+        "first finding on transformers",
     )
     return _markdown(headings, rows)
+
+
+def _on_transformers(evidence: Evidence | None) -> str:
+    if evidence is None or not evidence.claims:
+        return "–"
+    finding = evidence.claims[0]
+    return f"{finding.claim}: {_estimate(finding)}, {finding.verdict}; preset {evidence.preset}"
+
+
+def _estimate(finding: Finding) -> str:
+    return f"{number(finding.interval.estimate)} {finding.unit}".strip() + f" ({between(finding)})"
 
 
 def _figures(evidence: Sequence[Evidence]) -> str:

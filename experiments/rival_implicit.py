@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from experiments.backends import TREE, Backend
 from experiments.implicit_worlds import Program, judge_cycles, judge_tokens
 from experiments.setting import check
 from experiments.statistics import Finding, Interval, Question, by_seed, over_seeds
@@ -39,8 +40,9 @@ class Config:
 
     Attributes:
       vocabulary: tokens, as many prompts, and twice the tokens of a half; a multiple of 4.
-      features: hidden features of a prompt; the first says which group is right.
-      similarity: cosine of the embeddings of two tokens of a group, in (0, 1), for the head that is no smaller.
+      features: hidden features of a prompt; the first says which group is right. Transformers learn theirs.
+      similarity: cosine of the embeddings of two tokens of a group, in (0, 1), for the head that is no smaller;
+        transformers learn their embeddings.
       test_share: share of the labelled responses drawn from the half that is tested; 0 is unseen, 0.5 alike.
       vertices: of the graph, and tokens of an answer.
       reference_mass: probability that the reference policy gives to all correct answers.
@@ -72,6 +74,7 @@ class Config:
             raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
 
 
+SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
 _AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
 PRESETS = {
     "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
@@ -88,20 +91,41 @@ PRESETS = {
         seeds=128,
     ),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
+    "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
+    "full": Grid(
+        {
+            "vocabulary": (8, 16),
+            "test_share": (0.0, 0.01, 0.1, 0.5),
+            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+            "pairs": tuple(2**power for power in range(5, 14)),
+        },
+        seeds=128,
+    ),
+}
 
 
-def cells(config: Config) -> list[Cell]:
-    """Part one: the policy and three heads. Part two: DPO, and RL with a learned one-parameter verifier."""
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """Part one: the policy and three heads, or one reward model of its backbone.
+
+    Part two: DPO, and RL with a learned one-parameter verifier.
+    """
     padded = preferences.padded(config.pairs, smallest=1024)
     answers = TokenTree(config.vocabulary, 1, prompt_length=1)
     cycles = TokenTree(config.vertices, config.vertices)
     shared = {"pairs": config.pairs, "margin": config.margin}
     found = []
-    for arm, similarities in (("implicit", [0.0]), ("explicit", [0.0, config.similarity, 1.0])):
-        labels: dict[str, str | int] = {"arm": arm, "vocabulary": config.vocabulary, "features": config.features}
-        for similarity in similarities:
-            numbers = {**shared, "test_share": config.test_share, "similarity": similarity}
-            found.append(Cell("tokens", Program(arm, answers, config.features, padded), labels, numbers))
+    if backend is TREE:
+        features, heads = config.features, [0.0, config.similarity, 1.0]
+        arms = [("implicit", {"similarity": 0.0}), *(("explicit", {"similarity": cosine}) for cosine in heads)]
+    else:
+        features, arms = 0, [("implicit", {}), ("explicit", {})]
+    for arm, similarity in arms:
+        labels: dict[str, str | int] = {"arm": arm, "vocabulary": config.vocabulary, "features": features}
+        numbers = {**shared, "test_share": config.test_share, **similarity}
+        found.append(Cell("tokens", Program(arm, answers, features, padded), labels, numbers))
     for arm in ("DPO", "RLHF"):
         labels = {"arm": arm, "vertices": config.vertices}
         numbers = {**shared, "beta": config.beta, "reference_mass": config.reference_mass}
@@ -109,33 +133,37 @@ def cells(config: Config) -> list[Cell]:
     return found
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, as scalars."""
-    return judge_tokens(program, cell) if program.arm in ("implicit", "explicit") else judge_cycles(program, cell)
+    judge = judge_tokens if program.arm in ("implicit", "explicit") else judge_cycles
+    return judge(program, cell, backend)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Token cues first, where they and the gap part; then verifying without generating; then the controls."""
     tokens, cycles = records["tokens"], records["cycles"]
-    most, same = max(tokens["pairs"]), pl.col("similarity").is_between(0, 1, closed="none")
+    most = max(tokens["pairs"])
     unseen = tokens.filter(pairs=most, test_share=0)
     rows = []
     if len(unseen):
-        implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
         where = f"unseen tokens, {most:,} pairs"
-        rows = [
-            Finding(
-                f"{where}, head of the same rewards, parameters and d_eff (token cues say yes, the gap says no): "
-                "accuracy gained",
-                head_less_policy(unseen, same), "", 0.1, "above",
-            ),
-            Finding(
-                f"{where}, head of one embedding a group (smaller d_eff: both explanations agree): accuracy gained",
-                head_less_policy(unseen, pl.col("similarity") == 1), "", 0.1, "above",
-            ),
-            Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"),
-        ]  # fmt: skip
+        for claim, heads in _heads(tokens).items():
+            rows.append(
+                Finding(f"{where}, {claim}: accuracy gained", head_less_policy(unseen, heads), "", 0.1, "above")
+            )
+        implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
+        rows.append(Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"))
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
+
+
+def _heads(tokens: pl.DataFrame) -> dict[str, pl.Expr]:
+    """The explicit reward models that are compared with the policy: what they are, and which rows."""
+    if "similarity" not in tokens.columns:
+        return {"explicit reward model of the policy's own backbone": pl.lit(True)}
+    return {
+        "head of the same rewards, parameters and d_eff (token cues say yes, the gap says no)": SAME,
+        "head of one embedding a group (smaller d_eff: both explanations agree)": pl.col("similarity") == 1,
+    }
 
 
 def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
@@ -160,11 +188,28 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
 
 
 def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
-    alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
+    alike, (name, heads) = (
+        tokens.filter(test_share=0.5, pairs=tokens["pairs"].max()),
+        next(iter(_heads(tokens).items())),
+    )
+    rows = _fixed_feature_controls(tokens) if "similarity" in tokens.columns else []
+    if len(alike):
+        name = name.split(",")[0]
+        claim = f"tested tokens trained as often as the others, {name}: accuracy gained"
+        rows.append(Finding(claim, head_less_policy(alike, heads), "", 0.0, "at", control=True))
+    plain = cycles.filter(
+        arm="DPO", reference_mass=0.5, beta=cycles["beta"].min(), pairs=cycles["pairs"].max()
+    ).with_columns(blocked=pl.col("accuracy") - pl.col("mass"))
+    if len(plain):
+        claim = "reference writes a cycle half of the time, smallest beta: accuracy less probability of a cycle, DPO"
+        rows.append(Finding(claim, _mean(plain, "blocked"), "", 0.1, "below", control=True))
+    return rows
+
+
+def _fixed_feature_controls(tokens: pl.DataFrame) -> list[Finding]:
     own = pl.col("similarity") == 0
-    same = pl.col("similarity").is_between(0, 1, closed="none")
-    dimensions = _joined(tokens, same, "effective_dimension_trained").with_columns(pl.col("head") / pl.col("policy"))
-    rows = [
+    dimensions = _joined(tokens, SAME, "effective_dimension_trained").with_columns(pl.col("head") / pl.col("policy"))
+    return [
         Finding(
             "head on the policy's own features: largest difference of accuracy on unseen tokens, over n and shares",
             over_seeds(_largest(_joined(tokens, own, "accuracy_tested"), pl.col("head") - pl.col("policy"))),
@@ -176,16 +221,6 @@ def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
             "", 1e-3, "below", control=True,
         ),
     ]  # fmt: skip
-    if len(alike):
-        claim = "tested tokens trained as often as the others, head of the same rewards: accuracy gained"
-        rows.append(Finding(claim, head_less_policy(alike, same), "", 0.0, "at", control=True))
-    plain = cycles.filter(
-        arm="DPO", reference_mass=0.5, beta=cycles["beta"].min(), pairs=cycles["pairs"].max()
-    ).with_columns(blocked=pl.col("accuracy") - pl.col("mass"))
-    if len(plain):
-        claim = "reference writes a cycle half of the time, smallest beta: accuracy less probability of a cycle, DPO"
-        rows.append(Finding(claim, _mean(plain, "blocked"), "", 0.1, "below", control=True))
-    return rows
 
 
 def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:

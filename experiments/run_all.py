@@ -11,6 +11,7 @@ from rich.table import Table
 
 from experiments import runner
 from experiments.arguments import All, default_folder
+from experiments.backends import named
 
 console = Console()
 
@@ -30,7 +31,7 @@ class Row(NamedTuple):
 
 
 def run_all(modules: Mapping, options: All) -> None:
-    """Run the preset of every module into its default folder under ``options.out``, then sum up.
+    """Run the preset of every module, on its backend, into its default folder under ``options.out``, then sum up.
 
     Raises:
       ValueError: the options contradict each other.
@@ -41,10 +42,10 @@ def run_all(modules: Mapping, options: All) -> None:
         for number, (name, module) in enumerate(modules.items(), start=1):
             elapsed = time.perf_counter() - started
             console.rule(f"{number} of {len(modules)}: {name} ({elapsed:.0f} s so far)", align="left")
-            folder = default_folder(name, options.preset, options.out)
+            folder = default_folder(name, options.preset, options.out, options.backend)
             try:
-                grid = module.PRESETS[options.preset]
-                outcome = runner.advance(name, module, grid, folder, compute, stopped=lambda: bool(caught))
+                grid, own = module.PRESETS[options.preset], named(name, options.backend)
+                outcome = runner.advance(own, module, grid, folder, compute, stopped=lambda: bool(caught))
                 rows.append(Row(name, outcome))
             except Exception as error:  # the other experiments shall not wait for its repair
                 rows.append(Row(name, None, f"{type(error).__name__}: {error}"))

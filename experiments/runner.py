@@ -17,6 +17,7 @@ from rich.table import Table
 import experiments
 import gvgap_jax
 from experiments.arguments import default_folder, grid_of, part_of
+from experiments.backends import named
 from experiments.statistics import Finding
 from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
@@ -40,8 +41,9 @@ class Outcome(NamedTuple):
 
 
 def run(name: str, module, options) -> None:
-    """Run an experiment as its command-line options say (``arguments.Options``)."""
-    execute(name, module, grid_of(options), options.out or default_folder(name, options.preset), computer(options))
+    """Run an experiment, on the backend that its command-line options say (``arguments.Options``), as they say."""
+    out = options.out or default_folder(name, options.preset, backend=options.backend)
+    execute(named(name, options.backend), module, grid_of(options), out, computer(options))
 
 
 def computer(options) -> Callable[..., Report]:

@@ -12,9 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from experiments.backends import TREE, Backend
 from experiments.setting import TRAINED, check, problem_of, record_of, task_of
 from experiments.statistics import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
-from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
@@ -25,6 +26,7 @@ QUESTION = Question(
 )
 
 ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies: on the tree, RLHF of order H
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,11 @@ PRESETS = {
     "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
     "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=8),
+    "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
+    "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
+}
 
 
 class Program(NamedTuple):
@@ -72,13 +79,15 @@ def gold_orders(horizon: int) -> dict[int, str]:
     return dict(sorted(names.items()))
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """Every arm with every order of its verifier, for every gold order, and the effective dimensions."""
     tree = TokenTree(config.vocabulary, config.horizon)
     found = []
     for gold in gold_orders(config.horizon):
         orders = {"DPO": [config.horizon], "RLHF": range(1, config.horizon + 1), "restricted MLE": [gold]}
-        for arm in ROADS:
+        if backend is not TREE:
+            orders[BACKBONE] = [config.horizon]
+        for arm in orders:
             program = Program(arm, tree, preferences.padded(config.pairs))
             found += [_cell("fits", program, config, gold, order, config.pairs) for order in orders[arm]]
         program = Program("d_eff", tree, 0)
@@ -92,7 +101,7 @@ def _cell(table: str, program: Program, config: Config, gold: int, order: int, p
     return Cell(table, program, {"arm": program.arm, "horizon": program.tree.horizon}, numbers)
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, or the effective dimension of one class, as scalars."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
@@ -100,12 +109,13 @@ def run(program: Program, cell: dict) -> dict:
     if program.arm == "d_eff":
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task)}
-    policy = policies.tabular(tree, tree.conditionals(task.reference))
-    classes = algorithms.Classes(
-        policy, verifier, verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
-    )
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
+    if program.arm == BACKBONE:
+        verifier = backend.verifier(tree)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
+    road = ROADS.get(program.arm, algorithms.rlhf)
+    fit = road(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
@@ -125,6 +135,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             if name == "simple":
                 claim = f"{where}, verifier order chosen on held-out pairs: the same ratio"
                 rows.append(Finding(claim, pair_ratio(here, "held out"), "times", 1.0, direction))
+            if BACKBONE in here["arm"]:
+                claim = f"{where}, reward model of the policy's own backbone: the same ratio"
+                rows.append(Finding(claim, pair_ratio(here, "backbone"), "times", 1.0, "at"))
             at_512 = here.filter(pairs=512)
             if name == "simple" and len(at_512):
                 claim = f"{where}: RLHF's regret over DPO's at 512 pairs"
@@ -143,7 +156,12 @@ def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
 
 
 def two_stage(fits: pl.DataFrame, orders: str) -> pl.DataFrame:
-    """RLHF's fits with the gold order's verifier, or with the order of the lowest held-out loss of each data set."""
+    """RLHF's fits with the verifier of the gold order, of the lowest held-out loss, or of the policy's own backbone.
+
+    ``orders`` is ``gold``, ``held out`` or ``backbone``.
+    """
+    if orders == "backbone":
+        return fits.filter(arm=BACKBONE)
     rlhf = fits.filter(arm="RLHF")
     if orders == "gold":
         return rlhf.filter(pl.col("order") == pl.col("gold_order"))

@@ -17,9 +17,11 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
+from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, Verifier
 
+EXACT_MEMORY = 0.95  # Adam's b2 where gradients have no noise to average out: it forgets the steep start soon
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
 
 
@@ -57,10 +59,10 @@ class Settings:
       penalties: the ridge penalties tried by ``newton``, in pairs.
       tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
       newton_steps: at most so many Newton steps for each penalty.
-      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` does
-        not decide the program, and may be an array in settings made inside it (which then have no hash).
-      rl_tolerance, rl_steps: gradient norm and most Newton steps of the exact objectives that have no
-        sampling noise: a second stage without closed form, SFT, a round of SPIN.
+      learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` and
+        ``rl_steps`` do not decide the program, and may be arrays in settings made inside it (which then have no hash).
+      rl_tolerance, rl_steps: gradient norm and most steps of the solver in the exact objectives that have no
+        sampling noise: a second stage without closed form, SFT, a round of SPIN (Newton's always).
       spin_rounds: self-play rounds.
       pair_loss: margins [N] and weights [N] -> mean loss, ``losses.bradley_terry`` or ``losses.ipo``.
     """
@@ -73,7 +75,7 @@ class Settings:
     adam_steps: Count = 2000
     patience: int = 200
     rl_tolerance: float = 1e-4
-    rl_steps: int = 100
+    rl_steps: Count = 100
     spin_rounds: int = 10
     pair_loss: Callable[[Float[Array, "N"], Float[Array, "N"]], Float[Array, ""]] = losses.bradley_terry
 
@@ -105,26 +107,35 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
 
 def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temperature: Number) -> Float[Array, "N"]:
     """Score of the chosen less that of the rejected response, over the label temperature."""
-    chosen = verifier.score(params, pairs.prompts, pairs.chosen)
-    return (chosen - verifier.score(params, pairs.prompts, pairs.rejected)) / temperature
+    chosen, rejected = _of_both(verifier.score, params, pairs)
+    return (chosen - rejected) / temperature
 
 
-def second_stage(key: PRNGKey, policy: Policy, reward: Float[Array, "X L"], task: Task, settings: Settings) -> Fit:
+def second_stage(
+    key: PRNGKey,
+    policy: Policy,
+    reward: Float[Array, "X L"],
+    task: Task,
+    settings: Settings,
+    regulariser: Regulariser = REVERSE_KL,
+) -> Fit:
     """Stage two of RLHF: the policy of the class that maximises J for ``reward``.
 
     Closed form where the class holds every policy; otherwise the reverse-KL projection of the
-    soft-optimal policy onto the class (Lemma 2.1), by natural-gradient descent on the exact objective.
+    soft-optimal policy onto the class (Lemma 2.1), by descent on the exact objective: natural-gradient, or Adam's.
+    Another regulariser makes another J, and its optimum.
     """
     leaf_log_probs = _needed(policy.leaf_log_probs, "a policy whose leaves can be enumerated")
 
     def loss(log_policy):
-        return losses.kl_regularised(log_policy, reward, task.reference, task.beta, task.prompt_probs)
+        judged = reward, task.reference, task.beta, task.prompt_probs
+        return losses.kl_regularised(log_policy, *judged, regulariser.divergence)
 
     if policy.from_log_probs is not None:
-        params = policy.from_log_probs(task._replace(reward=reward).optimal)
+        params = policy.from_log_probs(regulariser.optimal(reward, task.reference, task.beta))
         value, zero = loss(leaf_log_probs(params)), jnp.zeros(())
         return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
-    return _natural_descent(policy.init(key), leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
+    return _descend(policy.init(key), leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
 
 
 def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -139,23 +150,23 @@ def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
         _needed(classes.verifier, "a verifier class").leaf_scores, "a verifier that scores all leaves"
     )
     policy_fit = second_stage(policy_key, classes.policy, leaf_scores(reward_fit.params), problem.task, settings)
-    return reward_fit._replace(
-        params=policy_fit.params,
-        gradient_norm=jnp.maximum(reward_fit.gradient_norm, policy_fit.gradient_norm),
-        steps=reward_fit.steps + policy_fit.steps,
-        converged=reward_fit.converged & policy_fit.converged,
-    )
+    return _both_stages(reward_fit, policy_fit)
 
 
 def restricted_mle(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
     """Offline likelihood over Pi(R) alone, the right-hand side of Theorem 3.1 (arXiv 2503.01067).
 
-    ``dpo`` whose policies are ``classes.soft_optimal``, handed to ``classes.policy``, which must hold every policy.
+    ``dpo`` whose policies are ``classes.soft_optimal``, handed to ``classes.policy``. Where that class does not hold
+    every policy it gets the reverse-KL projection: the second stage for the policy's local reward (Lemma 2.1).
     """
     restricted = _needed(classes.soft_optimal, "Pi(R), see verifiers.soft_optimal_class")
-    hand_over = _needed(classes.policy.from_log_probs, "a policy class that holds every policy")
     fit = _fit_policy(key, restricted, problem, settings)
-    return fit._replace(params=hand_over(_needed(restricted.leaf_log_probs, "leaves")(fit.params)))
+    log_policy = _needed(restricted.leaf_log_probs, "leaves")(fit.params)
+    if classes.policy.from_log_probs is not None:
+        return fit._replace(params=classes.policy.from_log_probs(log_policy))
+    _, policy_key = jax.random.split(key)  # the second stage of ``rlhf`` starts there too
+    local_reward = problem.task.beta * (log_policy - problem.task.reference)
+    return _both_stages(fit, second_stage(policy_key, classes.policy, local_reward, problem.task, settings))
 
 
 def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -166,7 +177,7 @@ def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) ->
     def loss(log_policy):
         return losses.sft(log_policy.reshape(-1), demonstrations.reshape(-1))
 
-    return _natural_descent(classes.policy.init(key), leaf_log_probs, loss, jnp.sum(demonstrations, axis=-1), settings)
+    return _descend(classes.policy.init(key), leaf_log_probs, loss, jnp.sum(demonstrations, axis=-1), settings)
 
 
 def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -200,8 +211,33 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     return fit
 
 
-def _natural_descent(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "X"], settings: Settings) -> Fit:
-    """Minimise a loss of leaf log-probabilities [X, L], with the Fisher information of each prompt as curvature."""
+def _both_stages(first: Fit, second: Fit) -> Fit:
+    """The policy of the second stage, with the losses and the penalty of the first."""
+    return first._replace(
+        params=second.params,
+        gradient_norm=jnp.maximum(first.gradient_norm, second.gradient_norm),
+        steps=first.steps + second.steps,
+        converged=first.converged & second.converged,
+    )
+
+
+def _descend(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "X"], settings: Settings) -> Fit:
+    """Minimise a loss of leaf log-probabilities [X, L] that has no sampling noise.
+
+    Adam's learning rate falls to 0 along a cosine; Newton's curvature is the Fisher information of each prompt.
+    """
+    if settings.solver == "adam":
+
+        def rate(step):
+            return settings.learning_rate * (1 + jnp.cos(jnp.pi * step / settings.rl_steps)) / 2
+
+        return optimize.minimise(
+            lambda params: loss(leaf_log_probs(params)),
+            params,
+            optax.adam(rate, b2=EXACT_MEMORY),
+            settings.rl_steps,
+            tolerance=settings.rl_tolerance,
+        )
 
     def fisher(log_policy):
         return (prompt_weight[:, None] * jnp.exp(log_policy.reshape(prompt_weight.shape[0], -1))).reshape(-1)
@@ -218,12 +254,18 @@ def _natural_descent(params: Params, leaf_log_probs, loss, prompt_weight: Float[
 
 def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settings) -> Fit:
     def margins(params: Params, pairs: Preferences):
-        log_chosen = policy.log_prob(params, pairs.prompts, pairs.chosen)
-        log_rejected = policy.log_prob(params, pairs.prompts, pairs.rejected)
-        local = losses.local_margin(log_chosen, log_rejected, pairs.reference_margin, problem.task.beta)
+        chosen, rejected = _of_both(policy.log_prob, params, pairs)
+        local = losses.local_margin(chosen, rejected, pairs.reference_margin, problem.task.beta)
         return local / problem.task.temperature
 
     return _fit_margins(policy.init(key), margins, problem, settings)
+
+
+def _of_both(model, params: Params, pairs: Preferences) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """A model's numbers for chosen and for rejected responses, from one pass."""
+    prompts, responses = jnp.concatenate([pairs.prompts] * 2), jnp.concatenate([pairs.chosen, pairs.rejected])
+    chosen, rejected = jnp.split(model(params, prompts, responses), 2)
+    return chosen, rejected
 
 
 def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from gvgap_jax.divergence import kl
 from gvgap_jax.soft_rl import objective
 from gvgap_jax.types import Number
 
@@ -51,9 +52,9 @@ def sft(log_prob: Float[Array, "N"], weight: Float[Array, "N"]) -> Float[Array, 
     return weighted_mean(-log_prob, weight)
 
 
-def kl_regularised(log_policy, reward, reference, beta, prompt_probs) -> Float[Array, ""]:
+def kl_regularised(log_policy, reward, reference, beta, prompt_probs, divergence=kl) -> Float[Array, ""]:
     """-J of a policy over leaves, averaged over prompts: the exact second stage of RLHF, in units of reward."""
-    return -weighted_mean(objective(log_policy, reward, reference, beta), prompt_probs)
+    return -weighted_mean(objective(log_policy, reward, reference, beta, divergence), prompt_probs)
 
 
 def leave_one_out(reward: Float[Array, "B m"]) -> Float[Array, "B m"]:

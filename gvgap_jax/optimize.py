@@ -40,40 +40,39 @@ def minimise(
     Without a held-out loss the last parameters are returned.
     """
     optimiser = optax.with_extra_args_support(optimiser)
-    value_and_grad = jax.value_and_grad(loss)
+    infinity = jnp.full_like(jax.eval_shape(loss, params), jnp.inf)
 
     def improve(state):
-        params, optimiser_state, value, gradient, step, best = state
+        params, optimiser_state, _, _, step, best = state
+        value, gradient = jax.value_and_grad(loss)(params)  # here alone: a second copy would be compiled too
+        norm = optax.tree.norm(gradient).astype(value.dtype)
+        score = value if held_out_loss is None else held_out_loss(params)
+        here = params, score, value, norm, step
+        better = jnp.isfinite(score) & ((score < best[1]) | (held_out_loss is None))
+        best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
         updates, optimiser_state = optimiser.update(
             gradient, optimiser_state, params, value=value, grad=gradient, value_fn=loss
         )
-        params = optax.apply_updates(params, updates)
-        value, gradient = value_and_grad(params)
-        return params, optimiser_state, value, gradient, step + 1, keep(params, value, step + 1, best)
-
-    def keep(params, value, step, best):
-        score = value if held_out_loss is None else held_out_loss(params)
-        better = jnp.isfinite(score) & ((score < best[1]) | (held_out_loss is None))
-        return jax.tree.map(lambda new, old: jnp.where(better, new, old), (params, score, value, step), best)
+        return optax.apply_updates(params, updates), optimiser_state, value, norm, step + 1, best
 
     def unfinished(state):
-        _, _, value, gradient, step, best = state
-        stale = False if patience is None else step - best[3] >= patience
-        return (step < steps) & (optax.tree.norm(gradient) > tolerance) & jnp.isfinite(value) & ~jnp.asarray(stale)
+        _, _, value, norm, evaluated, best = state
+        step = evaluated - 1
+        stale = False if patience is None else step - best[4] >= patience
+        return (evaluated == 0) | (step < steps) & (norm > tolerance) & jnp.isfinite(value) & ~jnp.asarray(stale)
 
-    value, gradient = value_and_grad(params)
-    best = keep(params, value, 0, (params, jnp.full_like(value, jnp.inf), value, 0))
-    state = params, optimiser.init(params), value, gradient, 0, best
-    _, _, value, gradient, step, (params, score, best_value, best_step) = jax.lax.while_loop(unfinished, improve, state)
-    gradient_norm = optax.tree.norm(jax.grad(loss)(params)) if held_out_loss is not None else optax.tree.norm(gradient)
-    stopped_itself = (gradient_norm <= tolerance) | (patience is not None and step - best_step >= (patience or 0))
+    best = params, infinity, infinity, infinity, 0
+    state = params, optimiser.init(params), infinity, infinity, 0, best
+    _, _, value, last_norm, evaluated, best = jax.lax.while_loop(unfinished, improve, state)
+    params, score, best_value, gradient_norm, best_step = best
+    stopped_itself = (last_norm <= tolerance) | (patience is not None and evaluated - 1 - best_step >= (patience or 0))
     return Fit(
         params=params,
         loss=best_value,
         held_out_loss=score,
         gradient_norm=gradient_norm,
         penalty=jnp.zeros_like(value),
-        steps=jnp.asarray(step),
+        steps=jnp.asarray(evaluated - 1),
         converged=stopped_itself & jnp.isfinite(value) & jnp.isfinite(score) & jnp.isfinite(gradient_norm),
     )
 
@@ -132,7 +131,7 @@ def newton(
     loss: Callable[[Float[Array, "N"]], Scalar],
     params: Params,
     tolerance: Number,
-    max_steps: int,
+    max_steps: Count,
     penalty: Number = 0.0,
     curvature: Callable[[Float[Array, "N"]], Float[Array, "N"]] | None = None,
 ) -> Fit:

@@ -341,7 +341,11 @@ def test_the_penalty_path_of_a_network_leaves_its_saddle(task, problem):
         (algorithms.rlhf, {"verifier": None}, "needs a verifier class"),
         (algorithms.reward_model, {"verifier": None}, "needs a verifier class"),
         (algorithms.restricted_mle, {"soft_optimal": None}, r"needs Pi\(R\), see verifiers.soft_optimal_class"),
-        (algorithms.restricted_mle, {"policy": policies.markov(TREE, 1)}, "needs a policy class that holds every"),
+        (
+            algorithms.restricted_mle,
+            {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)},
+            "can be enumerated",
+        ),
         (algorithms.sft, {"demonstrations": None}, "needs demonstrations"),
         (algorithms.spin, {"demonstrations": None}, "needs demonstrations"),
         (algorithms.sft, {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)}, "can be enumerated"),

@@ -52,6 +52,16 @@ def test_findings_recover_a_known_gap(advantage):
     assert {row.verdict for row in found[6:]} == {"supported"}
 
 
+def test_a_reward_model_of_the_policys_own_backbone_is_compared_where_there_is_one():
+    own = fits(0.4).filter(arm="DPO", regulariser="reverse KL")
+    own = own.with_columns(pl.lit(experiment.BACKBONE).alias("arm"), objective=pl.col("objective") + 0.1)
+    found = experiment.findings({"fits": pl.concat([fits(0.4), own])})
+    (row,) = (row for row in found if "own backbone" in row.claim)
+    assert "reverse KL" in row.claim
+    assert row.interval.estimate == pytest.approx(0.1)
+    assert found[0].interval.estimate == pytest.approx(0.4)
+
+
 def test_a_gap_between_equal_classes_fails_the_control():
     assert {row.passes for row in experiment.findings({"fits": fits(0.4, control=0.1)})[6:]} == {False}
 

@@ -60,7 +60,7 @@ def by_claim(found, words):
 def test_findings_recover_known_effects():
     found = experiment.findings(records(more_prompts=0.05))
     noise = 0.01 * (SEEDS - 1) / 2
-    assert by_claim(found, "certified optimum in both arms").interval.estimate == pytest.approx(0.25 + noise)
+    assert by_claim(found, "to its end in both arms").interval.estimate == pytest.approx(0.25 + noise)
     share = by_claim(found, "share of the gap of gradient descent (2,000 steps")
     assert share.interval.estimate == pytest.approx((0.25 + noise) / (0.2 + noise))
     assert share.verdict == "supported"
@@ -74,12 +74,22 @@ def test_findings_recover_known_effects():
 
 def test_a_gap_that_optimisation_made_is_gone_at_the_optimum():
     found = experiment.findings(records(at_optimum=-0.02))
-    assert by_claim(found, "certified optimum in both arms").verdict == "undecided"
+    assert by_claim(found, "to its end in both arms").verdict == "undecided"
     assert by_claim(found, "share of the gap").verdict == "contradicted"
 
 
 def test_equal_classes_that_end_apart_fail_the_control():
     assert not experiment.findings(records(control=0.01))[-1].passes
+
+
+def test_transformers_trade_prompts_and_have_no_certified_optimum():
+    fits = records(more_prompts=0.05)["fits"].with_columns(solver=pl.lit("adam"))
+    moved = pl.col("regret_with_pairs") + 0.02 * pl.col("augmented") * (pl.col("reward_order") == 2)
+    found = experiment.findings({"fits": fits.with_columns(regret_with_pairs=moved)})
+    traded = by_claim(found, "fall of regret, prompts with pairs")
+    assert traded.interval.estimate == pytest.approx(-0.02)
+    assert not traded.control
+    assert [row.bound for row in found if row.control] == [experiment.EQUAL["adam"]]
 
 
 def test_findings_of_a_single_number_of_steps():

@@ -74,6 +74,17 @@ def test_what_breadth_adds_is_recovered():
     assert row.verdict == "supported"
 
 
+def test_a_reward_model_of_the_policys_own_backbone_is_compared_where_there_is_one():
+    made_up = records()
+    own = made_up["fits"].filter(arm="DPO").with_columns(pl.lit(experiment.BACKBONE).alias("arm"))
+    made_up["fits"] = pl.concat([made_up["fits"], own])
+    found = experiment.findings(made_up)
+    assert len(found) == len(experiment.findings(records())) + 4
+    row = by_claim(found, "the reference: regret of DPO - RLHF at 512 pairs, reward model of the policy's own backbone")
+    assert row.interval.estimate == 0.0
+    assert row.direction == "at"
+
+
 def test_roads_that_differ_over_one_class_fail_the_control():
     made_up = records()
     shifted = pl.when(pl.col("arm") == "restricted MLE").then(pl.col("regret") + 0.1).otherwise(pl.col("regret"))

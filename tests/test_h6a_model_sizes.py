@@ -115,6 +115,20 @@ def test_one_size_or_no_coins_leave_their_findings_out():
     assert all("largest reward model" in claim for claim in claims)
 
 
+def test_transformers_are_compared_by_width():
+    widths = {"policy_order": "policy_width", "verifier_order": "verifier_width"}
+    found = verdicts(made_up(verifier_gain=0.05).rename(widths))
+    assert {claim: row.interval for claim, row in found.items()} == {
+        claim: row.interval for claim, row in verdicts(made_up(verifier_gain=0.05)).items()
+    }
+    grid = h6a.TRANSFORMER_PRESETS["quick"].axes
+    config = h6a.TransformerConfig(policy_width=grid["policy_width"][0], verifier_width=grid["verifier_width"][0])
+    (cell,) = h6a.cells(config)
+    assert cell.program[2:] == (cell.labels["policy_width"], cell.labels["verifier_width"])
+    with pytest.raises(ValueError, match="width must be 2, 4, 8 or a multiple of 16, got 12"):
+        h6a.TransformerConfig(verifier_width=12)
+
+
 def test_nonsense_is_refused_and_impossible_points_are_left_out():
     for setting in ({"labels": "dice"}, {"policy_order": -1}, {"samples": 0}, {"human_beta": 0.0}, {"vocabulary": 1}):
         with pytest.raises(ValueError, match=next(iter(setting))):

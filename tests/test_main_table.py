@@ -8,7 +8,6 @@ from experiments import h1_information, main_table
 from experiments.costs import Cost
 from experiments.figures import main_table as figure
 from gvgap_jax.online import Sizes
-from gvgap_jax.optimize import CG_STEPS
 
 WINS = {"SFT": 0.3, "DPO": 0.5, "DPO, 2 epochs": 0.52, "online DPO from SFT": 0.56, "online DPO from DPO": 0.59}
 WINS |= {"online DPO, soft labels": 0.56, "online DPO, iterated": 0.55, "online DPO, iterated, soft labels": 0.6}
@@ -88,7 +87,7 @@ def test_costs_by_hand():
     assert (dpo + reward).flops(1, 1, 1) == dpo.flops(1, 1, 1) + reward.flops(1, 1, 1)
     sizes = Sizes(rounds=3, prompts=2, samples=4, steps=5)
     assert Cost.of_steps(sizes).flops(1, 1, 1) == 24 * (2 + 5 * 6)
-    assert Cost.of_newton(5, 3, on_rewards=True).flops(0, 1, 1) == 6 * 10 * 3 * CG_STEPS
+    assert Cost.of_passes(5, 3, on_rewards=True).flops(0, 1, 1) == 6 * 10 * 3
 
 
 @pytest.mark.parametrize(
@@ -120,3 +119,9 @@ def test_information_in_samples_would_be_seen(gain, verdict):
     assert found[3].interval.estimate == pytest.approx(0.2)
     assert control.control
     assert control.verdict == "supported"
+    assert control.bound < h1_information.MATTERS
+
+
+def test_a_second_stage_that_is_not_certified_has_as_much_leeway_as_matters():
+    fits = made_up_fits(0.0).with_columns(backend=pl.lit("transformer"))
+    assert h1_information.findings({"fits": fits})[-1].bound == h1_information.MATTERS

@@ -104,6 +104,18 @@ def test_token_cues_are_told_from_the_gap(policy_unseen, expected):
     assert verdict(made_up(policy_unseen, 1e-5), "the gap says no") == expected
 
 
+def test_transformers_are_compared_with_reward_models_of_their_own_backbone():
+    records = made_up(0.5, 1e-5)
+    of_transformers = pl.col("similarity").is_in([0.0, 0.5]) & ~(
+        (pl.col("arm") == "explicit") & (pl.col("similarity") == 0)
+    )
+    records["tokens"] = records["tokens"].filter(of_transformers).drop("similarity", "effective_dimension_trained")
+    found = {row.claim: row for row in rival_implicit.findings(records)}
+    gained = found["unseen tokens, 1,024 pairs, explicit reward model of the policy's own backbone: accuracy gained"]
+    assert gained.interval.estimate == pytest.approx(0.955 - 0.5005)
+    assert [row.passes for row in found.values() if row.control] == [True, True]
+
+
 @pytest.mark.parametrize(("written", "expected"), [(1e-5, "supported"), (0.05, "contradicted")])
 def test_a_policy_that_writes_cycles_is_seen(written, expected):
     assert verdict(made_up(0.5, written), "that this policy writes") == expected

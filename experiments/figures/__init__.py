@@ -9,6 +9,7 @@ import matplotlib
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
+from experiments.backends import BackendName, named
 from experiments.figures import (
     equivalence,
     estimators,
@@ -57,10 +58,11 @@ FIGURES = {
 }
 
 
-def draw(name: str, folder: str | Path, out: Path) -> list[Path]:
-    """Draw one experiment's figures from the records in ``folder``; returns the files written.
+def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree") -> list[Path]:
+    """Draw one experiment's figures from a backend's records in ``folder``; returns the files written.
 
     Raises:
       FileNotFoundError: the folder holds no such records.
     """
-    return [path for title, figure in FIGURES[name].draw(folder).items() for path in save(figure, out, title)]
+    drawn = FIGURES[name].draw(folder).items()
+    return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]

@@ -14,9 +14,10 @@ from gvgap_jax.sweep import load
 
 CAPTIONS = {
     "h3_optimisation": (
-        "Left: regret on the prompts with pairs after few to many steps of gradient descent, and at the certified "
-        "optimum of both arms, where neither was easier to optimise. Right: regret at the optimum with the RL stage "
-        "over the prompts with pairs, or over all prompts (prompt augmentation)."
+        "Left: regret on the prompts with pairs after few to many steps of gradient descent, and at the end of "
+        "optimisation: a certified optimum of both arms on the tree, where neither was easier to optimise, and early "
+        "stopping on held-out pairs for transformers. Right: regret at the end with the RL stage over the prompts "
+        "with pairs, or over all prompts (prompt augmentation)."
     ),
 }
 JUDGED = {"with_pairs": "with\npairs", "without_pairs": "without\npairs", "all": "all"}
@@ -49,17 +50,18 @@ def _panels(fits: pl.DataFrame) -> Figure:
         left.set_xlabel("steps of gradient descent")
         left.set_title("optimisation")
         right.set_xlabel("prompts judged")
-        right.set_title("prompt augmentation, at the optimum")
+        right.set_title("prompt augmentation, at the end")
         legend_below(figure, columns=2)
     return figure
 
 
 def _steps(axis, rows: pl.DataFrame, label: str, look: dict) -> None:
-    """Regret by the number of steps, the certified optimum last."""
+    """Regret by the number of steps, the end of optimisation last."""
     numbers = [*sorted(set(rows["steps"].unique()) - {experiment.OPTIMUM}), experiment.OPTIMUM]
     by_seed = np.stack([experiment.of_seed(rows.filter(steps=number)) for number in numbers], axis=1)
     curve(axis, range(len(numbers)), by_seed, label, **look)
-    axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers[:-1]] + ["certified\noptimum"])
+    end = "certified\noptimum" if "newton" in rows["solver"] else "to the\nend"
+    axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers[:-1]] + [end])
 
 
 def _prompts(axis, rows: pl.DataFrame, label: str, look: dict) -> None:

@@ -19,6 +19,7 @@ CAPTIONS = {
         "model of labels by coin flips."
     ),
 }
+SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of the transformer"}
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
@@ -28,7 +29,8 @@ def draw(folder: str | Path) -> dict[str, Figure]:
 
 def _win_rates(fits: pl.DataFrame) -> Figure:
     rows = fits.select(experiment.SETTING).unique(maintain_order=True).sort(experiment.SETTING).to_dicts()
-    sizes, orders = (sorted(fits[name].unique()) for name in ("pairs", "verifier_order"))
+    policy_size, verifier_size = experiment.sizes(fits)
+    sizes, orders = (sorted(fits[name].unique()) for name in ("pairs", verifier_size))
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(orders)))
     with style(1.7 * len(rows) + 0.6):
         figure, grid = plt.subplots(len(rows), len(sizes), squeeze=False, sharex=True, sharey="row")
@@ -36,24 +38,27 @@ def _win_rates(fits: pl.DataFrame) -> Figure:
             for axis, pairs in zip(axes, sizes, strict=True):
                 here = fits.filter(pairs=pairs, **row)
                 for order, shade in zip(orders, shades, strict=True):
-                    chosen = here.filter(informed=1, verifier_order=order)
-                    _curve(axis, chosen, "win_rate_best", f"reward model of order {order}", color=shade)
+                    chosen = here.filter(pl.col(verifier_size) == order, informed=1)
+                    label = f"reward model of {verifier_size.removeprefix('verifier_')} {order}"
+                    _curve(axis, chosen, "win_rate_best", label, color=shade)
                 look = {"color": DPO, "marker": "s", "linestyle": "--"}
-                _curve(axis, here.filter(informed=0), "win_rate_best", "of coin-flip labels, any order", **look)
+                _curve(axis, here.filter(informed=0), "win_rate_best", "of coin-flip labels, any size", **look)
                 _curve(axis, here, "win_rate_first", "one response, not picked", color=BLACK, marker="x")
                 axis.axhline(50, color="0.4", linestyle=":", linewidth=0.8)
-                axis.set_xticks(sorted(fits["policy_order"].unique()))
+                if policy_size == "policy_width":
+                    axis.set_xscale("log", base=2)
+                axis.set_xticks(sorted(fits[policy_size].unique()))
                 axis.set_title(f"{pairs:,} labelled pairs")
             axes[0].set_ylabel(f"{row_name(row, rows)}\nwin rate of best of {row['samples']} [%]")
         for axis in grid[-1]:
-            axis.set_xlabel("size of the policy: tokens it looks back on")
+            axis.set_xlabel(f"size of the policy: {SIZES[policy_size]}")
         legend_below(figure)
     return figure
 
 
 def _curve(axis, fits: pl.DataFrame, column: str, label: str, **look) -> None:
-    """Percentages by the order of the policy, the mean of all else within a seed."""
+    """Percentages by the size of the policy, the mean of all else within a seed."""
     if fits.is_empty():
         return
-    orders, wins = curves_by_seed(fits, "policy_order", 100 * pl.col(column).mean())
+    orders, wins = curves_by_seed(fits, experiment.sizes(fits)[0], 100 * pl.col(column).mean())
     curve(axis, orders, wins, label, **look)

@@ -34,6 +34,10 @@ _ARMS = (  # arm, which similarity, label, look
      {"color": RLHF}),
     ("explicit", pl.col("similarity") == 1, "head, one embedding a group", {"color": PALE, "linestyle": "--"}),
 )  # fmt: skip
+_TRANSFORMERS = (
+    ("implicit", pl.lit(True), "policy: a transformer", {"color": DPO, "marker": "s"}),
+    ("explicit", pl.lit(True), "reward model of the policy's own backbone", {"color": RLHF}),
+)
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
@@ -51,7 +55,7 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
         for axis, share in zip(grid[0], shares, strict=True):
             axis.set_xscale("log", base=2)
             axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
-            for arm, which, label, look in _ARMS:
+            for arm, which, label, look in _ARMS if "similarity" in tokens.columns else _TRANSFORMERS:
                 curve(axis, *_by_seed(tokens.filter(which, arm=arm, test_share=share), "pairs", "accuracy_tested"),
                       label, **look)  # fmt: skip
             axis.set_title(f"{share:.3g} of responses are tested tokens")

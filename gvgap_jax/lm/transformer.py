@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -105,26 +106,42 @@ def rotate(x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], shape: 
 def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
     """Parameters: ``ends``, ``blocks`` with a leading axis of layers, and a ``head`` of 0 [D, outputs].
 
-    No head where it is tied: one of the vocabulary's size, in a tied shape.
+    Matrices are normal with variance 1 / fan-in, biases 0 and scales of norms 1. No head where it is tied: one of the
+    vocabulary's size, in a tied shape.
     """
-    ends_key, blocks_key = jax.random.split(key)
+    _, places = _structure(shape)
+    sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(places) if _is_drawn(path)]
+    # One draw for all: every further random call is another hash to compile.
+    numbers = iter(jnp.split(jax.random.normal(key, (sum(sizes),), shape.param_dtype), np.cumsum(sizes)[:-1]))
 
-    def block(key):
-        return nnx.to_pure_dict(nnx.state(Block(shape, nnx.Rngs(key)), nnx.Param))
+    def fill(path, leaf):
+        if _is_drawn(path):
+            return next(numbers).reshape(leaf.shape) * _fan_in(shape, path) ** -0.5
+        return jnp.full(leaf.shape, path[-1].key == "scale", leaf.dtype)
 
-    ends = nnx.to_pure_dict(nnx.state(Ends(shape, nnx.Rngs(ends_key)), nnx.Param))
-    params = {"ends": ends, "blocks": jax.vmap(block)(jax.random.split(blocks_key, shape.layers))}
+    params = jax.tree.map_with_path(fill, places)
     if shape.tied and outputs == shape.vocabulary:
         return params
     return params | {"head": jnp.zeros((shape.width, outputs), shape.param_dtype)}
 
 
+def _is_drawn(path) -> bool:
+    return path[-1].key in ("kernel", "embedding")
+
+
+def _fan_in(shape: Shape, path) -> int:
+    return {"attended": shape.heads * shape.head_width, "down": shape.hidden}.get(path[-2].key, shape.width)
+
+
 @functools.cache
 def _structure(shape: Shape):
-    """The modules without their numbers: ``nnx.merge`` puts the two together."""
-    block, _ = nnx.split(nnx.eval_shape(lambda: Block(shape, nnx.Rngs(0))))
-    ends, _ = nnx.split(nnx.eval_shape(lambda: Ends(shape, nnx.Rngs(0))))
-    return block, ends
+    """The modules without their numbers, for ``nnx.merge``, and the numbers' shapes."""
+    graphs, places = {}, {}
+    for name, kind in (("ends", Ends), ("blocks", Block)):
+        graphs[name], state = nnx.split(nnx.eval_shape(lambda kind=kind: kind(shape, nnx.Rngs(0))))
+        places[name] = nnx.to_pure_dict(state)
+    stacked = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((shape.layers, *leaf.shape), leaf.dtype), places["blocks"])
+    return graphs, places | {"blocks": stacked}
 
 
 def num_parameters(shape: Shape, outputs: int) -> int:
@@ -140,8 +157,8 @@ def forward(
     A token attends to itself and to all before it, in the cache or in ``tokens``; ``PADDING`` is attended to by none,
     and counts for no position. A token of ``vocabulary`` is the start.
     """
-    block_graph, ends_graph = _structure(shape)
-    ends = nnx.merge(ends_graph, params["ends"])
+    graphs, _ = _structure(shape)
+    ends = nnx.merge(graphs["ends"], params["ends"])
     valid, here = tokens != PADDING, tokens.shape[1]
     x = ends.embedding(jnp.where(valid, tokens, 0))
     seen, filled = valid, 0
@@ -153,7 +170,7 @@ def forward(
 
     def layer(carry, numbered):
         (x, memory), (params, number) = carry, numbered
-        block = nnx.merge(block_graph, params)
+        block = nnx.merge(graphs["blocks"], params)
         query, key, value = block.heads(x, positions)
         if memory is not None:
             keys, values = memory = _put(memory[0], key, number, filled), _put(memory[1], value, number, filled)
