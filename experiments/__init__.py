@@ -31,6 +31,7 @@ from experiments import (
     rival_plateau,
     rival_sparse,
     sample_complexity,
+    token_tasks,
 )
 
 EXPERIMENTS = {
@@ -53,4 +54,5 @@ EXPERIMENTS = {
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
     "rival_plateau": rival_plateau,
+    "token_tasks": token_tasks,
 }

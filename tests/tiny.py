@@ -24,6 +24,8 @@ _OPTIONS = {
     "rival_plateau": "--grid.vocabulary 3 --grid.dimension 2 --grid.samples 64 --grid.pairs 64 512 --seeds 2",
     "h6b_horizon": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
     "h6c_verifier_order": "--grid.horizon 2 --grid.gold_order 1 2 --grid.pairs 64 256 --seeds 2",
+    "token_tasks": "--grid.family token_counts --grid.labels gold --grid.vocabulary 4 --grid.horizon 2 "
+    "--grid.prompt_length 1 --grid.pairs 10 --grid.steps 25 --seeds 2",
 }
 
 _TRANSFORMER_OPTIONS = {  # with --backend transformer

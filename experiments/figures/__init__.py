@@ -30,6 +30,7 @@ from experiments.figures import (
     rival_plateau,
     rival_sparse,
     sample_complexity,
+    token_tasks,
 )
 from experiments.figures.style import save
 
@@ -53,6 +54,7 @@ FIGURES = {
     "rival_implicit": rival_implicit,
     "rival_sparse": rival_sparse,
     "rival_plateau": rival_plateau,
+    "token_tasks": token_tasks,
 }
 
 
