@@ -77,7 +77,7 @@ TRANSFORMER = Backend(
     lambda tree: lm.tree_transformer_critic(_shape(tree, WIDTH), tree),
     lambda tree, width, base: lm.tree_transformer_policy(_shape(tree, width), tree, base),
     lambda tree, width, read_out: lm.tree_transformer_verifier(_shape(tree, width), tree, read_out),
-    Settings(solver="adam", learning_rate=3e-3, adam_steps=5000, patience=100, rl_tolerance=5e-4, rl_steps=500),
+    Settings(solver="adam", learning_rate=3e-3, adam_steps=5000, patience=100, rl_tolerance=2e-3, rl_steps=500),
     learning_rates=(3e-4, 1e-3, 3e-3, 1e-2),
 )
 

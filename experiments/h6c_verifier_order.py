@@ -28,7 +28,7 @@ PRESETS = {
     ),
 }
 TRANSFORMER_PRESETS = {
-    "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 5), "pairs": (128, 512, 2048)}, seeds=8),
+    "quick": Grid({"horizon": (4,), "gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=8),
     "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
     "full": Grid({"horizon": (4, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=256),
 }
