@@ -9,7 +9,8 @@ against the human's. With the simple gold reward even the smallest reward model 
 table, which only the largest holds.
 
 On transformers sizes are widths, of a policy and of a reward model with two layers each. None of them holds a gold
-reward exactly: simple is what is not a full table.
+reward exactly: simple is what is not a full table. A narrow policy may have used up its steps before it writes as well
+as it can (its records are not converged then), so that part of what looks like size can be optimisation.
 """
 
 from dataclasses import dataclass

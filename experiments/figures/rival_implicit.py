@@ -16,7 +16,8 @@ CAPTIONS = {
         "Accuracy of reward models on pairs of tokens that no training pair names (left), that a few name, and that "
         "half of them name (right). A policy has parameters of its own for every token and says nothing about a new "
         "one. A head with the same number of parameters and the same reward functions, but features in which tokens of "
-        "a group resemble each other, ranks them: the number of dimensions is not what decides here."
+        "a group resemble each other, ranks them: the number of dimensions is not what decides here. "
+        "On transformers: a policy, and a reward model of its backbone that has read all tokens as prompts."
     ),
     "rival_implicit_cycles": (
         "A policy fitted by DPO to pairs of Hamiltonian cycles and other answers. Its own reward ranks all of them "
