@@ -161,11 +161,16 @@ def _reward_model(scene: Scene, verifier: Verifier) -> tuple[Verifier, Params, B
     return verifier, fit.params, fit.converged
 
 
+def _in_one_type(score):
+    """Rewards of networks have the type of their activations, others that of the machine's floats."""
+    return lambda prompts, responses: score(prompts, responses).astype(float)
+
+
 def _second_stage(scene: Scene, rewards: list, which) -> Fit:
     """RLOO on one of the rewards; the learning rate by J under that reward, so that no label is asked for."""
 
     def reward(prompts, responses):
-        return jax.lax.switch(which, rewards, prompts, responses)
+        return jax.lax.switch(which, [_in_one_type(score) for score in rewards], prompts, responses)
 
     under = environment(scene.task, reward)
     objective = objectives.rloo(scene.policy, under, prompts=PROMPTS, samples=SAMPLES)
