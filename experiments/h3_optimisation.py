@@ -24,7 +24,6 @@ another, so what augmentation does to prompts with pairs is a finding there and 
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -36,6 +35,7 @@ from experiments.statistics import Finding, Question, by_seed, over_seeds, ratio
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
+from gvgap_jax.types import PRNGKey
 
 MEANING = 1
 QUESTION = Question(
@@ -184,7 +184,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
     problem = problem._replace(task=task._replace(prompt_probs=prompts))
     road = ROADS.get(program.arm, algorithms.rlhf)
-    classes = _classes(program, cell, task, backend)
+    classes = _classes(program, cell, task, backend, fit_key)
     fit = road(fit_key, classes, problem, _settings(program, cell, backend))
     policy = classes.policy
     assert policy.leaf_log_probs is not None
@@ -198,7 +198,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     return measured | taken | {"steps_taken": fit.steps, "converged": converged}
 
 
-def _classes(program: Program, cell: dict, task: Task, backend: Backend) -> algorithms.Classes:
+def _classes(program: Program, cell: dict, task: Task, backend: Backend, key: PRNGKey) -> algorithms.Classes:
     tree = program.tree
     verifier = verifiers.nested_interactions(tree, cell["reward_order"])
     if backend is TREE:
@@ -208,7 +208,8 @@ def _classes(program: Program, cell: dict, task: Task, backend: Backend) -> algo
     base = tree.conditionals(task.reference)
     policy, start = backend.policy(tree, base), policies.tabular(tree, base)
     if program.arm == RICH:
-        verifier = verifiers.implicit_verifier(policy, start, start.init(jax.random.key(0)), task.beta)
+        verifier = verifiers.implicit_verifier(policy, start, start.init(key), task.beta)
+        verifier = verifier._replace(init=lambda _: policy.init(key))  # where DPO starts: a network ends where it began
     return algorithms.Classes(policy, verifier)
 
 
