@@ -10,6 +10,10 @@ ORDER = [
     *("types", "tree", "divergence", "soft_rl", "features", "policies", "verifiers", "tasks", "preferences", "losses"),
     *("optimize", "algorithms", "online", "sampled", "metrics", "complexity", "parallel", "sweep", "lm"),
 ]
+LM_ORDER = [
+    *("tasks", "shape", "transformer", "decode", "backend", "objectives", "data", "loop", "layouts", "programs"),
+    *("checkpoints", "streams", "train"),
+]
 MAY_IMPORT = {"gvgap_jax": {"gvgap_jax"}, "theory": {"gvgap_jax", "theory"}}
 PROJECT = {"gvgap_jax", "theory", "experiments", "tests"}
 FILE_MODULES = {"builtins", "fileinput", "glob", "io", "pathlib", "pickle", "polars", "shutil", "socket", "subprocess"}
@@ -74,6 +78,17 @@ def test_a_file_of_the_library_imports_only_earlier_files(path):
     own = place(path)
     earlier = set(ORDER[:own]) | ({ORDER[own]} if ORDER[own] in ("sweep", "lm") else set())
     assert modules_of(imported(path.read_text())) <= earlier
+
+
+def of_transformers(source):
+    """Modules of ``gvgap_jax.lm`` among what a file imports."""
+    return {name.split(".")[2] for name in imported(source) if name.startswith("gvgap_jax.lm.")}
+
+
+@pytest.mark.parametrize("path", [path for path in LIBRARY if path.parent.name == "lm"], ids=identify)
+def test_a_file_of_the_transformers_imports_only_earlier_files(path):
+    own = path.stem
+    assert of_transformers(path.read_text()) <= set(LM_ORDER[: LM_ORDER.index(own)] if own != "__init__" else ())
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
