@@ -131,8 +131,7 @@ def _reward_fit(scene: Scene) -> Fit:
     assert verifier is not None
 
     def loss(params, batch):
-        chosen = verifier.score(params, batch.prompts, batch.chosen)
-        return losses.bradley_terry(chosen - verifier.score(params, batch.prompts, batch.rejected), batch.weight)
+        return losses.bradley_terry(algorithms.reward_margin(params, batch, verifier, 1.0), batch.weight)
 
     start, rates = verifier.init(scene.key), TREE.learning_rates
     return _epochs(scene, scene.key, start, scene.problem.train, loss, 1, rates)

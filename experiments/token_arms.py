@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from experiments.setting import HELD_OUT_EVERY
 from experiments.token_families import FAMILIES, Sizes
-from gvgap_jax import algorithms, losses, optimize, sampled
+from gvgap_jax import algorithms, metrics, optimize, sampled
 from gvgap_jax.lm import loop, objectives
 from gvgap_jax.lm.backend import transformer_policy, transformer_verifier
 from gvgap_jax.lm.objectives import Objective
@@ -110,7 +110,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
 def accuracy(verifier: Verifier, params: Params, scene: Scene) -> Float[Array, ""]:
     """Share of the held-out pairs that a reward model orders as labelled, a tie counts one half."""
     margin = algorithms.reward_margin(params, scene.held_out, verifier, 1.0)
-    return losses.weighted_mean((1 + jnp.sign(margin)) / 2, scene.held_out.weight)
+    return metrics.pair_accuracy(margin, scene.held_out.weight)
 
 
 def _tuned(scene: Scene, objective: Objective, score: Callable[[Fit], Float[Array, ""]]) -> Fit:
