@@ -81,10 +81,8 @@ PRESETS = {
     "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
     "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({}, seeds=8),
-    "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
-    "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
 }
 
 

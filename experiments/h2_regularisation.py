@@ -92,19 +92,8 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({"beta": (0.5, 2.0)}, seeds=8),
-    "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
-    "full": Grid(
-        {
-            "horizon": (4, 5),
-            "gold_order": (1, 2, 4),
-            "pairs": tuple(2**power for power in range(6, 14)),
-            "beta": tuple(2 ** (half / 2) for half in range(-6, 7)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=128,
-    ),
 }
 
 

@@ -113,9 +113,8 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=8),
-    "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
     "full": Grid(
         {
             "horizon": (3, 4),

@@ -94,19 +94,8 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
-    "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
-    "full": Grid(
-        {
-            "horizon": (4, 5),
-            "gold_order": (1, 2, 4),
-            "tilt": (3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
-            "pairs": tuple(2**power for power in range(5, 17)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=128,
-    ),
 }
 
 

@@ -27,9 +27,8 @@ PRESETS = {
         {"horizon": (4, 5, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384, 131072)}, seeds=256
     ),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({"horizon": (4,), "gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=8),
-    "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
     "full": Grid({"horizon": (4, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=256),
 }
 Config, cells, run = gap.Config, gap.cells, gap.run

@@ -90,10 +90,8 @@ PRESETS = {
     "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
     "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({}, seeds=8),
-    "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
-    "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
 }
 
 

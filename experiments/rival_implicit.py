@@ -97,9 +97,8 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
-    "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
     "full": Grid(
         {
             "vocabulary": (8, 16),

@@ -58,9 +58,8 @@ PRESETS = {
     "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
     "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
-TRANSFORMER_PRESETS = {
+TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=8),
-    "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
     "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
 }
 
