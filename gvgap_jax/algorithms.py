@@ -107,7 +107,7 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
 
 def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temperature: Number) -> Float[Array, "N"]:
     """Score of the chosen less that of the rejected response, over the label temperature."""
-    chosen, rejected = _of_both(verifier.score, params, pairs)
+    chosen, rejected = preferences.of_both(verifier.score, params, pairs)
     return (chosen - rejected) / temperature
 
 
@@ -254,18 +254,11 @@ def _descend(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "
 
 def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settings) -> Fit:
     def margins(params: Params, pairs: Preferences):
-        chosen, rejected = _of_both(policy.log_prob, params, pairs)
+        chosen, rejected = preferences.of_both(policy.log_prob, params, pairs)
         local = losses.local_margin(chosen, rejected, pairs.reference_margin, problem.task.beta)
         return local / problem.task.temperature
 
     return _fit_margins(policy.init(key), margins, problem, settings)
-
-
-def _of_both(model, params: Params, pairs: Preferences) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
-    """A model's numbers for chosen and for rejected responses, from one pass."""
-    prompts, responses = jnp.concatenate([pairs.prompts] * 2), jnp.concatenate([pairs.chosen, pairs.rejected])
-    chosen, rejected = jnp.split(model(params, prompts, responses), 2)
-    return chosen, rejected
 
 
 def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:

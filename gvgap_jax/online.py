@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from gvgap_jax import losses, optimize
+from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.types import Critic, Environment, Fit, Number, Params, Policy, Preferences, PRNGKey, Prompts, Responses
 
 
@@ -240,8 +240,7 @@ def online_dpo_loss(
     params: Params, pairs: Preferences, policy: Policy, beta: Number, temperature: Number = 1.0
 ) -> Float[Array, ""]:
     """The offline loss, on pairs that happen to be fresh."""
-    log_chosen = policy.log_prob(params, pairs.prompts, pairs.chosen)
-    log_rejected = policy.log_prob(params, pairs.prompts, pairs.rejected)
+    log_chosen, log_rejected = preferences.of_both(policy.log_prob, params, pairs)
     return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, beta / temperature, pairs.weight)
 
 

@@ -1,5 +1,7 @@
 """Bradley-Terry pairs of a task: the exact population, and samples that are nested in n."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ from scipy.optimize import linprog
 
 from gvgap_jax.tasks import Task
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Count, Preferences, PRNGKey
+from gvgap_jax.types import Count, Params, Preferences, PRNGKey, Prompts, Responses
 
 
 def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None = None) -> Preferences:
@@ -104,6 +106,15 @@ def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Pre
         preferences._replace(weight=jnp.where(held_out, 0.0, inside)),
         preferences._replace(weight=jnp.where(held_out, inside, 0.0)),
     )
+
+
+def of_both(
+    model: Callable[[Params, Prompts, Responses], Float[Array, "N"]], params: Params, pairs: Preferences
+) -> tuple[Float[Array, "N"], Float[Array, "N"]]:
+    """A model's numbers for chosen and for rejected responses, from one pass."""
+    prompts, responses = jnp.concatenate([pairs.prompts] * 2), jnp.concatenate([pairs.chosen, pairs.rejected])
+    chosen, rejected = jnp.split(model(params, prompts, responses), 2)
+    return chosen, rejected
 
 
 def check_not_separable(differences: Float[Array, "N d"]) -> None:

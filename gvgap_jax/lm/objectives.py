@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from gvgap_jax import algorithms, losses, online
+from gvgap_jax import algorithms, losses, online, preferences
 from gvgap_jax.types import (
     Count,
     Critic,
@@ -152,9 +152,8 @@ def with_reference(pairs: Preferences, policy: Policy, params: Params, rows: int
     """The pairs with the reference margins of a reference policy, which scores ``rows`` pairs at a time."""
 
     def margin(chunk: Preferences):
-        return policy.log_prob(params, chunk.prompts, chunk.chosen) - policy.log_prob(
-            params, chunk.prompts, chunk.rejected
-        )
+        chosen, rejected = preferences.of_both(policy.log_prob, params, chunk)
+        return chosen - rejected
 
     margins = jax.lax.map(margin, _chunks(pairs, rows)).reshape(-1)
     return pairs._replace(reference_margin=margins[: pairs.weight.shape[0]])
