@@ -23,6 +23,7 @@ from experiments.folders import compact, status
 from experiments.report import report
 from experiments.report_records import words_of
 from experiments.run_all import run_all
+from experiments.tldr.settings import Options, options_with
 from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import Grid, number_of_points
@@ -151,12 +152,25 @@ def bench(
         killing.main(out / "kills", (name, "--preset", preset), kills)
 
 
+def run_tldr(options: Options) -> None:
+    """Fine-tune a language model on preferences, stage by stage.
+
+    Raises:
+      ValueError: a package of the extra ``tldr`` is not installed, or as its command raises.
+    """
+    try:
+        from experiments.tldr import command  # its packages are an extra
+    except ImportError as error:
+        raise ValueError(f'tldr needs {error.name}: pip install -e ".[tldr]".') from error
+    command.run(options)
+
+
 def main(arguments: list[str]) -> None:
     """Parse and run one command; bad input ends in one clear line and exit status 2."""
     try:
         preset, backend = preset_in(arguments), backend_in(arguments)
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1], backend)
+            name = arguments[1] if arguments[1] in ("all", "tldr") else known_experiment(arguments[1], backend)
             arguments = ["run", name, *arguments[2:]]
         modules = on_backend(EXPERIMENTS, backend)
         runs: list[Any] = [
@@ -164,11 +178,14 @@ def main(arguments: list[str]) -> None:
             for name, module in modules.items()
         ]
         runs.append(Annotated[All, tyro.conf.subcommand(name="all")])
+        runs.append(Annotated[options_with(arguments), tyro.conf.subcommand(name="tldr")])
 
         def run(experiment) -> None:
             """Run one experiment, or all, into folders of records; what is already there is not computed again."""
             if isinstance(experiment, All):
                 run_all(modules, experiment)
+            elif isinstance(experiment, Options):
+                run_tldr(experiment)
             else:
                 runner.run(experiment.name, modules[experiment.name], experiment)
 
