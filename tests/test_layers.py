@@ -12,8 +12,8 @@ ORDER = [
 ]
 LM_ORDER = [
     *("tasks", "shape", "transformer", "decode", "backend", "objectives", "data", "loop", "resources", "layouts"),
-    *("architectures", "weights", "text", "corpora", "judges", "endpoint", "processes", "programs", "checkpoints"),
-    *("streams", "train"),
+    *("architectures", "weights", "text", "formats", "records", "corpora", "encoded", "judges", "endpoint"),
+    *("processes", "programs", "checkpoints", "streams", "train"),
 ]
 MAY_IMPORT = {"gvgap_jax": {"gvgap_jax"}, "theory": {"gvgap_jax", "theory"}}
 PROJECT = {"gvgap_jax", "theory", "experiments", "tests"}
