@@ -197,7 +197,8 @@ def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> d
         try:
             while waiting or flying:
                 while waiting and len(flying) < settings.parallel and next_fits():
-                    flying[pool.submit(_answer, client, settings, waiting[0])] = waiting.popleft()
+                    prompt = waiting.popleft()
+                    flying[pool.submit(_answer, client, settings, prompt)] = prompt
                 if not flying:
                     raise ValueError(
                         f"the next request could exceed the cap of ${settings.cap:g}: {len(answers)} of {len(prompts)} "

@@ -121,8 +121,8 @@ class Template:
     def __post_init__(self):
         if not {"first", "second"} <= self.shows <= set(Question._fields):
             raise ValueError(
-                f"template {self.name!r} must show {{first}} and {{second}}, may show {{prompt}} and {{reference}}, and "
-                f"doubles other braces; it shows {sorted(self.shows)}."
+                f"template {self.name!r} must show {{first}} and {{second}}, may show {{prompt}} and {{reference}}, "
+                f"and doubles other braces; it shows {sorted(self.shows)}."
             )
 
     @property
@@ -173,7 +173,8 @@ def of_both_orders(shown: Numbers, swapped: Numbers, reasons: dict[int, str]) ->
     """A response wins where both orders say so; where they differ, one is as good as the other.
 
     Args:
-      shown, swapped: what ``LETTERS`` says of the response that each order shows first; NaN where undecided.
+      shown: what ``LETTERS`` says of the first response, which is shown first; NaN where undecided.
+      swapped: what it says of the second, where that is shown first.
       reasons: number of each question that is undecided -> why.
     """
     wins = np.where(shown == 1 - swapped, shown, 0.5)
