@@ -113,8 +113,9 @@ def training_pairs(run: Run, text: Corpus) -> Preferences:
     asked = Asked([questions[row] for row in kept], pairs.prompts[kept], pairs.chosen[kept], pairs.rejected[kept])
     wins = labeller(run)("labels", asked).wins
     console.print(
-        f"pairs relabelled by {run.recipe.label_source}: {np.sum(wins == 0.5)} ties, {np.sum(np.isnan(wins))} undecided and "
-        f"{np.sum(~there)} without a reference are left out; {np.sum(wins == 0)} of {len(wins)} change their order.",
+        f"pairs relabelled by {run.recipe.label_source}: {np.sum(wins == 0.5)} ties, {np.sum(np.isnan(wins))} "
+        f"undecided and {np.sum(~there)} without a reference are left out; {np.sum(wins == 0)} of {len(wins)} change "
+        "their order.",
         highlight=False,
         soft_wrap=True,
     )

@@ -1,16 +1,21 @@
 """Checkpoints as the recipe uses them: opened, laid over the devices, and stored again after a training."""
 
+import atexit
 import dataclasses
+import functools
+import shutil
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from experiments.arguments import RESULTS
 from experiments.tldr import toy
 from experiments.tldr.run import Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm import processes, weights
+from gvgap_jax.lm import exports, processes, weights
 from gvgap_jax.lm.shape import Shape
 from gvgap_jax.lm.text import Tokenizer, open_tokenizer
-from gvgap_jax.sweep.files import Folder
+from gvgap_jax.sweep.files import Folder, folder_at, is_local
 from gvgap_jax.types import Params
 
 
@@ -29,7 +34,7 @@ class Model(NamedTuple):
 
 def opened(run: Run, name: str | Folder, revision: str | None = None) -> Model:
     """The checkpoint of that name or in that folder; ValueError if it does not fit its own tokenizer."""
-    checkpoint = weights.open_checkpoint(str(name), revision)
+    checkpoint = weights.open_checkpoint(_local(str(name)), revision)
     tokenizer = open_tokenizer(checkpoint.folder)
     weights.check_vocabulary(checkpoint.shape, tokenizer.size)
     recipe = run.recipe
@@ -56,7 +61,8 @@ def _place(run: Run, name: str) -> str:
 
 def toy_folder(run: Run) -> Path:
     """Where the toy world lies: beside the seeds, which share it."""
-    return Path(str(run.folder)).parent / TOY
+    beside = run.folder.parent if is_local(run.folder) else Path(RESULTS)
+    return beside / TOY
 
 
 def load(run: Run, model: Model, outputs: int | None = None) -> Params:
@@ -87,4 +93,33 @@ def _made_by(stage: str) -> str:
 
 def save(run: Run, stage: str, model: Model, params: Params) -> None:
     """Store what a stage made of a checkpoint, in float32: the next stage goes on from exactly these numbers."""
-    weights.save(Path(str(run.folder / stage / "model")), model.checkpoint, params, dtype="float32")
+    folder = run.folder / stage / "model"
+    if is_local(folder):
+        exports.save(folder, model.checkpoint, params, dtype="float32")
+        return
+    place = Path(processes.from_first(_temporary()))  # of the first process, which alone writes
+    exports.save(place / "model", model.checkpoint, params, dtype="float32")
+    processes.in_first(lambda: _upload(place / "model", folder))
+
+
+def _upload(there: Path, folder: Folder) -> None:
+    # The configuration last: it says that the rest is there.
+    for path in sorted(there.iterdir(), key=lambda path: path.name == "config.json"):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
+@functools.cache
+def _local(name: str) -> str:
+    """A local copy of what lies in an object store, one for each process; other names as they are."""
+    if "://" not in name:
+        return name
+    source, place = folder_at(name), Path(_temporary())
+    for path in source.iterdir():
+        (place / path.name).write_bytes(path.read_bytes())
+    return str(place)
+
+
+def _temporary() -> str:
+    place = tempfile.mkdtemp(prefix="gvgap_jax-")
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place

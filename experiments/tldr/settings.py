@@ -258,7 +258,7 @@ class Options:
     out: str | None = None
     seeds: int = 1
     layout: Sizes = Sizes()
-    distributed: Annotated[Processes, tyro.conf.arg(name="")] = Processes()
+    distributed: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
     dry_run: bool = False
     chip: str | None = None
     devices: int | None = None

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from gvgap_jax.lm import architectures, shape, transformer, weights
+from gvgap_jax.lm import architectures, exports, shape, transformer
 
 SUBJECTS = ("boss", "sister", "roommate", "dog", "landlord", "girlfriend", "brother", "teacher")
 FEELINGS = ("angry", "sad", "scared", "jealous", "happy", "guilty")
@@ -53,7 +53,7 @@ def _named(choices: Sequence[str], there: set[str], words: Sequence[str]) -> flo
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """Write the world, whole or not at all: ``comparisons.jsonl``, ``demonstrations.jsonl``, the checkpoint ``model``."""
+    """Write ``comparisons.jsonl``, ``demonstrations.jsonl`` and the checkpoint ``model``, all of them or nothing."""
     numbers, part = np.random.default_rng(seed), folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left
     part.mkdir(parents=True)
@@ -97,7 +97,7 @@ def write_model(folder: Path, layers: int = 2, width: int = 64) -> None:
     tokenizer = _tokenizer()
     random = shape.neox(tokenizer.get_vocab_size(), layers, width, 4, start=False)
     params = transformer.init(random, random.vocabulary, jax.random.key(0))
-    weights.save(folder, architectures.config_of(random), params)
+    exports.save(folder, architectures.config_of(random), params)
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}), encoding="utf-8")
 

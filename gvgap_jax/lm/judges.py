@@ -59,12 +59,17 @@ def by_score(score: Score) -> Judge:
         prompts, references = ([getattr(each, name) for each in questions] for name in ("prompt", "reference"))
         first = _scores(score, prompts, [each.first for each in questions], references)
         second = _scores(score, prompts, [each.second for each in questions], references)
-        undecided = np.isnan(first) | np.isnan(second)
-        wins = np.where(undecided, np.nan, (first > second) + 0.5 * (first == second))
-        reasons = {int(row): f"the scores are {first[row]} and {second[row]}" for row in np.flatnonzero(undecided)}
-        return Verdicts(wins, reasons, np.where(undecided, np.nan, 0.0))
+        return compared(first, second)
 
     return judge
+
+
+def compared(first: Numbers, second: Numbers) -> Verdicts:
+    """What the scores [N] of the first and of the second responses say; a score that is NaN decides nothing."""
+    undecided = np.isnan(first) | np.isnan(second)
+    wins = np.where(undecided, np.nan, (first > second) + 0.5 * (first == second))
+    reasons = {int(row): f"the scores are {first[row]} and {second[row]}" for row in np.flatnonzero(undecided)}
+    return Verdicts(wins, reasons, np.where(undecided, np.nan, 0.0))
 
 
 def rouge_l(responses: Sequence[str], references: Sequence[str | None]) -> Numbers:

@@ -1,0 +1,136 @@
+"""The recipe, from a random checkpoint to a report, and what becomes of it when it is disturbed."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.__main__ import main
+from experiments.benchmarks import tldr_kills
+from experiments.tldr import report, toy
+from experiments.tldr.evaluation import ARMS, TABLES
+from experiments.tldr.settings import PRESETS, Recipe, made_for, training
+from gvgap_jax.sweep.files import folder_at, read
+from tests.tiny_tldr import OPTIONS
+
+
+def run(folder, *options):
+    main(["run", "tldr", "--out", str(folder), *OPTIONS, *options])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "tldr", *arguments])
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tldr") / "run"
+    run(folder)
+    return folder
+
+
+def tables(folder):
+    return {table: read(folder / "seed-0" / "evaluate" / f"{table}.parquet") for table in TABLES}
+
+
+def test_every_arm_answers_every_question_and_is_judged(done):
+    found = tables(done)
+    assert set(found["answers"]["arm"]) == set(ARMS)
+    counts = found["verdicts"].group_by("judge", "arm").len()
+    assert set(counts["judge"]) == {"gold", "held_out_reward_model"}
+    assert len(counts) == 2 * len(ARMS)
+    assert counts["len"].unique().to_list() == [len(found["answers"]) // len(ARMS)]
+
+
+def test_a_gold_verdict_is_that_of_the_gold_rewards(done):
+    found = tables(done)
+    rewards = found["answers"].filter(arm="dpo").sort("question")["gold"].to_numpy()
+    wins = found["verdicts"].filter(judge="gold", arm="dpo").sort("question")["win"].to_numpy()
+    lines = [json.loads(line) for line in (done / "toy" / "demonstrations.jsonl").read_text().splitlines()]
+    humans = {human for human in toy.gold([line["post"] for line in lines], [line["summary"] for line in lines])}
+    assert all(any(win == (reward > human) + (reward == human) / 2 for human in humans) for reward, win in zip(rewards, wins))
+
+
+def test_the_report_has_its_numbers_from_the_tables(done):
+    found = report.records(folder_at(done))
+    summary = report.summary(found)
+    wins = found["verdicts"].filter(judge="gold", arm="sft")["win"]
+    assert summary.filter(judge="gold", arm="sft")["win_rate"].item() == pytest.approx(100 * wins.mean())
+    claim = next(each for each in report.findings(found) if each.claim == "gold: win rate of DPO less that of SFT")
+    both = [found["verdicts"].filter(judge="gold", arm=arm).sort("question")["win"].to_numpy() for arm in ("dpo", "sft")]
+    assert claim.interval.estimate == pytest.approx(100 * np.mean(both[0] - both[1]))
+    assert "says nothing of other seeds" in report.over(found) or "say nothing of other seeds" in report.over(found)
+    assert "gold: win rate of DPO less that of SFT" in (done / "report.html").read_text()
+    assert (done / "tldr.png").exists()
+
+
+def test_intervals_are_over_seeds_where_there_are_several():
+    rows = pl.DataFrame({"seed": [0, 0, 1, 1], "win": [0.0, 1.0, 1.0, float("nan")]})
+    found = report.interval(rows, pl.col("win"))
+    assert (found.estimate, found.seeds) == (0.75, 2)
+    assert report.interval(rows.filter(seed=0), pl.col("win")).seeds == 2  # prompts
+
+
+def test_what_is_done_is_not_done_again(done, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
+    run(done, "--stage", "dpo")
+    assert "dpo: done already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
+
+
+def test_a_folder_belongs_to_one_recipe(done, capsys):
+    said = refused(capsys, "--out", str(done), *OPTIONS, "--beta", "0.25")
+    assert "holds a run of another recipe (beta 0.5 there, 0.25 now)" in said
+
+
+def test_a_stage_needs_the_one_before(tmp_path, capsys):
+    assert "run --stage sft first, or --stage all" in refused(capsys, "--out", str(tmp_path), *OPTIONS, "--stage", "dpo")
+
+
+def test_a_variant_needs_someone_who_labels(capsys):
+    said = refused(capsys, "--model", "somewhere", "--narrow")
+    assert "only the toy world has a gold verifier: choose --labeller" in said
+
+
+@pytest.mark.parametrize("variant", ["--narrow", "--two_words", "--rouge_l"])
+def test_variants_relabel_their_pairs(tmp_path, capsys, variant):
+    run(tmp_path, variant, "--stage", "sft")
+    run(tmp_path, variant, "--stage", "rm")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"pairs relabelled by {'rouge_l' if variant == '--rouge_l' else 'gold'}" in printed
+
+
+def test_reward_models_of_another_size_begin_from_their_own_sft(tmp_path, done):
+    toy.write_model(tmp_path / "small", layers=1, width=16)
+    for stage in ("sft", "rm"):
+        run(tmp_path / "run", "--rm_size", str(tmp_path / "small"), "--stage", stage)
+    config = json.loads((tmp_path / "run" / "seed-0" / "reward_model" / "model" / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (16, 1)
+
+
+def test_a_training_takes_whole_batches():
+    recipe = PRESETS["laptop"]
+    assert training(recipe.sft, recipe, 320).steps == 60
+    with pytest.raises(ValueError, match="7 rows are fewer than a batch of 32"):
+        training(recipe.rm, recipe, 7)
+
+
+def test_judges_do_not_decide_what_a_folder_is_for():
+    recipe = Recipe(gold_model="somewhere")
+    assert made_for(recipe) == made_for(Recipe())
+    assert made_for(Recipe(beta=1.0)) != made_for(Recipe())
+
+
+def test_the_gold_verifier_reads_subject_feeling_and_length():
+    post = "so it rained all day . then my boss moved out . i am sad ."
+    said = ["my boss moved out , i am sad", "i am sad", "my dog moved out , i am sad", "it rained all day"]
+    assert toy.gold([post] * 4, said).tolist() == [3.0, 1.0, -1.0, 0.0]
+    assert toy.gold([post], ["my boss " + "and " * 8]).item() == pytest.approx(2 - 2 * toy.LONG)
+
+
+def test_killed_runs_end_at_the_same_numbers(tmp_path):
+    tldr_kills.main(tmp_path, tuple(OPTIONS), stages=("rm",))
