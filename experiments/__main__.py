@@ -133,7 +133,8 @@ def bench(
     Args:
       what: fits, sweeps, kills or transformers.
       out: folder of the tables; those of all but fits go into folders of these names in it.
-      experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity.
+      experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity. For kills also
+        tldr, which is killed in every stage.
       preset: of that experiment.
       kills: processes that are killed.
     """
@@ -148,8 +149,13 @@ def bench(
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))
     else:
-        name = known_experiment(experiment or "sample_complexity")
-        killing.main(out / "kills", (name, "--preset", preset), kills)
+        name = experiment if experiment == "tldr" else known_experiment(experiment or "sample_complexity")
+        if name == "tldr":
+            from experiments.benchmarks import tldr_kills  # the recipe's packages are an extra
+
+            tldr_kills.main(out / "kills-tldr")
+        else:
+            killing.main(out / "kills", (name, "--preset", preset), kills)
 
 
 def run_tldr(options: Options) -> None:

@@ -1,4 +1,4 @@
-"""A run of the recipe that is killed in every stage, by SIGKILL and by SIGTERM, ends at the numbers of an undisturbed one."""
+"""The recipe, killed in every stage by SIGKILL and by SIGTERM, ends at the numbers of an undisturbed run."""
 
 import itertools
 import random
@@ -14,8 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.kills import POLL_SECONDS, Command
-from experiments.tldr.evaluation import TABLES
-from experiments.tldr.settings import STAGES, Stage
+from experiments.tldr.settings import STAGES, TABLES, Stage
 from gvgap_jax.sweep import files
 
 console = Console(width=None if Console().is_terminal else 140)
@@ -74,7 +73,9 @@ def _same(one: Path, other: Path, table: str) -> bool:
 
 
 def _show(deaths: list[Death], differing: list[str]) -> None:
-    table = Table("stage", "signal", "seconds into it", "exit status", title="killed, and begun again by the same command")
+    table = Table(
+        "stage", "signal", "seconds into it", "exit status", title="killed, and begun again by the same command"
+    )
     for death in deaths:
         table.add_row(death.stage, death.signal, f"{death.seconds:.1f}", str(death.status))
     console.print(table)

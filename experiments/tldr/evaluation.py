@@ -11,18 +11,13 @@ from experiments.tldr.corpus import Corpus
 from experiments.tldr.judging import Asked, judges_of
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, console
-from experiments.tldr.settings import TOY
+from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TOY
 from experiments.tldr.stages import with_reference
 from gvgap_jax.lm import judges, processes
 from gvgap_jax.lm.judges import Question
 from gvgap_jax.sweep import store
 from gvgap_jax.sweep.files import explained, save
 from gvgap_jax.types import Preferences
-
-AGAIN = "sft_again"  # the SFT policy's answers drawn anew: against itself it must not win
-BEST_OF_N = "best_of_n"
-ARMS = ("sft", AGAIN, "dpo", "online_from_sft", "online_from_dpo", BEST_OF_N)
-TABLES = ("answers", "verdicts", "pairs")
 
 
 class Answers(NamedTuple):
@@ -79,6 +74,8 @@ def _as_table(run: Run, text: Corpus, arm: str, answers: Answers) -> pl.DataFram
         {
             "arm": arm,
             "question": np.arange(len(answers.texts)),
+            "prompt": prompts,
+            "human": humans,
             "answer": answers.texts,
             "tokens": np.sum(answers.tokens >= 0, axis=1),
             "words": [len(text.split()) for text in answers.texts],

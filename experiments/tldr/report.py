@@ -13,8 +13,8 @@ from experiments.figures.style import save, style
 from experiments.page import page
 from experiments.report_records import Evidence, Picture, png_of, words_of
 from experiments.statistics import Finding, Interval, Question, over_seeds
-from experiments.tldr.evaluation import AGAIN, BEST_OF_N, TABLES
 from experiments.tldr.run import console
+from experiments.tldr.settings import AGAIN, BEST_OF_N, TABLES
 from gvgap_jax.sweep.files import Folder, chunk_file, made_by_of, read
 
 QUESTION = Question(
@@ -48,6 +48,11 @@ def records(folder: Folder) -> Records:
     if not complete:
         raise ValueError(f"{folder} has no evaluated seed: python -m experiments run tldr --stage evaluate makes one.")
     return {table: pl.concat([read(chunk_file(each, table)) for each in complete]) for table in TABLES}
+
+
+def folders(root: Folder) -> list[Folder]:
+    """The runs below a folder of results that have an evaluated seed."""
+    return sorted({path.parent.parent.parent for path in root.glob(f"tldr*/seed-*/evaluate/{TABLES[-1]}.parquet")})
 
 
 def over(found: Records) -> str:
@@ -159,7 +164,7 @@ def evidence(folder: Folder) -> Evidence:
     found = records(folder)
     maker = made_by_of(chunk_file(sorted(folder.glob("seed-*/evaluate"))[0], "answers"))
     return Evidence(
-        name="tldr",
+        name=folder.name,
         backend="tree",
         question=words_of(tldr)[0],
         setting=words_of(tldr)[1],

@@ -14,6 +14,11 @@ TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint a
 
 Stage = Literal["sft", "rm", "dpo", "online", "evaluate"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
+AGAIN = "sft_again"  # the SFT policy's answers drawn anew: against itself it must not win
+BEST_OF_N = "best_of_n"
+ARMS = ("sft", AGAIN, "dpo", "online_from_sft", "online_from_dpo", BEST_OF_N)
+TABLES = ("answers", "verdicts", "pairs")
+
 Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
 
 

@@ -98,9 +98,7 @@ def _prefer(run: Run, stage: str, start: Model, pairs: Preferences) -> None:
     )
 
 
-def _train(
-    run: Run, stage: str, model: Model, outputs: int | None, data: Any, descent: Descent, build: Build
-) -> None:
+def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, descent: Descent, build: Build) -> None:
     """Train from a checkpoint and store the result; nothing if that is done.
 
     Raises:
