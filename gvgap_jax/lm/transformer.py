@@ -16,7 +16,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.shape import RotaryScaling, Shape
 from gvgap_jax.types import PADDING, Count, Params, PRNGKey
 
 UNROLLED = 2  # layers up to which a loop costs more time than it saves in compiling
@@ -99,10 +99,20 @@ def rotate(x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], shape: 
     """Rotary position embedding (arXiv 2104.09864) of the first numbers of each head, halves against halves."""
     turned, kept = jnp.split(x, [shape.rotated], axis=-1)
     frequency = shape.rotary_base ** -(jnp.arange(0, shape.rotated, 2, shape.param_dtype) / max(shape.rotated, 1))
+    if shape.rotary_scaling is not None:
+        frequency = _slowed(frequency, shape.rotary_scaling)
     angle = positions[:, :, None, None] * frequency[None, None, None]
     first, second = jnp.split(turned, 2, axis=-1)
     cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, kept], axis=-1)
+
+
+def _slowed(frequency: Float[Array, "W"], scaling: RotaryScaling) -> Float[Array, "W"]:
+    if scaling.context is None:
+        return frequency / scaling.factor
+    turns = scaling.context * frequency / (2 * jnp.pi)
+    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return frequency * (kept + (1 - kept) / scaling.factor)
 
 
 def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
