@@ -4,18 +4,20 @@ The mesh has three axes. Over ``data`` parameters are repeated, over ``fsdp`` th
 (arXiv 1910.02054), and both split batches. Over ``tensor`` heads, hidden units and tokens are split (arXiv 1909.08053).
 """
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from gvgap_jax.lm.objectives import Objective
+from gvgap_jax.lm.transformer import ROWS
 
 AXES = ("data", "fsdp", "tensor")
-ROWS = ("data", "fsdp")
 LAYERS = "blocks"  # its leaves have an axis of layers in front, along which they are scanned
 TENSOR_AXIS = {  # counted from the end, of the arrays called (layer, kind)
     **{(name, kind): -2 for name in ("query", "key", "value") for kind in ("kernel", "bias")},  # heads
@@ -47,7 +49,7 @@ class Layout(NamedTuple):
 
         A transformer's heads (query, key, value, attended), hidden units (up, gate, down) and tokens (embedding, head)
         are split over ``tensor``. The largest other axis that divides is split over ``fsdp``, but never that of
-        layers. Where no axis divides, an array is repeated.
+        layers. Over ``fsdp`` biases and vectors are repeated, and everything is where no axis divides.
         """
         return jax.tree.map_with_path(lambda path, leaf: self._of(_names(path), leaf.shape), shapes)
 
@@ -80,14 +82,27 @@ class Layout(NamedTuple):
             return jax.lax.with_sharding_constraint(batch, self.rows)
 
         def draw(key, params, round):
-            return rows(objective.draw(key, params, round))
+            return rows(self.traced(objective.draw)(key, params, round))
 
         def loss(params, batch):
             # What holds for parameters holds for their gradients: they are never whole on one device.
             params = jax.lax.with_sharding_constraint(params, self.place(params))
-            return objective.loss(params, rows(batch))
+            return self.traced(objective.loss)(params, rows(batch))
 
         return objective._replace(draw=draw, loss=loss)
+
+    def traced(self, function: Callable) -> Callable:
+        """The function with the rows of a transformer split over the devices, wherever it is compiled.
+
+        ``spread`` does so by itself. Sampling or scoring outside of a run is ``jax.jit(layout.traced(policy.sample))``.
+        """
+
+        @functools.wraps(function)
+        def traced(*arguments, **options):
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # ``transformer.by_rows`` looks for it
+                return function(*arguments, **options)
+
+        return traced
 
     @property
     def _shares(self) -> int:
@@ -98,22 +113,21 @@ class Layout(NamedTuple):
         return self.rows if shape and shape[0] and shape[0] % self._shares == 0 else self.whole
 
     def _of(self, names: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
-        axes: dict[int, str] = {}
         free = [axis for axis, size in enumerate(shape) if size and not (axis == 0 and LAYERS in names)]
-        tensor = _tensor_axis(names, len(shape))
-        if tensor in free and self._divides("tensor", shape[tensor]):
-            axes[tensor] = "tensor"
-            free.remove(tensor)
-        even = [axis for axis in free if self._divides("fsdp", shape[axis])]
-        if even:
-            axes[max(even, key=lambda axis: shape[axis])] = "fsdp"
-        return NamedSharding(self.mesh, PartitionSpec(*map(axes.get, range(max(axes, default=-1) + 1))))
+        meant, axes = _tensor_axis(names, len(shape)), {}
+        if meant in free and self._divides("tensor", shape[meant]):
+            axes[meant] = "tensor"
+        even = [axis for axis in free if axis not in axes and self._divides("fsdp", shape[axis])]
+        if even and len(free) > 1 and names[-1:] != ("bias",):
+            # Not that of heads or tokens, if another one divides: rows would be gathered instead of parameters.
+            axes[max(even, key=lambda axis: (axis != meant, shape[axis]))] = "fsdp"
+        return NamedSharding(self.mesh, PartitionSpec(*(axes.get(axis) for axis in range(max(axes, default=-1) + 1))))
 
     def _divides(self, axis: str, size: int) -> bool:
         return self.mesh.shape[axis] > 1 and size % self.mesh.shape[axis] == 0
 
 
-def layout(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None) -> Layout:
+def layout(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any] | None = None) -> Layout:
     """A layout over ``data`` x ``fsdp`` x ``tensor`` devices; all devices of all processes, if left out.
 
     One of the sizes may be -1: the rest. Devices that are next to each other share a tensor, then a copy of parameters.
@@ -140,7 +154,7 @@ def is_placed(leaf: Any) -> bool:
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec())))
     values = np.asarray(leaf)
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
