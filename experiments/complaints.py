@@ -43,8 +43,8 @@ def _of_lock(lock: Path) -> list[str]:
         holder = _holder(lock)
     except PermissionError:
         return [
-            f"{lock} is another user's (number {lock.stat().st_uid}), who may hold the TPU: see who does with sudo lsof "
-            f"-w /dev/accel* /dev/vfio/*, and only if nobody does, sudo rm {lock}."
+            f"{lock} is another user's (number {lock.stat().st_uid}), who may hold the TPU: see who does with "
+            f"sudo lsof -w /dev/accel* /dev/vfio/*, and only if nobody does, sudo rm {lock}."
         ]
     if holder is None:
         return []
@@ -64,10 +64,10 @@ def _holder(lock: Path) -> int | None:
 
 def _command(process: int) -> str:
     try:
-        words = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        line = Path(f"/proc/{process}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
     except OSError:  # it has just ended
         return ""
-    return f" ({' '.join(words).strip()[:80]})"
+    return f" ({' '.join(line.split())[:80]})"
 
 
 def of_versions() -> list[str]:
@@ -181,6 +181,6 @@ def of_shared_memory() -> list[str]:
     if total >= GIB:
         return []
     return [
-        f"{SHARED_MEMORY} has {total / 2**20:.0f} MiB, too little for several GPUs to talk through: start the container "
-        "with --shm-size=1g --ulimit memlock=-1."
+        f"{SHARED_MEMORY} has {total / 2**20:.0f} MiB, too little for several GPUs to talk through: start the "
+        "container with --shm-size=1g --ulimit memlock=-1."
     ]

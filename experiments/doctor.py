@@ -1,4 +1,4 @@
-"""What a run would find on this machine: devices, memory, versions, the cache of compiled programs; and what is wrong."""
+"""What a run would find on this machine: devices, memory, versions, the cache of compiled programs; what is wrong."""
 
 import os
 import shutil

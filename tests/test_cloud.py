@@ -1,4 +1,4 @@
-"""The cloud guide and its job files: commands parse, files are valid, variables are explained, scripts do what they say."""
+"""The cloud guide and its job files: commands parse, variables are explained, scripts do what they say."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ VALUES = {"PORT": "8476", "PRESET": "pythia-410m", "PLATFORM": "tpu", "OUT": "gs
 
 
 def commands():
-    """The arguments of every ``python -m experiments`` on the page and in the files; the shell's variables filled in."""
+    """The arguments of every ``python -m experiments`` on the page and in the files, variables filled in."""
     found = {}
     for text in TEXTS:
         for command in re.findall(r"python -m experiments ([^\n…]*)", text.replace("\\\n", " ")):
@@ -105,7 +105,7 @@ def test_every_anchor_and_file_that_is_linked_is_there():
 
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
-    """Programs that write down how they are called, and do what they are told to; returns how to make one, and the notes."""
+    """Programs that write down how they are called: how to make one, and what was written."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
 
@@ -133,11 +133,13 @@ def tpu(command, **variables):
 def test_resume_makes_what_is_missing_and_runs(tools, state, steps):
     make, calls = tools
     make("gcloud", f'case "$4" in describe) {state} ;; ssh) bash -nc "${{8#--command=}}" ;; esac')
-    assert tpu("resume").returncode == 0, tpu("resume").stderr
-    done = [line.split()[4] for line in calls() if line.startswith("gcloud compute tpus tpu-vm")]
-    assert done == steps
-    for line in calls():
-        assert ("--version=v2-alpha-tpuv6e --spot" in line) == (" create " in line)
+    make("git")
+    answer = tpu("resume")
+    assert answer.returncode == 0, answer.stderr
+    done = [line.split() for line in calls() if line.startswith("gcloud compute tpus tpu-vm")]
+    assert [words[4] for words in done] == steps
+    for words in done:
+        assert ("--version=v2-alpha-tpuv6e" in words and "--spot" in words) == ("create" in words)
 
 
 def test_a_machine_that_is_on_its_way_is_waited_for(tools):

@@ -11,7 +11,13 @@ import pytest
 from experiments import complaints, doctor
 from tests.test_commands import printed_by
 
-HOLD = "import fcntl, sys, time; lock = open(sys.argv[1], 'w'); fcntl.lockf(lock, fcntl.LOCK_EX); print('held', flush=True); time.sleep(60)"
+HOLD = """
+import fcntl, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture
@@ -23,7 +29,8 @@ def lock(tmp_path, monkeypatch):
 
 def test_a_held_tpu_is_a_complaint_that_names_the_process(lock, capsys):
     with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout and holder.stdout.readline() == "held\n"
+        assert holder.stdout
+        assert holder.stdout.readline() == "held\n"
         (sentence,) = complaints.of_tpu_locks()
         assert f"held by process {holder.pid} ({sys.executable} -c import fcntl" in sentence
         assert f"kill {holder.pid} " in sentence
