@@ -236,6 +236,18 @@ def test_what_stays_unclear_is_undecided_with_a_reason(server, settings, tmp_pat
         assert len(server.bodies) == 4 + 2
 
 
+def test_a_reminder_that_is_refused_is_one_undecided_question(server, settings, tmp_path):
+    def refuse(prompt):
+        if prompt.endswith(REMINDER):
+            raise Status(400)
+        return "?" if prompt == "which? 4 1" else larger(prompt)
+
+    server.rule = refuse
+    found = endpoint(settings(), tmp_path)(QUESTIONS)
+    np.testing.assert_array_equal(found.wins, [1, 0, NAN])
+    assert found.reasons[2].startswith("the request was refused (400): ")
+
+
 def test_one_unclear_order_decides_nothing(server, settings, tmp_path):
     server.rule = lambda prompt: None if prompt.startswith("which? 1 4") else larger(prompt)
     found = endpoint(settings(), tmp_path)(QUESTIONS)

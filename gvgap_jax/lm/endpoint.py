@@ -103,6 +103,9 @@ def endpoint(settings: Endpoint, cache_folder: str | Path) -> Judge:
         shown, swapped = both_orders(settings.template, questions)
         with _opened(folder) as cache, lock_of(folder, CACHE):
             answers = _answers(settings, cache, shown + swapped)
+            if answers and all(answer.refused for answer in answers.values()):
+                reason = answers[shown[0]].reason
+                raise ValueError(f"{settings.model} at {settings.base_url} takes none of the requests: {reason}.")
             unclear = [each for each, answer in answers.items() if answer.unclear]
             again = _answers(settings, cache, [each + REMINDER for each in unclear])
         answers |= {each: again[each + REMINDER] for each in unclear}
@@ -162,16 +165,10 @@ class _Answer(NamedTuple):
 
 def _answers(settings: Endpoint, cache: sqlite3.Connection, prompts: Iterable[str]) -> dict[str, _Answer]:
     """Answers to distinct prompts, stored ones first."""
-    stored = {each: _find(settings, cache, each) for each in dict.fromkeys(prompts)}
+    stored = {each: _find(settings, cache, each) for each in prompts}
     found = {each: answer for each, answer in stored.items() if answer}
     missing = [each for each in stored if each not in found]
-    if missing:
-        found |= _ask(settings, cache, missing)
-    if found and all(answer.refused for answer in found.values()):
-        raise ValueError(
-            f"{settings.model} at {settings.base_url} takes none of the requests: {found[missing[0]].reason}."
-        )
-    return found
+    return found | (_ask(settings, cache, missing) if missing else {})
 
 
 def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> dict[str, _Answer]:
