@@ -1,17 +1,23 @@
 """The recipe, from a random checkpoint to a report, and what becomes of it when it is disturbed."""
 
+import dataclasses
 import json
 
 import numpy as np
 import polars as pl
 import pytest
+import tyro
 
 from experiments.__main__ import main
 from experiments.benchmarks import tldr_kills
-from experiments.tldr import report, toy
-from experiments.tldr.settings import ARMS, PRESETS, TABLES, Recipe, made_for, training
+from experiments.tldr import corpus, report, toy
+from experiments.tldr.run import Run
+from experiments.tldr.settings import ARMS, PRESETS, TABLES, Recipe, made_for, options_with, training
+from gvgap_jax.lm import judges, layouts
 from gvgap_jax.sweep.files import folder_at, read
 from tests.tiny_tldr import OPTIONS
+
+CONFIG = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs)
 
 
 def run(folder, *options):
@@ -98,20 +104,48 @@ def test_a_variant_needs_someone_who_labels(capsys):
     assert "only the toy world has a gold verifier: choose --labeller" in said
 
 
-@pytest.mark.parametrize("variant", ["--narrow", "--two_words", "--rouge_l"])
-def test_variants_relabel_their_pairs(tmp_path, capsys, variant):
-    run(tmp_path, variant, "--stage", "sft")
-    run(tmp_path, variant, "--stage", "rm")
-    printed = " ".join(capsys.readouterr().out.split())
-    assert f"pairs relabelled by {'rouge_l' if variant == '--rouge_l' else 'gold'}" in printed
+def a_run_beside(done, capsys, **changes):
+    """The finished run, as if its recipe had been another one, with its text."""
+    recipe = tyro.cli(options_with([]), args=OPTIONS, config=CONFIG, use_underscores=True).recipe
+    run = Run(dataclasses.replace(recipe, **changes), folder_at(done / "seed-0"), layouts.layout(-1), lambda: False)
+    text = corpus.prepare(run)
+    capsys.readouterr()
+    return run, text
 
 
-def test_reward_models_of_another_size_begin_from_their_own_sft(tmp_path, done):
-    toy.write_model(tmp_path / "small", layers=1, width=16)
+def test_narrow_pairs_are_sampled_and_labelled_by_the_gold_verifier(done, capsys):
+    run, text = a_run_beside(done, capsys, narrow=True)
+    pairs = corpus.training_pairs(run, text)
+    asked = text.prompts(pairs.prompts)
+    chosen, rejected = (toy.gold(asked, text.decoded(side)) for side in (pairs.chosen, pairs.rejected))
+    assert len(chosen)
+    assert np.all(chosen > rejected)
+    assert "pairs relabelled by gold:" in capsys.readouterr().out
+
+
+def test_two_word_pairs_have_two_words(done, capsys):
+    run, text = a_run_beside(done, capsys, two_words=True)
+    assert {len(answer.split()) for answer in text.decoded(text.demonstrations.responses)} == {2}
+    pairs = corpus.training_pairs(run, text)
+    assert {len(answer.split()) for answer in text.decoded(pairs.chosen)} <= {1, 2}
+
+
+def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys):
+    run, text = a_run_beside(done, capsys, rouge_l=True)
+    pairs, before = corpus.training_pairs(run, text), text.comparisons
+    hidden = dict(zip(text.prompts(before.data.prompts), (row.reference for row in before.rows), strict=True))
+    humans = [hidden[prompt] for prompt in text.prompts(pairs.prompts)]
+    chosen, rejected = (judges.rouge_l(text.decoded(side), humans) for side in (pairs.chosen, pairs.rejected))
+    assert np.all(chosen > rejected)
+    assert not np.array_equal(pairs.chosen, before.data.chosen[: len(chosen)])
+
+
+def test_reward_models_of_another_size_begin_from_their_own_sft(tmp_path):
+    toy.write_model(tmp_path / "small", layers=1, width=32)
     for stage in ("sft", "rm"):
-        run(tmp_path / "run", "--rm_size", str(tmp_path / "small"), "--stage", stage)
+        run(tmp_path / "run", "--rm_size", str(tmp_path / "small"), "--stage", stage, "--data.limit", "100")
     config = json.loads((tmp_path / "run" / "seed-0" / "reward_model" / "model" / "config.json").read_text())
-    assert (config["hidden_size"], config["num_hidden_layers"]) == (16, 1)
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 1)
 
 
 def test_a_training_takes_whole_batches():

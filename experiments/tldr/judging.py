@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run
+from experiments.tldr.run import Rows, Run, console
 from experiments.tldr.settings import TOY
 from gvgap_jax.lm import endpoint, judges, processes
 from gvgap_jax.lm.judges import Question, Verdicts
@@ -70,9 +70,10 @@ def _reward_model(run: Run, model: Model) -> Judged:
 
 def _endpoint(run: Run, name: str, asked: Asked) -> Verdicts:
     """Asked by the first process alone; its answers are stored beside the seeds, and never asked for again."""
-    del name
     settings = endpoint.Endpoint(**asdict(run.recipe.endpoint))
     ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
+    cost = endpoint.cost_estimate(asked.questions, settings)
+    console.print(f"{name}: at most {cost.requests:,} requests and {cost.dollars:.2f} dollars, if none is answered yet")
     found = []
     processes.in_first(lambda: found.append(ask(asked.questions)))
     wins, reasons, bias = processes.from_first(
