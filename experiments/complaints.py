@@ -50,7 +50,7 @@ def _of_lock(lock: Path) -> list[str]:
         return []
     return [
         f"The TPU is held by process {holder}{_command(holder)}: wait for it, or if it is yours and forgotten, stop it "
-        f"with kill {holder} (what it trains is stored then)."
+        f"with kill {holder} (a run of this project stores its state first)."
     ]
 
 
@@ -139,11 +139,12 @@ def complete_extras() -> list[str]:
 def of_driver() -> list[str]:
     """An NVIDIA driver that is too old for the CUDA that jax is installed with: jax would run on the CPU."""
     found = re.search(r"\s(\d+)\.\d+(\.\d+)?\s", DRIVER.read_text()) if DRIVER.exists() else None
+    number = int(found[1]) if found else 0
+    instead = ', or pip install "jax[cuda12]" instead' if number >= min(DRIVERS.values()) else ""
     return [
-        f"The NVIDIA driver is {found[0].strip()}, but {plugin} needs {oldest} or newer: update the driver"
-        + (', or pip install "jax[cuda12]" instead.' if oldest > min(DRIVERS.values()) else ".")
+        f"The NVIDIA driver is {found[0].strip()}, but {plugin} needs {oldest} or newer: update the driver{instead}."
         for plugin, oldest in DRIVERS.items()
-        if found and _version(plugin) and int(found[1]) < oldest
+        if found and _version(plugin) and number < oldest
     ]
 
 

@@ -65,7 +65,7 @@ def _complaints_of_jax(platform: Platform | None) -> list[str]:
         found = jax.default_backend()
     except RuntimeError as error:
         advice = ADVICE[platform] if platform else "Name the --platform that you want for advice."
-        return [f"jax cannot start: {' '.join(str(error).split())} {advice}"]
+        return [f"jax cannot start: {' '.join(str(error).split()).removesuffix('.')}. {advice}"]
     table = Table(show_header=False, title="This machine, as a run sees it", title_justify="left")
     for name, value in facts().items():
         table.add_row(name, value)

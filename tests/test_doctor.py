@@ -29,15 +29,16 @@ def lock(tmp_path, monkeypatch):
 
 def test_a_held_tpu_is_a_complaint_that_names_the_process(lock, capsys):
     with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout
-        assert holder.stdout.readline() == "held\n"
-        (sentence,) = complaints.of_tpu_locks()
-        assert f"held by process {holder.pid} ({sys.executable} -c import fcntl" in sentence
-        assert f"kill {holder.pid} " in sentence
-        printed = printed_by(capsys, "doctor", "--platform", "tpu", status=1)
-        assert f"held by process {holder.pid}" in printed
-        assert "held by process" not in printed_by(capsys, "doctor", "--platform", "cpu")
-        holder.kill()
+        try:
+            assert holder.stdout
+            assert holder.stdout.readline() == "held\n"
+            (sentence,) = complaints.of_tpu_locks()
+            assert f"held by process {holder.pid} ({sys.executable} -c import fcntl" in sentence
+            assert f"kill {holder.pid} " in sentence
+            assert sentence in printed_by(capsys, "doctor", "--platform", "tpu", status=1)
+            assert sentence not in printed_by(capsys, "doctor", "--platform", "cpu")
+        finally:
+            holder.kill()
     assert complaints.of_tpu_locks() == []
 
 
@@ -131,9 +132,14 @@ def test_too_little_disk_is_a_complaint(capsys):
 @pytest.mark.parametrize(
     ("driver", "plugin", "said"),
     [
-        ("575.57.08", "jax-cuda13-plugin", "575.57.08, but jax-cuda13-plugin needs 580 or newer"),
+        (
+            "575.57.08",
+            "jax-cuda13-plugin",
+            "575.57.08, but jax-cuda13-plugin needs 580 or newer: update the driver, or pip install",
+        ),
         ("580.82.07", "jax-cuda13-plugin", ""),
         ("535.104.05", "jax-cuda12-plugin", ""),
+        ("470.82.01", "jax-cuda13-plugin", "needs 580 or newer: update the driver."),
         ("470.82.01", "jax-cuda12-plugin", "470.82.01, but jax-cuda12-plugin needs 525 or newer: update the driver."),
         ("470.82.01", "something else", ""),
     ],
@@ -164,7 +170,7 @@ def test_a_jax_that_cannot_start_is_a_complaint(monkeypatch, capsys, lock):
     monkeypatch.setattr(doctor.jax, "default_backend", fail)
     printed = printed_by(capsys, "doctor", "--platform", "tpu", status=1)
     assert (
-        "jax cannot start: Unable to initialize backend 'tpu': ABORTED: [The TPU] is already in use On a TPU VM"
+        "jax cannot start: Unable to initialize backend 'tpu': ABORTED: [The TPU] is already in use. On a TPU VM"
         in printed
     )
     assert "Name the --platform" in printed_by(capsys, "doctor", status=1)
