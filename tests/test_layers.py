@@ -11,7 +11,8 @@ ORDER = [
     *("optimize", "algorithms", "online", "sampled", "metrics", "complexity", "parallel", "sweep", "lm"),
 ]
 LM_ORDER = [
-    *("tasks", "shape", "transformer", "decode", "backend", "objectives", "data", "loop", "resources", "layouts"),
+    *("tasks", "shape", "pythia", "transformer", "decode", "backend", "objectives", "data", "loop"),
+    *("chips", "footprints", "resources", "hours", "layouts"),
     *("architectures", "weights", "text", "corpora", "judges", "endpoint", "processes", "programs", "checkpoints"),
     *("streams", "train"),
 ]
