@@ -136,7 +136,7 @@ def backend_in(arguments: list[str]) -> BackendName:
 
 def named_by(wanted: str, choices: Sequence[Choice], arguments: list[str]) -> Choice:
     """The choice that an option names, or the first one."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         given = value if option == wanted else option.removeprefix(f"{wanted}=")
         if given in choices:
             return choices[choices.index(given)]

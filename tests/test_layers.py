@@ -11,9 +11,10 @@ ORDER = [
     *("optimize", "algorithms", "online", "sampled", "metrics", "complexity", "parallel", "sweep", "lm"),
 ]
 LM_ORDER = [
-    *("tasks", "shape", "pythia", "transformer", "decode", "backend", "objectives", "data", "loop", "chips"),
-    *("resources", "layouts", "architectures", "tensors", "weights", "exports", "text", "formats", "records"),
-    *("corpora", "encoded", "judges", "endpoint", "processes", "programs", "checkpoints", "streams", "train"),
+    *("tasks", "shape", "pythia", "chips", "transformer", "decode", "backend", "objectives", "data", "loop"),
+    *("footprints", "hours", "resources", "layouts", "architectures", "tensors", "weights", "exports", "text"),
+    *("formats", "records", "corpora", "encoded", "judges", "endpoint", "processes", "programs", "checkpoints"),
+    *("streams", "train"),
 ]
 MAY_IMPORT = {"gvgap_jax": {"gvgap_jax"}, "theory": {"gvgap_jax", "theory"}}
 PROJECT = {"gvgap_jax", "theory", "experiments", "tests"}
