@@ -113,11 +113,8 @@ def write_comparisons(path: str | Folder, rows: Iterable[Comparison]) -> None:
 def _written(row: Comparison) -> dict[str, Any]:
     reference = {} if row.reference is None else {"reference": row.reference}
     if isinstance(row.prompt, dict) and set(row.prompt) == set(records.POST):
-        return {
-            "info": row.prompt,
-            "summaries": [{"text": row.chosen}, {"text": row.rejected}],
-            "choice": 0,
-        } | reference
+        info = {name: row.prompt[name] for name in records.POST}
+        return {"info": info, "summaries": [{"text": row.chosen}, {"text": row.rejected}], "choice": 0} | reference
     return {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected} | reference
 
 
