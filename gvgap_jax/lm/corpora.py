@@ -17,7 +17,7 @@ import polars as pl
 
 from gvgap_jax.lm import records
 from gvgap_jax.lm.records import Comparison, ComparisonForm, Demonstration, DemonstrationForm, Dropped
-from gvgap_jax.lm.text import Prompt
+from gvgap_jax.lm.text import Prompt, imported
 from gvgap_jax.sweep.files import Folder, explained, folder_at, write
 
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -188,8 +188,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _of_datasets(source: str, part: str, name: str | None, revision: str | None) -> Found:
-    import datasets
-
+    datasets = imported("datasets")
     try:
         if (Path(source) / "dataset_dict.json").exists():
             table = datasets.load_from_disk(source)[part]

@@ -166,7 +166,7 @@ def _tried(make: Callable[..., str], *arguments: Any) -> str | _Piece:
 def _before(tokenizer: Tokenizer, how: Format) -> list[int]:
     """Tokens before every prompt, after a look at whether the tokenizer has all that the format asks for."""
     if how.chat:
-        tokenizer.render([{"role": "user", "content": "?"}], ask=True)
+        tokenizer.template  # noqa: B018  raises once, not for every row
     if how.start and tokenizer.start is None:
         raise ValueError("Format: start needs a tokenizer with a start token (bos_token in its settings).")
     return [tokenizer.start] if how.start and tokenizer.start is not None else []
