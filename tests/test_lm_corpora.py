@@ -148,7 +148,9 @@ def test_lines_that_are_no_rows(tmp_path):
     good = json.dumps(PAIR).encode()
     lines = [good, b"{", b"", b'{"a": "\xff"}', b"[" * 100_000, b"3", good]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
-    with pytest.raises(ValueError, match=r"a\.jsonl: 4 of 6 rows \(66\.67%\) are not used: 2 is no JSON \(a\.jsonl:2"):
+    with pytest.raises(
+        ValueError, match=r"a\.jsonl: 4 of 6 rows \(66\.67%\) are not used: 2 × is no JSON \(a\.jsonl:2"
+    ):
         corpora.read_comparisons(tmp_path / "a.jsonl")
     found = corpora.read_comparisons(tmp_path / "a.jsonl", most_malformed=0.9)
     assert [row.where for row in found.rows] == ["a.jsonl:1", "a.jsonl:7"]
@@ -159,14 +161,14 @@ def test_lines_that_are_no_rows(tmp_path):
         ("a.jsonl:6", "is no JSON object"),
     ]
     assert found.report() == (
-        "4 of 6 rows (66.67%) are not used: 2 is no JSON (a.jsonl:2, a.jsonl:5); 1 is no UTF-8 (a.jsonl:4); "
-        "1 is no JSON object (a.jsonl:6)."
+        "4 of 6 rows (66.67%) are not used: 2 × is no JSON (a.jsonl:2, a.jsonl:5); 1 × is no UTF-8 (a.jsonl:4); "
+        "1 × is no JSON object (a.jsonl:6)."
     )
 
 
 def test_a_report_names_the_first_places():
     dropped = [Dropped(f"a:{line}", "is no JSON") for line in range(9)]
-    assert report(1, dropped) == "9 of 10 rows (90.00%) are not used: 9 is no JSON (a:0, a:1, a:2, …)."
+    assert report(1, dropped) == "9 of 10 rows (90.00%) are not used: 9 × is no JSON (a:0, a:1, a:2, …)."
     assert report(4, []) == "all 4 rows are used."
 
 
@@ -234,7 +236,7 @@ def test_a_named_form_is_not_guessed(tmp_path):
     write(tmp_path / "a.jsonl", [{"prompt": "p", **HH}])
     assert corpora.read_comparisons(tmp_path / "a.jsonl").rows[0].prompt == "p"
     assert corpora.read_comparisons(tmp_path / "a.jsonl", "transcripts").rows[0].prompt == ASKED
-    with pytest.raises(ValueError, match=r"1 summaries are not two objects \(a\.jsonl:1\)"):
+    with pytest.raises(ValueError, match=r"1 × summaries are not two objects \(a\.jsonl:1\)"):
         corpora.read_comparisons(tmp_path / "a.jsonl", "choice")
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 
 import hypothesis.strategies as st
 import numpy as np
@@ -84,6 +85,12 @@ def test_what_is_no_tokenizer(folder, tmp_path, monkeypatch):
     (broken / "tokenizer_config.json").write_text("{")
     with pytest.raises(ValueError, match=r"tokenizer_config\.json is no JSON object"):
         open_tokenizer(broken)
+
+
+def test_a_package_that_is_not_there(monkeypatch, folder):
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ValueError, match=r"tokenizers is needed and not installed: pip install 'gvgap_jax\[tldr\]'"):
+        open_tokenizer(folder)
 
 
 def test_a_repository_of_the_hub(folder, tmp_path, monkeypatch):
@@ -195,6 +202,17 @@ def by_the_book(fields, tokenizer, how, limit):
     return tokens
 
 
+def test_the_same_prompt_again_and_prompts_in_batches(tokenizer, monkeypatch):
+    monkeypatch.setattr(encoded, "BATCH", 2)
+    how = dataclasses.replace(TLDR, prompt_tokens=70)
+    posts = ["dog\n" * 60, "dog", "bread\n" * 60, "dog\n" * 60, "dog " * 300, "bread", "the " * 90]
+    rows = [Demonstration(POST | {"post": post}, "x", post) for post in posts]
+    found = encoded.prompts(rows, tokenizer, how)
+    for row, tokens in zip(rows, found.data, strict=True):
+        assert tokens[tokens >= 0].tolist() == by_the_book(row.prompt, tokenizer, how, 70)
+    assert (found.rows, found.shortened) == (rows, 5)
+
+
 @given(
     post=st.lists(st.sampled_from(["the dog", " bread", "\n", "\n\n", "é", "x" * 9, " does not mind"]), max_size=60),
     limit=st.integers(20, 60),
@@ -214,7 +232,7 @@ def test_a_long_prompt_is_shortened_by_the_book(tokenizer, post, limit):
     assert found.shortened == (len(tokenizer.encode(how.template.format(**fields))) > limit)
 
 
-@pytest.mark.parametrize("text", ["dog bread " * 400, "one line\n" + "aé" * 1000, "x\n" * 900])
+@pytest.mark.parametrize("text", ["dog bread " * 90, "one line\n" + "aé" * 150, "x\n" * 150])
 def test_cuts_that_are_passed_over_would_not_have_fitted(tokenizer, text):
     fields = POST | {"post": text}
     how = dataclasses.replace(TLDR, prompt_tokens=100)
@@ -276,7 +294,7 @@ def test_what_does_not_fit_is_named(tokenizer):
         ("a:8", "prompt has not all fields of the template (subreddit, title, post)"),
         ("a:9", "prompt is messages, which need a Format with chat"),
     ]
-    assert found.report().startswith("8 of 10 rows (80.00%) are not used: 1 chosen is longer than 6 tokens (a:2);")
+    assert found.report().startswith("8 of 10 rows (80.00%) are not used: 1 × chosen is longer than 6 tokens (a:2);")
     with pytest.raises(ValueError, match="no row fits the format: 1 of 1 rows"):
         encoded.preferences(rows[1:2], tokenizer, how)
     with pytest.raises(ValueError, match="no row fits the format"):

@@ -17,7 +17,7 @@ import polars as pl
 
 from gvgap_jax.lm import records
 from gvgap_jax.lm.records import Comparison, ComparisonForm, Demonstration, DemonstrationForm, Dropped
-from gvgap_jax.lm.text import Prompt
+from gvgap_jax.lm.text import Prompt, imported
 from gvgap_jax.sweep.files import Folder, explained, folder_at, write
 
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
@@ -113,11 +113,8 @@ def write_comparisons(path: str | Folder, rows: Iterable[Comparison]) -> None:
 def _written(row: Comparison) -> dict[str, Any]:
     reference = {} if row.reference is None else {"reference": row.reference}
     if isinstance(row.prompt, dict) and set(row.prompt) == set(records.POST):
-        return {
-            "info": row.prompt,
-            "summaries": [{"text": row.chosen}, {"text": row.rejected}],
-            "choice": 0,
-        } | reference
+        info = {name: row.prompt[name] for name in records.POST}
+        return {"info": info, "summaries": [{"text": row.chosen}, {"text": row.rejected}], "choice": 0} | reference
     return {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected} | reference
 
 
@@ -191,8 +188,7 @@ def _parsed(line: bytes) -> Any:
 
 
 def _of_datasets(source: str, part: str, name: str | None, revision: str | None) -> Found:
-    import datasets
-
+    datasets = imported("datasets")
     try:
         if (Path(source) / "dataset_dict.json").exists():
             table = datasets.load_from_disk(source)[part]

@@ -131,12 +131,14 @@ def _check_tokens(what: str, tokens, shape: tuple[int, int], vocabulary: int, le
 def _padded(what: str, rows: Tokens, vocabulary: int, length: int, left: bool) -> Int[Array, "N T"]:
     lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
     tokens = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
-    outside = np.bincount(np.repeat(np.arange(len(rows)), lengths), (tokens < 0) | (tokens >= vocabulary), len(rows))
-    bad = np.flatnonzero((lengths > length) | (outside > 0))
-    if len(bad):
-        number = bad[0]
-        if lengths[number] > length:
-            raise ValueError(f"{what} {number} has {lengths[number]} tokens, more than the {length} there is room for.")
+    too_long = np.flatnonzero(lengths > length)
+    outside = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+    row_outside = np.searchsorted(np.cumsum(lengths), outside[:1], side="right")
+    if len(too_long) and not (row_outside < too_long[0]).any():
+        number = too_long[0]
+        raise ValueError(f"{what} {number} has {lengths[number]} tokens, more than the {length} there is room for.")
+    if len(outside):
+        number = row_outside[0]
         raise ValueError(
             f"{what} {number} has a token outside the vocabulary, 0 to {vocabulary - 1}: {list(rows[number])}."
         )

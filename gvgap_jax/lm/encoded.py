@@ -4,6 +4,7 @@ The arrays are numpy's, in the order of the rows, so that ``checkpoints.digest``
 references and judges are found by the number of a row in ``rows``.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -14,10 +15,10 @@ from gvgap_jax.lm import data, records
 from gvgap_jax.lm.formats import Format
 from gvgap_jax.lm.objectives import Demonstrations
 from gvgap_jax.lm.records import Comparison, Demonstration, Dropped
-from gvgap_jax.lm.text import Fields, Messages, Prompt, Tokenizer
+from gvgap_jax.lm.text import Fields, Prompt, Tokenizer
 from gvgap_jax.types import Preferences, Prompts
 
-SLACK = 64  # tokens by which the beginning of a text may be written shorter when what follows is cut
+SLACK = 32  # tokens by which the beginning of a text may be written shorter when what follows is cut
 BATCH = 4096  # rows that are handed to the tokenizer at once
 
 Kind = TypeVar("Kind", Comparison, Demonstration, Comparison | Demonstration)
@@ -112,23 +113,22 @@ def _problem(pieces: dict[str, _Piece]) -> str:
 
 
 def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list[_Piece]:
+    """Every prompt once: comparisons have the same prompt again and again."""
+    names = [json.dumps(prompt) for prompt in asked]
+    unique = dict(zip(names, asked, strict=True))
     before = _before(tokenizer, how)
     room = how.prompt_tokens - len(before)
-
-    def fit(prompt: Prompt, tokens: list[int]) -> _Piece:
-        if len(tokens) <= room:
-            return _Piece(before + tokens)
-        shorter = _shortened(how.parse(prompt), tokenizer, how, room)
-        if shorter is None:
-            return _Piece([], f"is longer than {how.prompt_tokens} tokens")
-        return _Piece(before + shorter, shortened=True)
-
-    texts = [_tried(how.prompt, prompt, tokenizer) for prompt in asked]
-    return _tokenised(asked, texts, tokenizer, fit)
+    texts = [_tried(how.prompt, prompt, tokenizer) for prompt in unique.values()]
+    pieces = dict(zip(unique, _tokenised(texts, tokenizer, _Piece), strict=True))
+    pieces |= _shortened(
+        {name: unique[name] for name in unique if len(pieces[name].tokens) > room}, tokenizer, how, room
+    )
+    pieces = {name: piece._replace(tokens=before + piece.tokens) for name, piece in pieces.items()}
+    return [pieces[name] for name in names]
 
 
 def _responses(asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer, how: Format) -> list[_Piece]:
-    def fit(_, tokens: list[int]) -> _Piece:
+    def fit(tokens: list[int]) -> _Piece:
         over = tokens.index(tokenizer.end) + 1 if tokenizer.end in tokens else len(tokens)
         if tokenizer.inner.decode(tokens[over:]).strip():
             return _Piece([], "goes on after its end token")
@@ -140,18 +140,20 @@ def _responses(asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Token
         return _Piece([], f"is longer than {how.response_tokens} tokens")
 
     texts = [_tried(how.response, prompt, answer, tokenizer) for prompt, answer in zip(asked, answers, strict=True)]
-    return _tokenised(asked, texts, tokenizer, fit)
+    return _tokenised(texts, tokenizer, fit)
 
 
-def _tokenised(asked: Sequence[Prompt], texts: Sequence[str | _Piece], tokenizer: Tokenizer, fit) -> list[_Piece]:
-    """Texts in batches, each fitted as soon as it is tokens; a piece that has a problem already stays."""
+def _tokenised(texts: Sequence[str | _Piece], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]) -> list[_Piece]:
+    """The pieces of texts, a batch of them at a time; what has a problem already stays."""
     found = []
-    for first in range(0, len(texts), BATCH):
-        batch = texts[first : first + BATCH]
+    for batch in _batches(texts):
         tokens = iter(tokenizer.encode_batch([text for text in batch if isinstance(text, str)]))
-        for prompt, text in zip(asked[first : first + BATCH], batch, strict=True):
-            found.append(fit(prompt, next(tokens)) if isinstance(text, str) else text)
+        found += [fit(next(tokens)) if isinstance(text, str) else text for text in batch]
     return found
+
+
+def _batches(values: Sequence) -> list[Sequence]:
+    return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
 
 
 def _tried(make: Callable[..., str], *arguments: Any) -> str | _Piece:
@@ -164,30 +166,37 @@ def _tried(make: Callable[..., str], *arguments: Any) -> str | _Piece:
 def _before(tokenizer: Tokenizer, how: Format) -> list[int]:
     """Tokens before every prompt, after a look at whether the tokenizer has all that the format asks for."""
     if how.chat:
-        tokenizer.render([{"role": "user", "content": "?"}], ask=True)
+        tokenizer.template  # noqa: B018  raises once, not for every row
     if how.start and tokenizer.start is None:
         raise ValueError("Format: start needs a tokenizer with a start token (bos_token in its settings).")
     return [tokenizer.start] if how.start and tokenizer.start is not None else []
 
 
-def _shortened(found: Fields | Messages, tokenizer: Tokenizer, how: Format, room: int) -> list[int] | None:
-    """Tokens of the prompt whose field is cut until it fits, as arXiv 2403.17031 does; None if it never does."""
-    name = how.shorten
-    if name is None or isinstance(found, list):
-        return None
-    head = how.query(found | {name: "\0"}, tokenizer).find("\0")
-    while True:
-        encoding = tokenizer.inner.encode(how.query(found, tokenizer), add_special_tokens=False)
-        if len(encoding.ids) <= room:
-            return encoding.ids
-        if not found[name]:
-            return None
-        # One cut at a time would be hours for a text without newlines; cuts that leave far too much are passed over.
-        reach = encoding.offsets[room + SLACK][0] - head if len(encoding.ids) > room + SLACK else len(found[name])
-        found = found | {name: _cut(found[name], max(reach, 0))}
+def _shortened(prompts: dict[str, Prompt], tokenizer: Tokenizer, how: Format, room: int) -> dict[str, _Piece]:
+    """Prompts whose field is cut until they fit, as arXiv 2403.17031 does; a problem where that never happens."""
+    parsed = {name: how.parse(prompt) for name, prompt in prompts.items()}
+    found = {name: _Piece([], f"is longer than {how.prompt_tokens} tokens") for name in prompts}
+    waiting = {name: fields for name, fields in parsed.items() if how.shorten and isinstance(fields, dict)}
+    for names in _batches(list(waiting)):
+        while names:
+            texts = [how.query(waiting[name], tokenizer) for name in names]
+            tried = dict(zip(names, tokenizer.inner.encode_batch(texts, add_special_tokens=False), strict=True))
+            found |= {name: _Piece(each.ids, shortened=True) for name, each in tried.items() if len(each.ids) <= room}
+            names = [name for name in names if found[name].problem and waiting[name][how.shorten or ""]]
+            waiting |= {name: _cut(waiting[name], tried[name], tokenizer, how, room) for name in names}
+    return found
 
 
-def _cut(text: str, most: int) -> str:
+def _cut(fields: Fields, encoding: Any, tokenizer: Tokenizer, how: Format, room: int) -> Fields:
+    """The next cut that could be short enough: those that leave far too much are passed over, or a long text without
+    newlines would take hours."""
+    name = how.shorten or ""
+    head = how.query(fields | {name: "\0"}, tokenizer).find("\0")
+    reach = encoding.offsets[room + SLACK][0] - head if len(encoding.ids) > room + SLACK else len(fields[name])
+    return fields | {name: _shorter(fields[name], max(reach, 0))}
+
+
+def _shorter(text: str, most: int) -> str:
     """Before its last newline, or without its last character; again until there are at most ``most``."""
     most = min(most, len(text) - 1)
     newline = text.rfind("\n", 0, most + 1)

@@ -57,7 +57,7 @@ def report(kept: int, dropped: Sequence[Dropped]) -> str:
         return f"all {kept} rows are used."
     total = kept + len(dropped)
     reasons = [
-        f"{count} {reason} ({_places([each.where for each in dropped if each.reason == reason])})"
+        f"{count} × {reason} ({_places([each.where for each in dropped if each.reason == reason])})"
         for reason, count in Counter(each.reason for each in dropped).most_common()
     ]
     return f"{len(dropped)} of {total} rows ({len(dropped) / total:.2%}) are not used: {'; '.join(reasons)}."

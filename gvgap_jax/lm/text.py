@@ -1,5 +1,6 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
+import importlib
 import json
 import re
 from collections.abc import Sequence
@@ -62,6 +63,16 @@ class Tokenizer:
         """The texts of responses [N, H]; tokens that only the model's rounded vocabulary has are no text either."""
         return self.inner.decode_batch([self._before_end(row) for row in np.asarray(responses)])
 
+    @property
+    def template(self) -> str:
+        """The chat template; ValueError if there is none."""
+        if self.chat_template is None:
+            raise ValueError(
+                f"this tokenizer has no chat template ({TEMPLATE}, or chat_template in {SETTINGS}); use the tokenizer "
+                "of a chat model, or a Format without chat."
+            )
+        return self.chat_template
+
     def render(self, messages: Messages, ask: bool) -> str:
         """Messages through the chat template; ``ask``: up to where the next answer begins.
 
@@ -70,13 +81,8 @@ class Tokenizer:
         Raises:
           ValueError: there is no template, or it refuses the messages.
         """
-        if self.chat_template is None:
-            raise ValueError(
-                f"this tokenizer has no chat template ({TEMPLATE}, or chat_template in {SETTINGS}); use the tokenizer "
-                "of a chat model, or a Format without chat."
-            )
         try:
-            return _compiled(self.chat_template).render(
+            return _compiled(self.template).render(
                 self.named, messages=messages, add_generation_prompt=ask, tools=None, documents=None
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -94,10 +100,9 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     ``end``: the end token's name, where it is not the one that the tokenizer's settings name.
 
     Raises:
-      ValueError: there is none, it cannot be read, or it has no such end token.
+      ValueError: there is none, it cannot be read, it has no such end token, or a package is not installed.
     """
-    import tokenizers
-
+    tokenizers = imported("tokenizers")
     folder = _folder_of(source)
     try:
         inner = tokenizers.Tokenizer.from_str((folder / VOCABULARY).read_text(encoding="utf-8"))
@@ -117,14 +122,21 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     )
 
 
+def imported(name: str) -> Any:
+    """A package of the extra ``tldr``; ValueError says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"{name} is needed and not installed: pip install 'gvgap_jax[tldr]'.") from error
+
+
 def _folder_of(source: str | Folder) -> Folder:
     folder = folder_at(source)
     if (folder / VOCABULARY).exists():
         return folder
     if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
         raise ValueError(f"{source}: there is no {VOCABULARY}; name a folder that has one, or a repository of the hub.")
-    import huggingface_hub
-
+    huggingface_hub = imported("huggingface_hub")
     wanted = [VOCABULARY, SETTINGS, SPECIAL, TEMPLATE]
     try:
         found = folder_at(huggingface_hub.snapshot_download(str(source), allow_patterns=wanted))
