@@ -1,13 +1,14 @@
 """Checkpoints of Hugging Face: the same numbers here as there, straight into their places, and byte for byte back.
 
-The folder golden_checkpoints holds what the package transformers wrote and said; where it is installed, it is asked
-about other models too.
+The folder golden_checkpoints holds what the package transformers wrote and said.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -74,7 +75,7 @@ def test_logits_and_greedy_tokens_are_those_of_transformers(name):
     sample = jax.jit(decode.sample, static_argnums=(1, 4, 5))
     ours = sample(jax.random.key(0), checkpoint.shape, params, prompts, horizon, decode.Decoding(temperature=0))
     np.testing.assert_array_equal(ours.responses, greedy)
-    assert len(np.unique(greedy)) > 5
+    assert len(np.unique(greedy)) > 3
 
 
 def test_shapes_are_read_from_old_and_new_fields():
@@ -112,37 +113,40 @@ def test_loading_and_saving_changes_no_byte(tmp_path, name, shard_bytes):
 @every_golden
 def test_a_sharded_load_is_the_whole_one_and_reads_each_number_once(monkeypatch, name):
     checkpoint, params = loaded(name)
-    layout, fetched = layouts.fully_sharded(), []
-    real = weights._fetching
+    layout, fetched, whole_fetching = layouts.fully_sharded(), [], weights._fetching
 
-    class Counting:
-        def __init__(self, checkpoint):
-            self.real = real(checkpoint)
-
-        def __enter__(self):
-            fetch = self.real.__enter__()
+    @contextlib.contextmanager
+    def counting(checkpoint):
+        with whole_fetching(checkpoint) as fetch:
 
             def counted(name, index):
                 found = fetch(name, index)
                 fetched.append((name, found.nbytes))
                 return found
 
-            return counted
+            yield counted
 
-        def __exit__(self, *error):
-            return self.real.__exit__(*error)
-
-    monkeypatch.setattr(weights, "_fetching", Counting)
+    monkeypatch.setattr(weights, "_fetching", counting)
     split = weights.load(checkpoint, place=layout.place)
     assert same(split, params)
-    wanted = layout.place(split)
-    assert jax.tree.all(jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, split, wanted))
-    assert jax.tree.all(jax.tree.map(lambda leaf: len(leaf.addressable_shards) == 2, split))
-    assert sum(size for _, size in fetched) == sum(tensor.nbytes for tensor in stored_in(GOLDEN / name).values())
-    halves = {name: tensor.nbytes // 2 for name, tensor in stored_in(GOLDEN / name).items() if tensor.ndim == 2}
-    uneven = {"embed" in name and checkpoint.shape.vocabulary % 2 for name in halves} and {False}
-    assert uneven == {False}
+    shardings = layout.place(split)
+    assert jax.tree.all(jax.tree.map(lambda leaf, sharding: leaf.sharding == sharding, split, shardings))
+    stored = stored_in(GOLDEN / name)
+    assert sum(size for _, size in fetched) == sum(tensor.nbytes for tensor in stored.values())
+    # Matrices of blocks have even sides, so that each device has a half; the largest leaf is no longer read whole.
+    halves = {name: tensor.nbytes // 2 for name, tensor in stored.items() if ".layers." in name and tensor.ndim == 2}
     assert all(size <= halves[name] for name, size in fetched if name in halves)
+
+
+def test_repeated_parameters_are_read_once(monkeypatch):
+    checkpoint, params = loaded("neox")
+    pieces = []
+    real = tensors.piece
+    monkeypatch.setattr(tensors, "piece", lambda *given: pieces.append(given[:2]) or real(*given))
+    again = weights.load(checkpoint, place=layouts.data_parallel().place)
+    assert same(again, params)
+    assert len(again["head"].addressable_shards) == 2
+    assert len(pieces) == len(set(pieces))
 
 
 @hypothesis.given(st.data())
@@ -181,13 +185,8 @@ def test_older_files_hold_buffers_and_other_names_of_the_head(tmp_path):
     params = weights.load(checkpoint)
     assert same(params, loaded("neox")[1])
     exports.save(tmp_path / "new", checkpoint, params)
-    kept = {
-        name
-        for name in stored_in(tmp_path / "old")
-        if "bias" not in name.split(".")[-1] or "attention.bias" not in name
-    }
-    assert set(stored_in(tmp_path / "new")) <= kept | set(stored_in(GOLDEN / "neox"))
-    assert "lm_head.weight" in stored_in(tmp_path / "new")
+    renamed = set(stored_in(GOLDEN / "neox")) - {"embed_out.weight"} | {"lm_head.weight"}
+    assert set(stored_in(tmp_path / "new")) == renamed
 
 
 def test_a_reward_model_starts_at_0_on_the_body_and_comes_back(tmp_path):
@@ -273,3 +272,146 @@ def test_slowed_rotations_leave_fast_ones_alone():
     found = transformer._slowed(jnp.asarray(frequencies), scaling)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert len(set(np.round(np.asarray(found) / frequencies, 6))) > 3
+
+
+def _without(name):
+    return lambda stored: {key: tensor for key, tensor in stored.items() if key != name}
+
+
+NORM, DENSE = "gpt_neox.final_layer_norm.bias", "gpt_neox.layers.1.attention.dense.weight"
+BROKEN = {
+    "missing": (_without(DENSE), "has no gpt_neox.layers.1.attention.dense.weight, which its config.json asks for"),
+    "size": (
+        lambda stored: stored | {NORM: np.zeros(31)},
+        r"final_layer_norm.bias is \(31,\), but .* makes it \(30,\)",
+    ),
+    "unknown": (lambda stored: stored | {"q_norm": np.zeros(2)}, "holds q_norm, which a gpt_neox model has not"),
+    "quantised": (lambda stored: stored | {NORM: np.zeros(30, np.int8)}, "is stored as I8; there are F64, F32, F16"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_other_tensors_are_refused_by_name(tmp_path, what):
+    change, message = BROKEN[what]
+    with pytest.raises(ValueError, match=message):
+        weights.open_checkpoint(copied("neox", tmp_path / "broken", change))
+
+
+def test_a_head_that_is_missing_or_of_another_size_is_refused(tmp_path):
+    headless = weights.open_checkpoint(copied("neox", tmp_path / "none", _without("embed_out.weight")))
+    with pytest.raises(ValueError, match=r"has no embed_out.weight"):
+        weights.load(headless)
+    short = copied("neox", tmp_path / "short", lambda stored: stored | {"embed_out.weight": np.zeros((40, 30))})
+    with pytest.raises(ValueError, match=r"embed_out.weight is \(40, 30\), but config.json makes it \(41, 30\)"):
+        weights.load(weights.open_checkpoint(short))
+
+
+def test_damaged_files_are_refused(tmp_path):
+    folder = copied("neox", tmp_path / "cut")
+    whole = (folder / weights.WHOLE).read_bytes()
+    for end in (-100, 1000, 4, 0):
+        (folder / weights.WHOLE).write_bytes(whole[:end])
+        with pytest.raises(ValueError, match=r"model.safetensors is cut short or damaged \(.*\); fetch it again"):
+            weights.open_checkpoint(folder)
+    (folder / weights.CONFIG).write_text("{")
+    with pytest.raises(ValueError, match=r"config.json is not JSON"):
+        weights.open_checkpoint(folder)
+
+
+def test_missing_files_are_refused(tmp_path):
+    checkpoint, params = loaded("llama")
+    folder = tmp_path / "several"
+    exports.save(folder, checkpoint, params, shard_bytes=20_000)
+    second = sorted(folder.glob("model-*"))[1]
+    second.replace(tmp_path / "aside")
+    with pytest.raises(ValueError, match=r"lacks model-00002-of-0000\d.safetensors, which .*index.json names"):
+        weights.open_checkpoint(folder)
+    save_file({"model.norm.weight": np.zeros(24)}, second)
+    with pytest.raises(ValueError, match=r"should be in the files that .* names, and is not"):
+        weights.open_checkpoint(folder)
+    (folder / weights.INDEX).unlink()
+    with pytest.raises(ValueError, match=r"if there is a pytorch_model.bin, convert it with the package transformers"):
+        weights.open_checkpoint(folder)
+    (folder / weights.CONFIG).unlink()
+    with pytest.raises(ValueError, match=r"holds no config.json"):
+        weights.open_checkpoint(folder)
+
+
+def test_names_are_of_folders_or_of_the_hub(tmp_path, monkeypatch):
+    asked = []
+
+    def download(name, revision, allow_patterns):
+        asked.append((name, revision, "config.json" in allow_patterns, "pytorch_model.bin" in allow_patterns))
+        return str(GOLDEN / "llama")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("huggingface_hub.snapshot_download", download)
+        assert weights.open_checkpoint("someone/llama", "main") == loaded("llama")[0]
+    assert asked == [("someone/llama", "main", True, False)]
+    with pytest.raises(ValueError, match="is a local folder, which has no revision 'main'; leave it out"):
+        weights.open_checkpoint(GOLDEN / "llama", "main")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    for name in ("someone/nothing", str(tmp_path / "a" / "b")):
+        with pytest.raises(ValueError, match=r"is no local folder, and could not be fetched from Hugging Face's hub"):
+            weights.open_checkpoint(name)
+
+
+def test_packages_that_are_not_installed_are_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    with pytest.raises(ValueError, match=r"safetensors is not installed; install it with: .*gvgap_jax\[tldr\]"):
+        weights.open_checkpoint(GOLDEN / "llama")
+
+
+def test_other_shapes_and_larger_vocabularies_are_refused():
+    checkpoint = loaded("llama")[0]
+    with pytest.raises(ValueError, match=r"not that of .*llama: layers 3 there, 2 here"):
+        weights.load(checkpoint, dataclasses.replace(checkpoint.shape, layers=2))
+    weights.check_vocabulary(checkpoint.shape, 37)
+    with pytest.raises(ValueError, match="the tokenizer has 38 tokens and the model only 37 rows"):
+        weights.check_vocabulary(checkpoint.shape, 38)
+
+
+OTHERS = {
+    "model_type 'qwen3' is not here; there are gpt_neox, llama, qwen2": {"model_type": "qwen3"},
+    "model_type 'mixtral' is not here": {"model_type": "mixtral"},
+    "config.json has no vocab_size, hidden_size": {"vocab_size": None, "hidden_size": None},
+    "hidden_act 'gelu_new' is not here; a llama model has 'silu'": {"hidden_act": "gelu_new"},
+    "hidden_act 'gelu_fast' is not here; a gpt_neox model has 'gelu'": {
+        "model_type": "gpt_neox",
+        "hidden_act": "gelu_fast",
+    },
+    "quantised weights": {"quantization_config": {"bits": 4}},
+    "gpt_neox model without attention_bias": {"model_type": "gpt_neox", "hidden_act": "gelu", "attention_bias": False},
+    "one of attention_bias and mlp_bias": {"attention_bias": True},
+    "sliding-window attention": {
+        "model_type": "qwen2",
+        "use_sliding_window": True,
+        "sliding_window": 8,
+        "max_window_layers": 1,
+    },
+    "every layer must attend": {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+    "rotary embeddings of type 'yarn' are not here": {"rope_scaling": {"type": "yarn", "factor": 2.0}},
+    "rotary embeddings of type 'dynamic'": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
+    "differ between layers": {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
+    "have no low_freq_factor, high_freq_factor": {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+    "rotates whole heads, got 0.5": {"partial_rotary_factor": 0.5},
+}
+
+
+@pytest.mark.parametrize("message", OTHERS)
+def test_other_architectures_are_refused(message):
+    with pytest.raises(ValueError, match=message):
+        architectures.shape_of(loaded("llama")[0].config | OTHERS[message])
+
+
+def test_a_window_that_is_not_in_use_is_none():
+    config = loaded("qwen2_tied")[0].config
+    unused = {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 0, "layer_types": None}
+    assert architectures.shape_of(config | unused) == architectures.shape_of(config)
+
+
+@pytest.mark.parametrize("given", [(0.0,), (2.0, 0), (2.0, 8, 4.0, 4.0)])
+def test_impossible_scalings_are_refused(given):
+    with pytest.raises(ValueError, match="RotaryScaling: "):
+        shapes.RotaryScaling(*given)

@@ -36,7 +36,7 @@ def randomised(model: hf.PreTrainedModel, seed: int) -> hf.PreTrainedModel:
     numbers = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, values in model.named_parameters():
-            spread = 1.0 if "embed" in name else 0.3 if values.ndim == 1 else 1.5 * values.shape[1] ** -0.5
+            spread = 1.0 if "embed" in name else 0.2 if values.ndim == 1 else 1.5 * values.shape[1] ** -0.5
             values.copy_(spread * torch.randn(values.shape, generator=numbers) + ("norm.weight" in name))
     return model.eval()
 
@@ -58,7 +58,7 @@ def told(model: hf.PreTrainedModel, vocabulary: int) -> dict[str, np.ndarray]:
 
 def main() -> None:
     """Write them all."""
-    for seed, (name, config) in enumerate(CONFIGS.items()):
+    for seed, (name, config) in enumerate(CONFIGS.items(), 7):
         folder = HERE / name
         shutil.rmtree(folder, ignore_errors=True)
         model = randomised(hf.AutoModelForCausalLM.from_config(hf.AutoConfig.for_model(**copy.deepcopy(config))), seed)
