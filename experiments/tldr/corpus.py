@@ -56,12 +56,13 @@ def prepare(run: Run) -> Corpus:
     """
     data, model = run.recipe.data, models.base(run)
     how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
+    pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
     demonstrations, asked = _split(run, "demonstrations", corpora.read_demonstrations)
     comparisons, judged = _split(run, "comparisons", corpora.read_comparisons)
     found = {
         "demonstrations": encoded.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
-        "comparisons": encoded.preferences(comparisons, model.tokenizer, how),
-        "held-out comparisons": encoded.preferences(judged, model.tokenizer, how),
+        "comparisons": encoded.preferences(comparisons, model.tokenizer, pairs),
+        "held-out comparisons": encoded.preferences(judged, model.tokenizer, pairs),
         "questions": encoded.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
     }
     for name, each in found.items():

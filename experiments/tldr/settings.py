@@ -17,6 +17,7 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 AGAIN = "sft_again"  # the SFT policy's answers drawn anew: against itself it must not win
 BEST_OF_N = "best_of_n"
 ARMS = ("sft", AGAIN, "dpo", "online_from_sft", "online_from_dpo", BEST_OF_N)
+ONLINE_FROM = ("sft", "dpo")  # policies that the online round begins from
 TABLES = ("answers", "verdicts", "pairs")
 
 Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
@@ -66,7 +67,9 @@ class Data:
       split: of data sets on the hub.
       held_out: share of the prompts that no training sees, for evaluation.
       limit: at most so many rows of each kind, None for all.
-      prompt_tokens, response_tokens: longest prompt (longer ones are shortened) and response (longer ones are dropped).
+      prompt_tokens: of the longest prompt; longer ones are shortened.
+      response_tokens, compared_tokens: of the longest demonstration or sample, and of the longest response of a pair;
+        longer ones are dropped.
     """
 
     comparisons: tuple[str, ...] = ("trl-lib/tldr-preference",)
@@ -76,6 +79,7 @@ class Data:
     limit: int | None = None
     prompt_tokens: int = 512
     response_tokens: int = 53
+    compared_tokens: int = 169
 
 
 @dataclass(frozen=True)
@@ -217,7 +221,7 @@ def _pythia(size: str, **changes: Any) -> Recipe:
 
 PRESETS = {
     "laptop": Recipe(
-        data=Data((TOY,), (TOY,), prompt_tokens=48, response_tokens=24, held_out=0.1),
+        data=Data((TOY,), (TOY,), prompt_tokens=48, response_tokens=24, compared_tokens=24, held_out=0.15),
         sft=Descent(batch=32, learning_rate=2e-3, schedule="cosine", epochs=6),
         rm=Descent(batch=32, learning_rate=1e-3, schedule="cosine", epochs=2),
         dpo=Descent(batch=32, learning_rate=2e-4, schedule="linear", epochs=2),

@@ -9,7 +9,7 @@ from experiments.tldr import corpus, models, passes
 from experiments.tldr.corpus import Corpus
 from experiments.tldr.models import Model
 from experiments.tldr.run import Run, Stopped, console
-from experiments.tldr.settings import Descent, made_for, training
+from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
 from gvgap_jax import online
 from gvgap_jax.lm import backend, objectives
 from gvgap_jax.lm.programs import Build
@@ -61,7 +61,7 @@ def online_dpo(run: Run, text: Corpus) -> None:
     """DPO on the best against the worst of several responses, once from the SFT policy and once from DPO's."""
     reference, reward_model = models.trained(run, "sft"), models.trained(run, "reward_model")
     prompts = corpus.online_prompts(run, text)
-    for start in ("sft", "dpo"):
+    for start in ONLINE_FROM:
         stage = f"online_from_{start}"
         policy = models.trained(run, start)
         drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)

@@ -14,6 +14,7 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
 from gvgap_jax.lm import architectures, exports, shape, transformer
+from gvgap_jax.lm.shape import Shape
 
 SUBJECTS = ("boss", "sister", "roommate", "dog", "landlord", "girlfriend", "brother", "teacher")
 FEELINGS = ("angry", "sad", "scared", "jealous", "happy", "guilty")
@@ -32,7 +33,7 @@ SUMMARIES = (  # from what says all, shortly, to what says nothing
 )
 WORDS, LONG = 8, 0.3  # words that cost nothing, and what every further one costs
 END = "<|endoftext|>"
-DEMONSTRATIONS, COMPARISONS = 1200, 2400
+DEMONSTRATIONS, COMPARISONS = 1600, 2400
 
 
 def gold(prompts: Sequence[str], responses: Sequence[str]) -> np.ndarray:
@@ -92,13 +93,18 @@ def _post(numbers: np.random.Generator) -> tuple[dict, dict]:
     return {"subreddit": str(numbers.choice(SUBREDDITS)), "title": f"what about my {subject}", "post": post}, facts
 
 
+def shape_of_model(layers: int = 2, width: int = 64) -> Shape:
+    """A GPT-NeoX that knows the words of the world."""
+    return shape.neox(_tokenizer().get_vocab_size(), layers, width, 4, start=False)
+
+
 def write_model(folder: Path, layers: int = 2, width: int = 64) -> None:
-    """A GPT-NeoX of random parameters that knows the words of the world, as a checkpoint with its tokenizer."""
-    tokenizer = _tokenizer()
-    random = shape.neox(tokenizer.get_vocab_size(), layers, width, 4, start=False)
-    params = transformer.init(random, random.vocabulary, jax.random.key(0))
-    exports.save(folder, architectures.config_of(random), params)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    """Write that GPT-NeoX with random parameters, as a checkpoint with its tokenizer."""
+    random = shape_of_model(layers, width)
+    exports.save(
+        folder, architectures.config_of(random), transformer.init(random, random.vocabulary, jax.random.key(0))
+    )
+    _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}), encoding="utf-8")
 
 

@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import importlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -25,6 +25,7 @@ from gvgap_jax.types import Params
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 BESIDE += ("generation_config.json",)
+FILES = (CONFIG, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 SHOWN = 3  # names that a refusal lists
 
@@ -62,28 +63,40 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
       ValueError: there is none, its architecture is not here, a file or a tensor is missing, damaged, of another size
         than config.json says or unknown, or safetensors is not installed.
     """
-    folder = _folder(name, revision)
-    if not (folder / CONFIG).is_file():
-        raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
-    config = _json(folder / CONFIG)
-    try:
-        shape = architectures.shape_of(config)
-    except ValueError as error:
-        raise ValueError(f"{folder}: {error}") from error
+    folder = _folder(name, revision, FILES)
+    config, shape = _configuration(folder)
     checkpoint = Checkpoint(folder, config, shape, _tensors(folder))
     _check(checkpoint)
     return checkpoint
 
 
-def _folder(name: str | Path, revision: str | None) -> Path:
+def shape_of(name: str | Path, revision: str | None = None) -> Shape:
+    """The shape of a checkpoint, of which nothing but its configuration is looked at or fetched.
+
+    Raises:
+      ValueError: there is none, or its architecture is not here.
+    """
+    return _configuration(_folder(name, revision, (CONFIG,)))[1]
+
+
+def _configuration(folder: Path) -> tuple[Config, Shape]:
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
+    config = _json(folder / CONFIG)
+    try:
+        return config, architectures.shape_of(config)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def _folder(name: str | Path, revision: str | None, files: Sequence[str]) -> Path:
     if Path(name).is_dir():
         if revision is not None:
             raise ValueError(f"{name} is a local folder, which has no revision {revision!r}; leave it out.")
         return Path(name)
     hub = package("huggingface_hub")
     try:
-        patterns = [CONFIG, WHOLE, INDEX, "model-*.safetensors", *BESIDE]
-        return Path(hub.snapshot_download(str(name), revision=revision, allow_patterns=patterns))
+        return Path(hub.snapshot_download(str(name), revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise ValueError(
