@@ -83,7 +83,7 @@ def _refuse_other_parts(kind: str, config: Config) -> None:
             "config.json: a llama model with one of attention_bias and mlp_bias is not here, only both or none."
         )
     layers = config["num_hidden_layers"]
-    sliding = config.get("use_sliding_window") and _or(config.get("max_window_layers"), layers) < layers
+    sliding = config.get("use_sliding_window") and _or(config.get("max_window_layers"), 28) < layers
     others = set(config.get("layer_types") or ()) - {"full_attention"}
     if others or (sliding and config.get("sliding_window")):
         raise ValueError(

@@ -11,10 +11,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from gvgap_jax.lm import architectures, tensors
+from gvgap_jax.lm import architectures, tensors, transformer
 from gvgap_jax.lm.architectures import Config
 from gvgap_jax.lm.tensors import SCALAR_HEAD, Home
-from gvgap_jax.lm.weights import BESIDE, CONFIG, INDEX, WHOLE, Checkpoint, package
+from gvgap_jax.lm.weights import BESIDE, CONFIG, DTYPES, INDEX, WHOLE, Checkpoint, package
 from gvgap_jax.types import Params
 
 
@@ -41,12 +41,14 @@ def save(
       shard_bytes: from which on there are several files, with an index.
 
     Raises:
-      ValueError: the folder holds something, or safetensors is not installed.
+      ValueError: the folder holds something, the parameters are of another shape than the origin, the dtype is none of
+        these, or safetensors is not installed.
     """
     folder, writes = Path(folder), jax.process_index() == 0
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; choose another folder, or remove it.")
     config = origin.config if isinstance(origin, Checkpoint) else origin
+    _check(config, params, dtype)
     stored = _homes(origin, params)
     dtypes = _dtypes(origin, stored, dtype)
     files = _files(stored, dtypes, shard_bytes)
@@ -61,6 +63,16 @@ def save(
         temporary.replace(folder)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(f"saved {folder}")
+
+
+def _check(config: Config, params: Params, dtype: str | None) -> None:
+    if dtype not in (None, *DTYPES.values()):
+        raise ValueError(f"weights are stored as one of {', '.join(DTYPES.values())}, got {dtype!r}.")
+    shape = architectures.shape_of(config)
+    outputs = params["head"].shape[1] if "head" in params else shape.vocabulary
+    wanted = jax.eval_shape(lambda: transformer.init(shape, outputs, jax.random.key(0)))
+    if jax.tree.map(jnp.shape, params) != jax.tree.map(jnp.shape, wanted):
+        raise ValueError(f"the parameters are not those of {shape}, as which they should be written.")
 
 
 def _homes(origin: Checkpoint | Config, params: Params) -> dict[str, list[Home]]:
@@ -79,7 +91,7 @@ def _dtypes(origin: Checkpoint | Config, stored: dict[str, list[Home]], dtype: s
     """What every tensor is stored as."""
     own = {name: found[0].leaf.dtype for name, found in stored.items()}
     if isinstance(origin, Checkpoint):
-        common = next(iter(origin.tensors.values())).dtype
+        common = origin.tensors[f"{tensors.NAMES[origin.config['model_type']]['embedding']}.weight"].dtype
         own = {name: origin.tensors[name].dtype if name in origin.tensors else common for name in stored}
     return {name: jnp.dtype(dtype or kind) for name, kind in own.items()}
 
@@ -140,6 +152,7 @@ def _write_tensors(path: Path, stored: dict[str, list[Home]], dtypes: dict[str, 
             held[name] = tensor
     if writes:
         package("safetensors.numpy").save_file(held, path, metadata={"format": "pt"})
+        shutil.copymode(path.with_name(CONFIG), path)  # safetensors lets nobody but the owner read
 
 
 def _gathered(leaf: jax.Array, layer: int | None) -> np.ndarray:

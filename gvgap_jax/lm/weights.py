@@ -136,7 +136,7 @@ def _tensors(folder: Path) -> dict[str, Stored]:
             f"{folder} holds neither {WHOLE} nor {INDEX}; if there is a pytorch_model.bin, convert it with the package "
             "transformers: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
         )
-    places = _json(folder / INDEX)["weight_map"]
+    places = _json(folder / INDEX).get("weight_map", {})
     absent = sorted(file for file in set(places.values()) if not (folder / file).is_file())
     if absent:
         raise ValueError(f"{folder} lacks {_listed(absent)}, which {INDEX} names; fetch the checkpoint again.")
