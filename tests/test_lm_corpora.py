@@ -287,6 +287,12 @@ def test_the_share_that_is_held_out():
     assert set(row.prompt for row in smaller) <= set(row.prompt for row in corpora.split(rows, 0.2)[1])
     hashes = [hashlib.sha256(f'"{number}"'.encode()).hexdigest() for number in range(4000)]
     assert smaller == [row for row, found in zip(rows, hashes, strict=True) if int(found[:16], 16) / 2**64 < 0.1]
+    posts = [FIELDS | {"title": str(number)} for number in range(40)]
+    other_order = [dict(reversed(post.items())) for post in posts]
+    held_out, again = (
+        corpora.split([Demonstration(post, "") for post in each], 0.5)[1] for each in (posts, other_order)
+    )
+    assert held_out == again
     for share in (-0.1, 1.0, float("nan")):
         with pytest.raises(ValueError, match="at least 0 and below 1"):
             corpora.split(rows, share)

@@ -10,7 +10,7 @@ CHATML = (
     "{% for message in messages %}\n"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] | trim }}<|im_end|>\n"
     "{% endfor %}\n"
-    "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
+    "  {% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
 )
 WORDS = [
     "SUBREDDIT: r/relationships\n\nTITLE: My friend and I are at odds\n\nPOST: We went to the sea.\n\nTL;DR: sea trip",
