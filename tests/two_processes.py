@@ -100,6 +100,26 @@ def gradients(call):
     save(call, found, {"loss": loss}, {"rows": pieces(given)})
 
 
+def memory(call):
+    """Of a gradient of SFT over 16 layers, bytes of all parameters, and what a device needs beside its own."""
+    layout, size = layout_of(call), shape.neox(V, layers=16, width=128, heads=8, start=False)
+    policy = backend.transformer_policy(size, H)
+
+    def gradient(params, given):
+        objective = layout.spread(objectives.sft(policy, given, batch=BATCH))
+        return jax.grad(objective.loss)(params, objective.draw(jax.random.key(0), params, 0))
+
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    placed = layout.place(shapes)
+    params = jax.tree.map(
+        lambda leaf, there: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), shapes, placed
+    )
+    program = jax.jit(gradient, out_shardings=placed).lower(params, layout.put(data()[0])).compile()
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    used = program.memory_analysis()
+    save(call, {}, {"whole": whole, "needed": used.temp_size_in_bytes + used.output_size_in_bytes}, {})
+
+
 def fit(call):
     """One call of ``train.fit``; with ``stop``, process number ``stop`` gets SIGTERM in its first dispatch."""
     build = BUILDS[call["objective"]]
@@ -205,7 +225,7 @@ def main(file):
     keep_compiled_programs()
     processes.join(processes.Processes(**wanted.get("join", {})), time_out=60)
     for call in wanted["calls"]:
-        {"gradients": gradients, "fit": fit, "moved": moved, "steps": steps}[call["do"]](call)
+        {"gradients": gradients, "fit": fit, "memory": memory, "moved": moved, "steps": steps}[call["do"]](call)
 
 
 if __name__ == "__main__":
