@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -22,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 LAYOUTS = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
 
 
-def launch(folder, *wanted):
+def launch(folder, *wanted, status=0):
     """Processes of tests/two_processes.py side by side, each with what it is to do."""
     files = [folder / f"process-{number}.json" for number in range(len(wanted))]
     for file, content in zip(files, wanted, strict=True):
@@ -36,7 +37,7 @@ def launch(folder, *wanted):
         for command in commands
     ]
     said = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(running), "\n".join(said)
+    assert {process.returncode for process in running} == {status}, "\n".join(said)
 
 
 def two(folder, *calls, devices=1):
@@ -175,6 +176,18 @@ def test_what_a_run_starts_from_is_used_up(layout):
     assert start.is_deleted()
     np.testing.assert_allclose(found.fit.params, wanted, atol=0.0011)
     assert np.abs(found.fit.params - wanted).max() > 0.0005
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path):
+    """SIGKILL just before the second checkpoint gets its name: the first one is gone on with, to the same bits."""
+    killed = called(tmp_path, "killed", (1, 2, 1), keep=f"{tmp_path}/kept", killed_at=4)
+    launch(tmp_path, {"devices": 2, "calls": [killed]}, status=-signal.SIGKILL)
+    stored = {path.name.partition(".")[0]: path.name for path in (tmp_path / "kept" / "checkpoints").iterdir()}
+    assert stored["2"] == "2"
+    assert stored["4"] != "4"
+    again = called(tmp_path, "again", (1, 2, 1), keep=f"{tmp_path}/kept")
+    launch(tmp_path, {"devices": 2, "calls": [again, called(tmp_path, "undisturbed", (1, 2, 1))]})
+    assert_same_bits(load(tmp_path, "again")[0], load(tmp_path, "undisturbed")[0])
 
 
 def test_a_stop_without_a_folder_and_a_stop_at_the_end():
