@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,10 +20,10 @@ from gvgap_jax.lm.processes import Processes
 from tests import two_processes
 
 ROOT = Path(__file__).parent.parent
-LAYOUTS = {"fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
+LAYOUTS = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
 
 
-def launch(folder, *wanted):
+def launch(folder, *wanted, status=0):
     """Processes of tests/two_processes.py side by side, each with what it is to do."""
     files = [folder / f"process-{number}.json" for number in range(len(wanted))]
     for file, content in zip(files, wanted, strict=True):
@@ -36,7 +37,7 @@ def launch(folder, *wanted):
         for command in commands
     ]
     said = [process.communicate(timeout=300)[0] for process in running]
-    assert [process.returncode for process in running] == [0] * len(running), "\n".join(said)
+    assert {process.returncode for process in running} == {status}, "\n".join(said)
 
 
 def two(folder, *calls, devices=1):
@@ -70,6 +71,9 @@ def eight(tmp_path_factory):
     folder = tmp_path_factory.mktemp("eight")
     calls = [{"do": "gradients", "out": f"{folder}/{name}.npz", "layout": sizes} for name, sizes in LAYOUTS.items()]
     calls += [{"do": "gradients", "out": f"{folder}/one.npz"}]
+    calls += [
+        {"do": "memory", "out": f"{folder}/memory {name}.npz", "layout": LAYOUTS[name]} for name in ("data", "fsdp")
+    ]
     calls += [{"do": "moved", "out": f"{folder}/moved.npz", "keep": f"{folder}/moved"}]
     launch(folder, {"devices": 8, "calls": calls})
     return folder
@@ -81,6 +85,7 @@ def test_every_layout_finds_the_losses_and_gradients_of_one_device(eight, name):
     found, said = load(eight, name)
     assert_close(found, load(eight, "one")[0])
     wanted = {  # of [3, 16, 4, 4], [3, 16, 2, 4], [3, 16, 42], [16, 16] and [16, 1]
+        "data": ([3, 16, 4, 4], [3, 16, 2, 4], [3, 16, 42], [16, 16], [16, 1]),
         "fsdp": ([3, 2, 4, 4], [3, 2, 2, 4], [3, 2, 42], [16, 2], [2, 1]),
         "tensor": ([3, 16, 4, 4], [3, 16, 2, 4], [3, 16, 42], [2, 16], [16, 1]),
         "mixed": ([3, 8, 2, 4], [3, 8, 1, 4], [3, 8, 21], [8, 8], [8, 1]),
@@ -88,6 +93,16 @@ def test_every_layout_finds_the_losses_and_gradients_of_one_device(eight, name):
     blocks = [f"sftblocks{leaf}kernel" for leaf in ("query", "key", "up")]
     ends = ["sftendsembeddingembedding", "reward_modelhead"]
     assert [said["pieces"][leaf] for leaf in (*blocks, *ends)] == list(wanted[name])
+
+
+def test_no_device_holds_the_parameters_of_all_layers_at_once(eight):
+    share = {
+        name: found["needed"] / found["whole"]
+        for name in ("data", "fsdp")
+        for found in [load(eight, f"memory {name}")[0]]
+    }
+    assert share["fsdp"] < 0.5
+    assert share["data"] > 1
 
 
 def test_a_state_moves_between_numbers_of_devices(eight):
@@ -146,3 +161,124 @@ def test_one_of_two_processes_is_terminated_and_both_go_on_later(pair):
     assert said["finished"]
     assert_same_bits(load(pair, "again")[0], undisturbed)
     assert_close(load(pair, "back")[0], undisturbed)
+
+
+@pytest.mark.parametrize("layout", [None, (1, 2, 1)], ids=["one device", "two"])
+def test_what_a_run_starts_from_is_used_up(layout):
+    layout = layout and layouts.layout(*layout)
+    wanted = np.random.default_rng(0).normal(size=(16, 16))
+    start = 1.0 * jnp.asarray(wanted)  # a buffer that numpy does not share
+    start = layout.put_parameters(start) if layout else start
+    training = loop.Training(steps=1, evaluate_every=1, steps_a_dispatch=1, schedule="constant")
+    found = train.fit(
+        two_processes.table, two_processes.data(), training, jax.random.key(0), 0.001, start=start, layout=layout
+    )
+    assert start.is_deleted()
+    np.testing.assert_allclose(found.fit.params, wanted, atol=0.0011)
+    assert np.abs(found.fit.params - wanted).max() > 0.0005
+
+
+def test_killed_while_a_checkpoint_is_written(tmp_path):
+    """SIGKILL just before the second checkpoint gets its name: the first one is gone on with, to the same bits."""
+    killed = called(tmp_path, "killed", (1, 2, 1), keep=f"{tmp_path}/kept", killed_at=4)
+    launch(tmp_path, {"devices": 2, "calls": [killed]}, status=-signal.SIGKILL)
+    stored = {path.name.partition(".")[0]: path.name for path in (tmp_path / "kept" / "checkpoints").iterdir()}
+    assert stored["2"] == "2"
+    assert stored["4"] != "4"
+    again = called(tmp_path, "again", (1, 2, 1), keep=f"{tmp_path}/kept")
+    launch(tmp_path, {"devices": 2, "calls": [again, called(tmp_path, "undisturbed", (1, 2, 1))]})
+    assert_same_bits(load(tmp_path, "again")[0], load(tmp_path, "undisturbed")[0])
+
+
+def test_a_stop_without_a_folder_and_a_stop_at_the_end():
+    answers = iter([True])
+    training = loop.Training(steps=4, evaluate_every=1, steps_a_dispatch=2)
+    found = train.fit(
+        two_processes.table, two_processes.data(), training, jax.random.key(0), 0.1, stopped=lambda: next(answers)
+    )
+    assert (found.finished, found.fit.steps, found.status) == (False, 2, ("stopped from outside after 2 of 4 steps",))
+    answers = iter([False, True])
+    found = train.fit(
+        two_processes.table, two_processes.data(), training, jax.random.key(0), 0.1, stopped=lambda: next(answers)
+    )
+    assert (found.finished, found.status) == (True, ("finished after 4 steps",))
+
+
+def test_data_lies_in_rows_where_it_divides():
+    layout = layouts.layout(2)
+    key = jax.random.key(4)
+    placed = layout.put({"rows": np.arange(8).reshape(4, 2), "odd": np.ones(3), "one": 2.0, "key": key})
+    assert [placed[name].sharding.spec for name in ("rows", "odd", "one")] == [
+        PartitionSpec(("data", "fsdp")),
+        PartitionSpec(),
+        PartitionSpec(),
+    ]
+    assert placed["rows"].tolist() == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    assert jax.random.key_data(placed["key"]).tolist() == jax.random.key_data(key).tolist()
+    assert layout.put(placed)["rows"] is placed["rows"]
+
+
+def test_sizes_that_do_not_multiply_to_the_devices():
+    assert layouts.layout(fsdp=-1).mesh.shape == {"data": 1, "fsdp": 2, "tensor": 1}
+    for sizes in ((3, 1, 1), (-1, -1, 1), (-1, 4, 1), (0, -1, 1), (1, 1, 1)):
+        with pytest.raises(ValueError, match="must multiply to 2, the number of devices"):
+            layouts.layout(*sizes)
+
+
+def test_the_axis_of_layers_and_biases_are_never_split():
+    params = jax.eval_shape(lambda: transformer.init(shape.neox(8, layers=2), 8, jax.random.key(0)))
+    specs = {
+        name: sharding.spec for name, sharding in two_processes.named(layouts.layout(fsdp=2).place(params)).items()
+    }
+    assert specs["blocksdownkernel"] == PartitionSpec(None, None, "fsdp")
+    assert specs["blocksupbias"] == specs["blocksnorm_feedscale"] == PartitionSpec()
+    assert specs["head"] == PartitionSpec("fsdp")
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"coordinator": "here"}, "go together"),
+        ({"coordinator": "here", "processes": 2, "process": 0}, "go together"),
+        ({"process": 1}, "go together"),
+        ({"coordinator_port": 70_000}, "1 to 65535, got 70000"),
+        ({"coordinator": "here", "coordinator_port": 1, "processes": 2, "process": 2}, "0 to 1, got 2"),
+    ],
+)
+def test_processes_that_cannot_be(given, words):
+    with pytest.raises(ValueError, match=words):
+        Processes(**given)
+
+
+def test_one_process_waits_for_nobody(monkeypatch):
+    processes.join(Processes())
+    processes.join(Processes("here", 1, processes=1, process=0))
+    processes.barrier("alone")
+    assert processes.is_first()
+    assert processes.agreed(True)
+    assert processes.from_first("word") == "word"
+    with pytest.raises(ZeroDivisionError):
+        processes.in_first(lambda: 1 / 0)
+    monkeypatch.setenv("SLURM_NTASKS", "2")
+    with pytest.raises(ValueError, match="jax is in use already"):
+        processes.join(Processes())
+
+
+JOIN = """
+from gvgap_jax.lm.processes import Processes, join
+try:
+    join(Processes("localhost", {port}, 2, {process}), time_out=1)
+except ValueError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("process", "words"), [(0, "port is taken"), (1, "nobody listens at localhost")])
+def test_a_coordinator_that_cannot_be(process, words):
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        if process == 0:
+            taken.listen()
+        source = JOIN.format(port=taken.getsockname()[1], process=process)
+        found = subprocess.run([sys.executable, "-c", source], cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert words in found.stdout

@@ -100,9 +100,31 @@ def gradients(call):
     save(call, found, {"loss": loss}, {"rows": pieces(given)})
 
 
+def memory(call):
+    """Of a gradient of SFT over 16 layers, bytes of all parameters, and what a device needs beside its own."""
+    layout, size = layout_of(call), shape.neox(V, layers=16, width=128, heads=8, start=False)
+    policy = backend.transformer_policy(size, H)
+
+    def gradient(params, given):
+        objective = layout.spread(objectives.sft(policy, given, batch=BATCH))
+        return jax.grad(objective.loss)(params, objective.draw(jax.random.key(0), params, 0))
+
+    shapes = jax.eval_shape(policy.init, jax.random.key(0))
+    placed = layout.place(shapes)
+    params = jax.tree.map(
+        lambda leaf, there: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), shapes, placed
+    )
+    program = jax.jit(gradient, out_shardings=placed).lower(params, layout.put(data()[0])).compile()
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    used = program.memory_analysis()
+    save(call, {}, {"whole": whole, "needed": used.temp_size_in_bytes + used.output_size_in_bytes}, {})
+
+
 def fit(call):
     """One call of ``train.fit``; with ``stop``, process number ``stop`` gets SIGTERM in its first dispatch."""
     build = BUILDS[call["objective"]]
+    if "killed_at" in call:
+        die_when_finished(call["killed_at"])
     with terminated() as caught:
 
         def stopped():
@@ -123,6 +145,20 @@ def fit(call):
         )
     curves = {name: found.curves[name].to_numpy() for name in found.curves.columns}
     save(call, found.fit.params, curves, {"finished": found.finished, "status": found.status})
+
+
+def die_when_finished(step):
+    """SIGKILL when all of a checkpoint is written but its name."""
+
+    def dying(rename):
+        def renamed(source, target, **options):
+            if str(target).endswith(f"/{checkpoints.CHECKPOINTS}/{step}"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return rename(source, target, **options)
+
+        return renamed
+
+    os.rename, os.replace = dying(os.rename), dying(os.replace)
 
 
 def moved(call):
@@ -205,7 +241,7 @@ def main(file):
     keep_compiled_programs()
     processes.join(processes.Processes(**wanted.get("join", {})), time_out=60)
     for call in wanted["calls"]:
-        {"gradients": gradients, "fit": fit, "moved": moved, "steps": steps}[call["do"]](call)
+        {"gradients": gradients, "fit": fit, "memory": memory, "moved": moved, "steps": steps}[call["do"]](call)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,9 @@ def alone(
         return state, jax.tree.map(lambda values: values[None], curves)
 
     placed = None
-    if layout:
+    if layout is None:
+        data = jax.device_put(data)  # once: arrays of the host would be sent at every dispatch
+    else:
         data, key, learning_rate = layout.put((data, key, learning_rate))
         first = first if first is None else layout.put_parameters(first)
         placed = layout.place(jax.eval_shape(begin, data, key, first))
