@@ -85,6 +85,7 @@ def memory_needed(executable) -> int:
         + measured.argument_size_in_bytes
         + measured.output_size_in_bytes
         + measured.generated_code_size_in_bytes
+        - measured.alias_size_in_bytes  # results that take the memory of arguments that are used up
     )
 
 

@@ -59,6 +59,7 @@ KINDS = {  # what JAX calls a device, in part: longer ones first where one is th
     "TPU v6e": "TPU v6e",
     "TPU v5 lite": "TPU v5e",
     "TPU v5e": "TPU v5e",
+    "TPU v5p": "TPU v5p",
     "TPU v5": "TPU v5p",
     "TPU v4 lite": "",
     "TPU v4": "TPU v4",
