@@ -6,12 +6,17 @@ Every code cell runs when the site is built, and an error in one of them is an e
 import os
 import re
 import sys
+import typing
 
+from sphinx import addnodes
 from sphinx.domains.python import PyObject
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the cells
-
 project = "gvgap_jax"
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # of the cells, as is the next line: they compile more than they compute
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+typing.GENERATING_DOCUMENTATION = project  # jaxtyping then names shapes as they stand in the source
+
 author = "the gvgap_jax maintainers"
 html_title = "gvgap_jax"
 html_theme = "furo"
@@ -31,7 +36,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 nb_merge_streams = True
 
-autodoc_default_options = {"members": True, "member-order": "bysource", "no-value": True}
+autodoc_default_options = {"members": True, "member-order": "bysource"}
 autodoc_preserve_defaults = True
 autodoc_typehints_format = "short"
 autosummary_generate = True
@@ -48,9 +53,7 @@ nitpicky = True  # a reference to something of this project that is not there is
 nitpick_ignore_regex = [(r"py:.*", r"(?!(gvgap_jax|theory)\b).*")]
 nitpick_ignore = [("py:class", f"gvgap_jax.optimize.{name}") for name in ("Batch", "Candidates")]  # type variables
 
-AS_WRITTEN = {  # annotations, which autodoc sees resolved
-    "~jaxlib._jax.Array": "Array",
-    "~jaxtyping.": "",
+ALIASES = {  # annotations, which autodoc sees resolved
     "Float[Array, ''] | float": "~gvgap_jax.types.Number",
     "Int[Array, ''] | int": "~gvgap_jax.types.Count",
     "Key[Array, '']": "~gvgap_jax.types.PRNGKey",
@@ -60,26 +63,42 @@ AS_WRITTEN = {  # annotations, which autodoc sees resolved
 
 
 def as_written(app, what, name, obj, options, signature, returned):
-    """Shapes and aliases as they stand in the source; default values without where they lie in memory."""
-    for resolved, written in AS_WRITTEN.items():
-        signature, returned = (text and text.replace(resolved, written) for text in (signature, returned))
-    return signature and re.sub(r"<function .*? at 0x[0-9a-f]+>", "…", signature), returned
+    """Annotations, and default values that are functions, as they stand in the source."""
+
+    def written(text):
+        for resolved, alias in ALIASES.items():
+            text = text.replace(resolved, alias)
+        return re.sub(r"<function (\w+)>", r"\1", re.sub(r"<factory>|<function \S*<lambda>>", "...", text))
+
+    return signature and written(signature), returned and written(returned)
+
+
+def leave_out_values(app, domain, kind, content):
+    """Values of constants that are more than a number: unions, tables of functions."""
+    if kind == "data":
+        for value in list(content.parent.findall(addnodes.desc_annotation)):
+            if len(value.astext()) > 20:
+                value.parent.remove(value)
 
 
 def leave_out_fields(app, what, name, obj, skip, options):
-    """The fields of a NamedTuple are described in its docstring already."""
-    return True if type(obj).__name__ == "_tuplegetter" else None
+    """Fields of a NamedTuple and functions that are default values: the docstring of the class describes them."""
+    default = what == "class" and getattr(obj, "__name__", name) != name
+    return True if default or type(obj).__name__ == "_tuplegetter" else None
 
 
 def link_names(app, what, name, obj, options, lines):
-    """``module.name`` in a docstring becomes a link where the library has it."""
+    """``module.name`` in a docstring becomes a link where the library has it; attributes described together stay so."""
 
     def link(match):
         module, _, attribute = match[1].rpartition(".")
         there = f"gvgap_jax.{module}" in sys.modules and hasattr(sys.modules[f"gvgap_jax.{module}"], attribute)
         return f":py:obj:`{match[1]} <gvgap_jax.{match[1]}>`" if there else match[0]
 
-    lines[:] = [re.sub(r"``([\w.]+\.\w+)``", link, line) for line in lines]
+    def together(match):
+        return match[0].replace(", ", "/")  # the domain reads "a, b" as a type and a name
+
+    lines[:] = [re.sub(r"^:ivar [\w, ]+:", together, re.sub(r"``([\w.]+\.\w+)``", link, line)) for line in lines]
 
 
 def setup(app):
@@ -87,6 +106,7 @@ def setup(app):
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("autodoc-process-docstring", link_names)
+    app.connect("object-description-transform", leave_out_values)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"

@@ -29,15 +29,15 @@ PADDING = -1
 Params = Any
 """Parameters of a policy or a verifier: whatever pytree its class makes of them."""
 Number = Float[Array, ""] | float
-"""A scalar that may be traced."""
+"""A scalar that may be traced, ``Float[Array, ""]``, or a Python number."""
 Count = Int[Array, ""] | int
-"""An integer that may be traced."""
+"""An integer that may be traced, ``Int[Array, ""]``, or a Python one."""
 PRNGKey = Key[Array, ""]
 """A typed random key, as ``jax.random.key`` makes it."""
 Prompts = Int[Array, "N P"]
-"""Tokens of prompts."""
+"""Tokens [N, P] of N prompts."""
 Responses = Int[Array, "N H"]
-"""Tokens of responses."""
+"""Tokens [N, H] of N responses."""
 
 
 class Policy(NamedTuple):
