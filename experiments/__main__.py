@@ -23,6 +23,7 @@ from experiments.folders import compact, status
 from experiments.report import report
 from experiments.report_records import words_of
 from experiments.run_all import run_all
+from experiments.tldr.settings import Options, options_with
 from gvgap_jax.parallel import use_all_cores
 from gvgap_jax.sweep.cache import keep_compiled_programs
 from gvgap_jax.sweep.grid import Grid, number_of_points
@@ -132,7 +133,8 @@ def bench(
     Args:
       what: fits, sweeps, kills or transformers.
       out: folder of the tables; those of all but fits go into folders of these names in it.
-      experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity.
+      experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity. For kills also
+        tldr, which is killed in every stage.
       preset: of that experiment.
       kills: processes that are killed.
     """
@@ -147,8 +149,26 @@ def bench(
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))
     else:
-        name = known_experiment(experiment or "sample_complexity")
-        killing.main(out / "kills", (name, "--preset", preset), kills)
+        name = experiment if experiment == "tldr" else known_experiment(experiment or "sample_complexity")
+        if name == "tldr":
+            from experiments.benchmarks import tldr_kills  # the recipe's packages are an extra
+
+            tldr_kills.main(out / "kills-tldr")
+        else:
+            killing.main(out / "kills", (name, "--preset", preset), kills)
+
+
+def run_tldr(options: Options) -> None:
+    """Fine-tune a language model on preferences, stage by stage.
+
+    Raises:
+      ValueError: a package of the extra ``tldr`` is not installed, or as its command raises.
+    """
+    try:
+        from experiments.tldr import command  # its packages are an extra
+    except ImportError as error:
+        raise ValueError(f'tldr needs {error.name}: pip install -e ".[tldr]".') from error
+    command.run(options)
 
 
 def main(arguments: list[str]) -> None:
@@ -156,7 +176,7 @@ def main(arguments: list[str]) -> None:
     try:
         preset, backend = preset_in(arguments), backend_in(arguments)
         if arguments[:1] == ["run"] and len(arguments) > 1 and not arguments[1].startswith("-"):
-            name = arguments[1] if arguments[1] == "all" else known_experiment(arguments[1], backend)
+            name = arguments[1] if arguments[1] in ("all", "tldr") else known_experiment(arguments[1], backend)
             arguments = ["run", name, *arguments[2:]]
         modules = on_backend(EXPERIMENTS, backend)
         runs: list[Any] = [
@@ -164,11 +184,14 @@ def main(arguments: list[str]) -> None:
             for name, module in modules.items()
         ]
         runs.append(Annotated[All, tyro.conf.subcommand(name="all")])
+        runs.append(Annotated[options_with(arguments), tyro.conf.subcommand(name="tldr")])
 
         def run(experiment) -> None:
             """Run one experiment, or all, into folders of records; what is already there is not computed again."""
             if isinstance(experiment, All):
                 run_all(modules, experiment)
+            elif isinstance(experiment, Options):
+                run_tldr(experiment)
             else:
                 runner.run(experiment.name, modules[experiment.name], experiment)
 

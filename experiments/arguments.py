@@ -126,17 +126,17 @@ def part_of(text: str) -> tuple[int, int]:
 
 def preset_in(arguments: list[str]) -> Preset:
     """The preset named in the arguments; its values are the defaults that the other options override."""
-    return _named_by("--preset", PRESET_NAMES, arguments)
+    return named_by("--preset", PRESET_NAMES, arguments)
 
 
 def backend_in(arguments: list[str]) -> BackendName:
     """The backend named in the arguments; it decides which presets there are."""
-    return _named_by("--backend", BACKEND_NAMES, arguments)
+    return named_by("--backend", BACKEND_NAMES, arguments)
 
 
-def _named_by(wanted: str, choices: Sequence[Choice], arguments: list[str]) -> Choice:
+def named_by(wanted: str, choices: Sequence[Choice], arguments: list[str]) -> Choice:
     """The choice that an option names, or the first one."""
-    for option, value in zip(arguments, [*arguments[1:], ""], strict=True):
+    for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         given = value if option == wanted else option.removeprefix(f"{wanted}=")
         if given in choices:
             return choices[choices.index(given)]

@@ -1,4 +1,4 @@
-"""What a run would find on this machine: devices, memory, versions, the cache of compiled programs."""
+"""What a run would find on this machine: devices, memory, versions, the cache of compiled programs; what is wrong."""
 
 import os
 import shutil
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments import complaints
 from gvgap_jax.parallel import memory_per_device
 from gvgap_jax.sweep.store import environment
 
@@ -22,27 +23,56 @@ ADVICE = {
     "and CUDA_VISIBLE_DEVICES.",
     "cpu": "Set JAX_PLATFORMS=cpu.",
 }
+Platform = Literal["cpu", "gpu", "tpu"]
 
 
-def doctor(platform: Literal["cpu", "gpu", "tpu"] | None = None) -> None:
+def doctor(
+    platform: Platform | None = None,
+    extras: tuple[str, ...] = (),
+    coordinator_port: int | None = None,
+    disk: float = 0.0,
+) -> None:
     """Show devices, memory, versions and the cache folder, and whether a run can rely on them.
 
     Args:
       platform: fail unless jax runs on it, so that a silent fall-back to the CPU wastes no night.
+      extras: fail unless these extras of gvgap_jax are installed, as in ``--extras tldr gcs``.
+      coordinator_port: fail if another process listens on this port here.
+      disk: fail unless so many GiB are free here.
 
     Raises:
-      SystemExit: the platform is another one (status 1).
+      SystemExit: something is not as a run needs it (status 1).
+      ValueError: there is no such extra or port.
     """
+    wrong = [  # before jax starts: looking at the TPU's lock would drop it if it were this process's own
+        *(complaints.of_tpu_locks() if platform == "tpu" else []),
+        *complaints.of_versions(),
+        *complaints.of_extras(extras),
+        *complaints.of_driver(),
+        *complaints.of_port(coordinator_port),
+        *complaints.of_disk(disk),
+    ]
+    wrong += _complaints_of_jax(platform)
+    for sentence in wrong:
+        console.print(f"[red]{escape(sentence)}[/red]", highlight=False, soft_wrap=True)
+    if wrong:
+        raise SystemExit(1)
+
+
+def _complaints_of_jax(platform: Platform | None) -> list[str]:
+    """Start jax and show what it finds, or say why it cannot."""
+    try:
+        found = jax.default_backend()
+    except RuntimeError as error:
+        advice = ADVICE[platform] if platform else "Name the --platform that you want for advice."
+        return [f"jax cannot start: {' '.join(str(error).split()).removesuffix('.')}. {advice}"]
     table = Table(show_header=False, title="This machine, as a run sees it", title_justify="left")
     for name, value in facts().items():
         table.add_row(name, value)
     console.print(table)
-    found = jax.default_backend()
     if platform and found != platform:
-        console.print(
-            f"[red]wanted {platform}, but jax runs on {found}.[/red] {escape(ADVICE[platform])}", soft_wrap=True
-        )
-        raise SystemExit(1)
+        return [f"wanted {platform}, but jax runs on {found}. {ADVICE[platform]}"]
+    return complaints.of_shared_memory() if found == "gpu" and jax.local_device_count() > 1 else []
 
 
 def facts() -> dict[str, str]:
@@ -55,6 +85,7 @@ def facts() -> dict[str, str]:
         "cores": str(len(os.sched_getaffinity(0))),
         "python": made_by["python"],
         **made_by["versions"],
+        "extras": ", ".join(complaints.complete_extras()) or "none",
         "revision": made_by["revision"],
         "compiled programs": _cache(),
         "disk here": f"{shutil.disk_usage('.').free / GIB:.1f} GiB free",

@@ -11,6 +11,8 @@ from experiments.backends import on_backend
 from experiments.page import page
 from experiments.report_records import gather
 from experiments.report_tables import rewritten, tables
+from experiments.tldr import report as tldr
+from gvgap_jax.sweep import folder_at
 
 console = Console()
 
@@ -34,14 +36,15 @@ def report(
         for backend in BACKEND_NAMES
         for name, module in on_backend(EXPERIMENTS, backend).items()
     ]
+    recipes = [tldr.evidence(folder) for folder in tldr.folders(folder_at(records))]
     if readme is not None:
         readme.write_text(rewritten(readme.read_text(encoding="utf-8"), tables(evidence)), encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page(evidence), encoding="utf-8")
+    out.write_text(page([*evidence, *recipes]), encoding="utf-8")
     for each in evidence:
         for problem in each.problems:
             console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
         if not each.readable:
             console.print(f"    {each.command}", highlight=False, soft_wrap=True)
-    shown = sum(not each.problems for each in evidence)
-    console.print(f"{out}: {shown} of {len(evidence)} experiments complete", highlight=False, soft_wrap=True)
+    shown, more = sum(not each.problems for each in evidence), f", {len(recipes)} of the recipe" if recipes else ""
+    console.print(f"{out}: {shown} of {len(evidence)} experiments complete{more}", highlight=False, soft_wrap=True)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.figure import Figure
 
 from experiments.arguments import PRESET_NAMES, RESULTS, default_folder
 from experiments.backends import BackendName, named
@@ -193,14 +194,19 @@ def _draw(name: str, folder: Folder, question: str) -> tuple[list[Picture], list
             if isinstance(drawn, pl.DataFrame):
                 listings.append(Listing(title, len(drawn), drawn.write_csv()))
                 continue
-            png = io.BytesIO()
-            drawn.savefig(png, format="png", dpi=200)
             known = max((key for key in captions if title.startswith(key)), key=len, default="")
-            pictures.append(Picture(title, captions.get(known, question), png.getvalue()))
+            pictures.append(Picture(title, captions.get(known, question), png_of(drawn)))
     finally:
         plt.close("all")
     place = {title: number for number, title in enumerate(captions)}
     return sorted(pictures, key=lambda picture: place.get(picture.title, len(place))), listings
+
+
+def png_of(drawn: Figure) -> bytes:
+    """A figure as PNG."""
+    png = io.BytesIO()
+    drawn.savefig(png, format="png", dpi=200)
+    return png.getvalue()
 
 
 def _origin(folder: Folder, records: dict[str, pl.DataFrame]) -> dict[str, str]:

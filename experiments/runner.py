@@ -94,7 +94,7 @@ def advance(
 
 def stop(caught: list[int]) -> NoReturn:
     """End the process as the signal asks, naming the command that goes on."""
-    console.print(f"Stopped; every finished chunk is stored. Go on with: {this_command()}", soft_wrap=True)
+    console.print(f"Stopped; what is finished is stored. Go on with: {this_command()}", soft_wrap=True)
     sys.exit(128 + caught[0])
 
 
@@ -125,7 +125,7 @@ def signals_caught() -> Iterator[list[int]]:
     def catch(number, _frame):
         caught.append(number)
         restore()
-        console.print(f"{signal.Signals(number).name}: finishing the chunk at hand; once more to stop at once.")
+        console.print(f"{signal.Signals(number).name}: finishing what is at hand; once more to stop at once.")
 
     for number in numbers:
         signal.signal(number, catch)

@@ -11,8 +11,9 @@ ORDER = [
     *("optimize", "algorithms", "online", "sampled", "metrics", "complexity", "parallel", "sweep", "lm"),
 ]
 LM_ORDER = [
-    *("tasks", "shape", "transformer", "decode", "backend", "objectives", "data", "loop", "resources", "layouts"),
-    *("architectures", "weights", "text", "corpora", "judges", "endpoint", "processes", "programs", "checkpoints"),
+    *("tasks", "shape", "pythia", "chips", "transformer", "decode", "backend", "objectives", "data", "loop"),
+    *("footprints", "hours", "resources", "layouts", "architectures", "tensors", "weights", "exports", "text"),
+    *("formats", "records", "corpora", "encoded", "judges", "endpoint", "processes", "programs", "checkpoints"),
     *("streams", "train"),
 ]
 MAY_IMPORT = {"gvgap_jax": {"gvgap_jax"}, "theory": {"gvgap_jax", "theory"}}
@@ -22,7 +23,9 @@ FILE_MODULES |= {"sys", "tempfile", "urllib", "logging", "importlib"}
 FILE_CALLS = {"open", "print", "input", "save", "savez", "load", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
 MAY_TOUCH_FILES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "gvgap_jax" / "sweep").glob("*.py")}
 MAY_TOUCH_FILES |= {f"gvgap_jax/lm/{name}.py" for name in ("train", "checkpoints", "streams")}
-MAY_TOUCH_FILES |= {f"gvgap_jax/lm/{name}.py" for name in ("weights", "text", "corpora", "endpoint", "processes")}
+MAY_TOUCH_FILES |= {
+    f"gvgap_jax/lm/{name}.py" for name in ("weights", "exports", "text", "corpora", "endpoint", "processes")
+}
 OF_THE_MACHINE = {"sysconf", "environ", "sched_getaffinity"}
 
 

@@ -126,7 +126,7 @@ def test_many_runs_and_split_parameters_resume(demonstrations, tmp_path, monkeyp
         )
 
     def spread(folder):
-        return run(demonstrations, folder, layout=layouts.fully_sharded())
+        return run(demonstrations, folder, layout=layouts.layout(fsdp=-1))
 
     for name, begin, below in (("many", many, "runs-0-2"), ("spread", spread, "")):
         whole, part = tmp_path / f"{name}-whole", tmp_path / f"{name}-part"

@@ -214,22 +214,22 @@ def test_one_run_may_lie_on_all_devices():
     training = Training(steps=8, evaluate_every=4, steps_a_dispatch=4, accumulate=2)
     alone, *spread = (
         train.fit(build, inputs, training, jax.random.key(3), 0.1, layout=layout)
-        for layout in (None, layouts.data_parallel(), layouts.fully_sharded())
+        for layout in (None, layouts.layout(data=-1), layouts.layout(fsdp=-1))
     )
-    for found, spec, rows in zip(spread, [(), ("devices",)], [6, 3], strict=True):
+    for found, spec, rows in zip(spread, [(), ("fsdp",)], [6, 3], strict=True):
         np.testing.assert_allclose(found.curves["loss"], alone.curves["loss"], rtol=1e-9)
         kernel = found.fit.params["in"]
         assert kernel.sharding.spec == PartitionSpec(*spec)
         assert [shard.data.shape for shard in kernel.addressable_shards] == 2 * [(rows, 4)]
         assert found.fit.params["bias"].sharding.spec == PartitionSpec()
-    with pytest.raises(ValueError, match="1 rows cannot be split evenly over 2 devices"):
+    with pytest.raises(ValueError, match="1 rows cannot be split evenly over 2 devices "):
         train.fit(
             build,
             inputs,
             dataclasses.replace(training, accumulate=8),
             jax.random.key(3),
             0.1,
-            layout=layouts.data_parallel(),
+            layout=layouts.layout(data=2),
         )
 
 

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gvgap_jax.lm import processes
+from gvgap_jax.lm.layouts import is_placed
 from gvgap_jax.lm.loop import State, Training
 from gvgap_jax.sweep.files import Folder, explained, folder_at, is_local, lock_of
 
@@ -28,7 +30,10 @@ def configuration(training: Training, description: dict, state: State, learning_
     """What two runs must share for one to go on where the other stopped; JSON.
 
     That is the settings, the caller's own words, the shapes and the random keys at the start, the learning rates,
-    and a digest of the data.
+    and a digest of the data. Devices and processes are not among it: a run may go on over others.
+
+    Raises:
+      ValueError: processes differ in it.
     """
     shapes = {
         jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
@@ -43,13 +48,20 @@ def configuration(training: Training, description: dict, state: State, learning_
         "data": digest(data),
         "versions": {name: version(name) for name in ("jax", "optax")},
     }
-    return json.loads(json.dumps(found))
+    found = json.loads(json.dumps(found))
+    differing = differences(processes.from_first(found), found)
+    if processes.agreed(bool(differing)):
+        raise ValueError(f"the processes of a run must agree on it ({_some(differing) or 'another one does not'}).")
+    return found
 
 
 def digest(data) -> str:
-    """Of the names, shapes and bytes of all arrays of a pytree."""
+    """Of the names, shapes and bytes of all arrays of a pytree; without the bytes where a layout has placed them."""
     found = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        if is_placed(leaf):  # no process need have all of it
+            found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} placed".encode())
+            continue
         values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
         found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
         found.update(values.tobytes())
@@ -77,7 +89,7 @@ class Checkpoints:
             self._manager.save(step, args=items, force=force)
 
     def restore(self, like: State) -> tuple[int, State] | None:
-        """The latest step and state, laid out over devices as ``like`` is; None if there is no checkpoint.
+        """The latest step and state, laid out over devices as ``like`` is, which is used up; None if there is none.
 
         Raises:
           ValueError: it belongs to another configuration.
@@ -88,12 +100,13 @@ class Checkpoints:
         stored = self._manager.restore(step, args=ocp.args.Composite(configuration=ocp.args.JsonRestore()))
         differing = differences(stored["configuration"], self._wanted)
         if differing:
-            more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
             raise ValueError(
                 f"{self._manager.directory} holds a checkpoint of another configuration "
-                f"({'; '.join(differing[:SHOWN])}{more}). Choose another folder, or remove that one."
+                f"({_some(differing)}). Choose another folder, or remove that one."
             )
-        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, _with_key_as_numbers(like))
+        like = _with_key_as_numbers(like)
+        shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+        jax.tree.map(lambda leaf: leaf.delete(), like)  # there may be no room for two states
         found = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         return step, found._replace(key=jax.random.wrap_key_data(found.key))
 
@@ -105,7 +118,9 @@ def _with_key_as_numbers(state: State) -> State:
 
 @contextlib.contextmanager
 def opened(path: str | Folder, wanted: Configuration, every: int, keep: int = 2) -> Iterator[Checkpoints]:
-    """The checkpoints of a folder, for one process; leaving waits until what was saved is written.
+    """The checkpoints of a folder, for one run; leaving waits until what was saved is written.
+
+    All processes of a run open it alike, and see the same folder; the first one holds its lock.
 
     ``every``: steps between checkpoints; other steps are stored only by force.
 
@@ -114,22 +129,25 @@ def opened(path: str | Folder, wanted: Configuration, every: int, keep: int = 2)
       ValueError: another process is training there.
     """
     folder = folder_at(path)
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if is_local(folder):
-        folder = folder.absolute()
     with contextlib.ExitStack() as stack:
-        if is_local(folder):
-            try:
-                stack.enter_context(lock_of(folder, LOCK).acquire(blocking=False))
-            except filelock.Timeout:
-                raise ValueError(f"another process is training in {folder}; wait for it, or choose another.") from None
+        processes.in_first(lambda: _claim(folder, stack))
+        folder = folder.absolute() if is_local(folder) else folder
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep, save_interval_steps=every, cleanup_tmp_directories=True, create=True
         )
         manager = stack.enter_context(ocp.CheckpointManager(str(folder / CHECKPOINTS), options=options))
         yield Checkpoints(manager, wanted)
         manager.wait_until_finished()
+
+
+def _claim(folder: Folder, stack: contextlib.ExitStack) -> None:
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    if is_local(folder):
+        try:
+            stack.enter_context(lock_of(folder, LOCK).acquire(blocking=False))
+        except filelock.Timeout:
+            raise ValueError(f"another process is training in {folder}; wait for it, or choose another.") from None
 
 
 def differences(stored: Configuration, wanted: Configuration) -> list[str]:
@@ -140,6 +158,11 @@ def differences(stored: Configuration, wanted: Configuration) -> list[str]:
         for name in old | new
         if old.get(name) != new.get(name)
     ]
+
+
+def _some(differing: list[str]) -> str:
+    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
+    return "; ".join(differing[:SHOWN]) + more
 
 
 def _flat(found: Configuration, above: str = "") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Lists of tokens in, padded arrays out; and everything that can be wrong with them said before training starts."""
 
 from collections.abc import Sequence
+from itertools import chain
 
 import jax.numpy as jnp
 import numpy as np
@@ -66,6 +67,21 @@ def pairs(
     return found
 
 
+def demonstrations(asked: Tokens, answers: Tokens, vocabulary: int, prompt_length: int, horizon: int) -> Demonstrations:
+    """Demonstrations of weight 1.
+
+    Raises:
+      ValueError: there are none, their numbers differ, or as ``prompts`` and ``responses`` raise.
+    """
+    if len(asked) != len(answers):
+        raise ValueError(f"demonstrations need one response each, got {len(asked)} prompts and {len(answers)}.")
+    found = Demonstrations(
+        prompts(asked, vocabulary, prompt_length), responses(answers, vocabulary, horizon), jnp.ones(len(asked))
+    )
+    check_demonstrations(found, vocabulary, prompt_length, horizon)
+    return found
+
+
 def check_pairs(found: Preferences, vocabulary: int, prompt_length: int, horizon: int) -> None:
     """Raise ValueError unless pairs can be trained on: shapes, tokens, padding, weights and margins."""
     count = _check_weights("pairs", found.weight)
@@ -113,12 +129,20 @@ def _check_tokens(what: str, tokens, shape: tuple[int, int], vocabulary: int, le
 
 
 def _padded(what: str, rows: Tokens, vocabulary: int, length: int, left: bool) -> Int[Array, "N T"]:
+    lengths = np.fromiter((len(row) for row in rows), np.int64, len(rows))
+    tokens = np.fromiter(chain.from_iterable(rows), np.int64, lengths.sum())
+    too_long = np.flatnonzero(lengths > length)
+    outside = np.flatnonzero((tokens < 0) | (tokens >= vocabulary))
+    row_outside = np.searchsorted(np.cumsum(lengths), outside[:1], side="right")
+    if len(too_long) and not (row_outside < too_long[0]).any():
+        number = too_long[0]
+        raise ValueError(f"{what} {number} has {lengths[number]} tokens, more than the {length} there is room for.")
+    if len(outside):
+        number = row_outside[0]
+        raise ValueError(
+            f"{what} {number} has a token outside the vocabulary, 0 to {vocabulary - 1}: {list(rows[number])}."
+        )
+    there = np.arange(length) < lengths[:, None]
     found = np.full((len(rows), length), PADDING, np.int32)
-    for number, row in enumerate(rows):
-        if len(row) > length:
-            raise ValueError(f"{what} {number} has {len(row)} tokens, more than the {length} there is room for.")
-        if any(not 0 <= token < vocabulary for token in row):
-            raise ValueError(f"{what} {number} has a token outside the vocabulary, 0 to {vocabulary - 1}: {list(row)}.")
-        if len(row):
-            found[number, slice(-len(row), None) if left else slice(len(row))] = row
+    found[there[:, ::-1] if left else there] = tokens
     return jnp.asarray(found)

@@ -12,7 +12,7 @@ from gvgap_jax.lm.layouts import Layout
 from gvgap_jax.lm.loop import Curves, State, Training
 from gvgap_jax.lm.objectives import Objective
 from gvgap_jax.parallel import memory_needed, memory_per_device, over_devices, rows_over_devices
-from gvgap_jax.types import Number, PRNGKey
+from gvgap_jax.types import Number, Params, PRNGKey
 
 Build = Callable[..., Objective]
 """Data, and what a run has of its own -> objective."""
@@ -33,16 +33,23 @@ class Programs(NamedTuple):
 
 
 def alone(
-    build: Build, data: Any, training: Training, key: PRNGKey, learning_rate: Number, layout: Layout | None
+    build: Build,
+    data: Any,
+    training: Training,
+    key: PRNGKey,
+    learning_rate: Number,
+    layout: Layout | None = None,
+    first: Params | None = None,
 ) -> Programs:
-    """The programs of one run, whose state has no axis of runs."""
+    """The programs of one run, whose state has no axis of runs; ``first`` parameters are used up by ``begin``."""
 
     def objective(data) -> Objective:
         built = build(data)
         return layout.spread(built) if layout else built
 
-    def begin(data, key):
-        return loop.start(objective(data), training, key)
+    def begin(data, key, first):
+        built = objective(data)
+        return loop.start(built if first is None else built._replace(init=lambda key: first), training, key)
 
     def advance(evaluations, data, learning_rate, state):
         state, curves = loop.advance(objective(data), training, evaluations, learning_rate, state)
@@ -50,11 +57,12 @@ def alone(
 
     placed = None
     if layout:
-        placed = layout.place(jax.eval_shape(begin, data, key))
-        data, key = jax.device_put((data, key), layout.whole)
+        data, key, learning_rate = layout.put((data, key, learning_rate))
+        first = first if first is None else layout.put_parameters(first)
+        placed = layout.place(jax.eval_shape(begin, data, key, first))
     go = jax.jit(advance, static_argnums=0, donate_argnums=3, out_shardings=(placed, layout.whole) if layout else None)
     return Programs(
-        lambda: jax.jit(begin, out_shardings=placed)(data, key),
+        lambda: jax.jit(begin, out_shardings=placed, donate_argnums=2)(data, key, first),
         lambda evaluations, state: go(evaluations, data, learning_rate, state),
         np.zeros(1, int),
     )

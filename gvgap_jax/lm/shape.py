@@ -7,6 +7,33 @@ import jax.numpy as jnp
 
 
 @dataclass(frozen=True)
+class RotaryScaling:
+    """How rotary frequencies are slowed so that contexts longer than those of pretraining can be read; hashable.
+
+    Attributes:
+      factor: frequencies are divided by it.
+      context: tokens of pretraining; None divides every frequency (arXiv 2306.15595). With it, as Llama 3.1 does
+        (arXiv 2407.21783), only those that turn ``low`` times or less within the context; those that turn ``high``
+        times or more are kept, and those between lie between.
+      low, high: turns.
+
+    Raises:
+      ValueError: a factor or a context that is not positive, or a ``high`` that is not above ``low``.
+    """
+
+    factor: float
+    context: int | None = None
+    low: float = 1.0
+    high: float = 4.0
+
+    def __post_init__(self):
+        if not self.factor > 0 or (self.context is not None and self.context < 1):
+            raise ValueError(f"RotaryScaling: factor and context must be positive, got {self.factor}, {self.context}.")
+        if not self.high > self.low:
+            raise ValueError(f"RotaryScaling: high must be above low, got {self.high} and {self.low}.")
+
+
+@dataclass(frozen=True)
 class Shape:
     """What decides the program of a transformer; hashable. ``neox`` and ``llama`` make the two common kinds.
 
@@ -21,6 +48,7 @@ class Shape:
       gated: SwiGLU; else one hidden layer of (exact) GELU units.
       bias: which linear maps of a block have one.
       rotary, rotary_base: share of a head's width that is rotated (arXiv 2104.09864), and its longest wavelength / 2pi.
+      rotary_scaling: of these frequencies, or none.
       tied: the head is the transposed embedding.
       start: an embedding of its own before every prompt, so that an empty prompt can be continued.
       dtype: of activations and matrix products. Parameters, norms and logits are float32 at least.
@@ -44,6 +72,7 @@ class Shape:
     bias: Literal["all", "query_key_value", "none"] = "all"
     rotary: float = 0.25
     rotary_base: float = 10_000.0
+    rotary_scaling: RotaryScaling | None = None
     tied: bool = False
     start: bool = True
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"

@@ -17,15 +17,20 @@ import polars as pl
 from jaxtyping import Array, Float, Key
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from gvgap_jax.lm import checkpoints, loop, streams
+from gvgap_jax.lm import checkpoints, loop, processes, streams
 from gvgap_jax.lm.layouts import Layout
 from gvgap_jax.lm.loop import NOT_FINITE, RUNNING, STOPPED_EARLY, State, Training
 from gvgap_jax.lm.programs import Build, Programs, alone, evaluations_of, together
 from gvgap_jax.sweep import store
 from gvgap_jax.sweep.files import Folder, folder_at
-from gvgap_jax.types import Fit, Number, PRNGKey
+from gvgap_jax.types import Fit, Number, Params, PRNGKey
 
 BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+
+
+def never() -> bool:
+    """A run that nothing stops from outside."""
+    return False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,11 +57,13 @@ class Trained(NamedTuple):
       fit: the selected parameters; for many runs every leaf has S of them in front, in the machine's memory.
       curves: a row for every step of every run, see ``streams.table``; losses in the unit of the objective.
       status: how each run ended, in words.
+      finished: False if the run was stopped from outside, and the same call would go on.
     """
 
     fit: Fit
     curves: pl.DataFrame
     status: tuple[str, ...]
+    finished: bool = True
 
 
 def fit(
@@ -66,37 +73,47 @@ def fit(
     key: PRNGKey,
     learning_rate: Number,
     *,
+    start: Params | None = None,
     layout: Layout | None = None,
     keep: Keep | None = None,
     write_to: tuple[streams.Stream, ...] = (),
     progress: bool = False,
+    stopped: Callable[[], bool] = never,
 ) -> Trained:
-    """One run. Consumes the key.
+    """One run, by one process or by several that all call this alike. Consumes the key.
 
     Args:
       build: data -> objective. What is large belongs into ``data``, a pytree: the program takes it as an argument,
-        where an array that ``build`` closes over would be compiled into it. Parameters to start from are such data.
-      data: whatever ``build`` needs.
+        where an array that ``build`` closes over would be compiled into it.
+      data: whatever ``build`` needs. With a layout, rows of arrays of the host are split over the devices; arrays that
+        a layout has placed stay where they are, and checkpoints know only their shapes: describe them in ``keep``.
       training: what decides the program.
       key: of the first parameters and of every batch.
       learning_rate: at its highest.
+      start: parameters instead of the objective's first ones, used up: their memory becomes that of the run.
+        Checkpoints do not know them: describe them in ``keep``.
       layout: over several devices; the default device alone if left out.
-      keep: where curves and checkpoints go. A folder that holds some is resumed.
+      keep: where curves and checkpoints go. A folder that holds some is resumed, over whatever devices and processes.
       write_to: further places for curves, such as ``streams.tensorboard(folder)``.
       progress: show a bar.
+      stopped: asked after every dispatch. If it says yes in any process, the state is stored and the run ends.
 
     Raises:
-      ValueError: a batch cannot be cut as asked, or the folder belongs to another configuration.
+      ValueError: a batch cannot be cut as asked, the folder belongs to another configuration, or several processes have
+        no layout.
       OSError: the folder cannot be written.
     """
+    if layout is None and jax.process_count() > 1:
+        raise ValueError("fit: several processes need a layout over their devices, see layouts.layout.")
     learning_rate = jnp.asarray(learning_rate, float)
-    programs = alone(build, data, training, key, learning_rate, layout)
-    with _bar(progress, 1, training) as advance_bar:
+    programs = alone(build, data, training, key, learning_rate, layout, start)
+    with _bar(progress and processes.is_first(), 1, training) as advance_bar:
         wanted = (learning_rate, data)
-        state, curves = _run(programs, training, keep, wanted, write_to, advance_bar)
-    status = _describe(jax.tree.map(np.atleast_1d, jax.device_get((state.status, state.step))), training)
+        state, curves, finished = _run(programs, training, keep, wanted, write_to, advance_bar, stopped)
+    found = jax.tree.map(np.atleast_1d, jax.device_get((state.status, state.step)))
+    status = _describe(found, training, finished)
     _warn(status)
-    return Trained(loop.fit_of(state), curves, status)
+    return Trained(loop.fit_of(state), curves, status, finished)
 
 
 def fit_many(
@@ -128,9 +145,13 @@ def fit_many(
       progress: show a bar.
 
     Raises:
-      ValueError: lengths differ, or as ``fit`` raises.
+      ValueError: lengths differ, there are several processes, or as ``fit`` raises.
       OSError: the folder cannot be written.
     """
+    if jax.process_count() > 1:
+        raise ValueError(
+            "fit_many: many runs at once are for one process; give each process runs of its own, unjoined."
+        )
     rows = (keys, jnp.asarray(learning_rates, float), *each)
     lengths = {leaf.shape[0] for leaf in jax.tree.leaves(rows)}
     if len(lengths) != 1 or 0 in lengths:
@@ -140,7 +161,9 @@ def fit_many(
     with _bar(progress, count, training) as advance_bar:
         for programs, mine in together(build, data, training, rows, count):
             below = keep and dataclasses.replace(keep, folder=folder_at(keep.folder) / _name(programs.runs))
-            state, curves = _run(programs, training, below, (mine[1], (data, mine[2:])), write_to, advance_bar)
+            state, curves, _ = _run(
+                programs, training, below, (mine[1], (data, mine[2:])), write_to, advance_bar, never
+            )
             found.append((*_real((loop.fit_of(state), state.status), programs.runs), curves))
     fits, statuses, curves = zip(*found, strict=True)
     fit = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fits)
@@ -149,22 +172,23 @@ def fit_many(
     return Trained(fit, pl.concat(curves), status)
 
 
-def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, write_to, advance_bar):
-    """From the start or the last checkpoint to the end: the last state and all curves."""
+def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, write_to, advance_bar, stopped):
+    """From the start or the last checkpoint to the end: the last state, all curves, and whether it is the end."""
     with contextlib.ExitStack() as stack:
         state, done, tables, store_state = _begin(programs, training, keep, wanted, stack)
-        writers = [stack.enter_context(stream(done)) for stream in write_to]
+        writers = [stack.enter_context(stream(done)) for stream in write_to if processes.is_first()]
         advance_bar(len(programs.runs) * done)
-        while done < training.steps and _any_running(state):
+        finished, stop = _is_finished(state, done, training), False
+        while not finished and not stop:
             evaluations = evaluations_of(training, done)
             state, curves = programs.advance(evaluations, state)
             done += evaluations * training.evaluate_every
             tables.append(_rows(curves, programs, training))
-            for write in writers:
-                write(tables[-1])
-            store_state(done, state, tables[-1])
+            processes.in_first(lambda: [write(tables[-1]) for write in writers])
+            finished, stop = _is_finished(state, done, training), processes.agreed(stopped())
+            store_state(done, state, tables[-1], finished or stop)
             advance_bar(len(programs.runs) * evaluations * training.evaluate_every)
-    return state, pl.concat(tables)
+    return state, pl.concat(tables), finished
 
 
 def _begin(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, stack: contextlib.ExitStack):
@@ -177,16 +201,17 @@ def _begin(programs: Programs, training: Training, keep: Keep | None, wanted: tu
     folder, made_by = folder_at(keep.folder), store.environment()
     kept = stack.enter_context(checkpoints.opened(folder, configuration, every, keep.latest))
 
-    def store_state(done: int, state: State, rows: pl.DataFrame):
-        streams.save_curves(folder, done, rows, made_by)  # first: a checkpoint without its curves would lose them
-        kept.save(done, state, force=done >= training.steps or not _any_running(state))
+    def store_state(done: int, state: State, rows: pl.DataFrame, force: bool):
+        # Curves first: a checkpoint without its curves would lose them.
+        processes.in_first(lambda: streams.save_curves(folder, done, rows, made_by))
+        kept.save(done, state, force)
 
     done, state = kept.restore(state) or (0, state)
     return state, done, streams.load_curves(folder, until=done), store_state
 
 
-def _any_running(state: State) -> bool:
-    return bool(np.any(jax.device_get(state.status) == RUNNING))
+def _is_finished(state: State, done: int, training: Training) -> bool:
+    return done >= training.steps or not np.any(jax.device_get(state.status) == RUNNING)
 
 
 def _rows(curves: loop.Curves, programs: Programs, training: Training) -> pl.DataFrame:
@@ -202,9 +227,11 @@ def _name(runs: np.ndarray) -> str:
     return f"runs-{runs[0]}-{runs[-1]}"
 
 
-def _describe(found, training: Training) -> tuple[str, ...]:
+def _describe(found, training: Training, finished: bool = True) -> tuple[str, ...]:
     words = {
-        RUNNING: "finished after {step} steps",
+        RUNNING: "finished after {step} steps"
+        if finished
+        else f"stopped from outside after {{step}} of {training.steps} steps",
         STOPPED_EARLY: "stopped early after {step} steps: no lower held-out loss for "
         + f"{training.patience} evaluations",
         NOT_FINITE: "stopped at step {next}: its loss, gradient or parameters were not finite; those of step {step} "

@@ -8,17 +8,20 @@ Further axes: B rows, T tokens fed, S tokens attended to, D width, K key-value h
 """
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.shape import RotaryScaling, Shape
 from gvgap_jax.types import PADDING, Count, Params, PRNGKey
 
+ROWS = ("data", "fsdp")  # axes of a mesh over which rows are split
 UNROLLED = 2  # layers up to which a loop costs more time than it saves in compiling
 
 
@@ -99,10 +102,20 @@ def rotate(x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], shape: 
     """Rotary position embedding (arXiv 2104.09864) of the first numbers of each head, halves against halves."""
     turned, kept = jnp.split(x, [shape.rotated], axis=-1)
     frequency = shape.rotary_base ** -(jnp.arange(0, shape.rotated, 2, shape.param_dtype) / max(shape.rotated, 1))
+    if shape.rotary_scaling is not None:
+        frequency = _slowed(frequency, shape.rotary_scaling)
     angle = positions[:, :, None, None] * frequency[None, None, None]
     first, second = jnp.split(turned, 2, axis=-1)
     cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, kept], axis=-1)
+
+
+def _slowed(frequency: Float[Array, "W"], scaling: RotaryScaling) -> Float[Array, "W"]:
+    if scaling.context is None:
+        return frequency / scaling.factor
+    turns = scaling.context * frequency / (2 * jnp.pi)
+    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
+    return frequency * (kept + (1 - kept) / scaling.factor)
 
 
 def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
@@ -146,6 +159,24 @@ def _structure(shape: Shape):
     return graphs, places | {"blocks": stacked}
 
 
+def by_rows(x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """States split by rows over the devices of a layout, where one is traced for, see ``layouts``.
+
+    Left to itself, the compiler would follow the parameters, and compute all rows on every device.
+    """
+    return _split(x, ROWS, (), ())
+
+
+def _split(x: Array, *axes: tuple[str, ...]) -> Array:
+    """``x`` with each of its axes split over those of the mesh, if it divides and there is a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    there = [tuple(name for name in names if name in mesh.axis_names) for names in axes]
+    shares = [math.prod(mesh.shape[name] for name in names) for names in there]
+    if math.prod(shares) == 1 or any(size % share for size, share in zip(x.shape, shares, strict=True)):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(*there))
+
+
 def num_parameters(shape: Shape, outputs: int) -> int:
     """Numbers in the parameters."""
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init(shape, outputs, jax.random.key(0)))))
@@ -162,7 +193,8 @@ def forward(
     graphs, _ = _structure(shape)
     ends = nnx.merge(graphs["ends"], params["ends"])
     valid, here = tokens != PADDING, tokens.shape[1]
-    x = ends.embedding(jnp.where(valid, tokens, 0))
+    # The embedding is split by width: every device looks its columns up, and then the rows are exchanged.
+    x = by_rows(_split(ends.embedding(jnp.where(valid, tokens, 0)), ROWS[:1], (), ROWS[1:]))
     seen, filled = valid, 0
     if cache is not None:
         seen, filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.filled, axis=1), cache.filled
@@ -177,7 +209,8 @@ def forward(
         if memory is not None:
             keys, values = memory = _put(memory[0], key, number, filled), _put(memory[1], value, number, filled)
             key, value = keys[number], values[number]
-        return (block.finish(x, jax.nn.dot_product_attention(query, key, value, mask=mask)), memory), None
+        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        return (by_rows(block.finish(x, attended)), memory), None
 
     memory = None if cache is None else (cache.key, cache.value)
     step = jax.checkpoint(layer) if shape.remat else layer

@@ -1,0 +1,82 @@
+"""The recipe, killed in every stage by SIGKILL and by SIGTERM, ends at the numbers of an undisturbed run."""
+
+import itertools
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.kills import POLL_SECONDS, Command
+from experiments.tldr.settings import STAGES, TABLES, Stage
+from gvgap_jax.sweep import files
+
+console = Console(width=None if Console().is_terminal else 140)
+
+SIGNALS = (signal.SIGKILL, signal.SIGTERM)
+DELAY = 4.0  # seconds after the beginning of a stage in which a process is killed, at most
+
+
+class Death(NamedTuple):
+    """A process that was sent a signal: in which stage, after how many seconds of it, and how it ended."""
+
+    stage: str
+    signal: str
+    seconds: float
+    status: int
+
+
+def main(out: Path, arguments: tuple[str, ...] = (), stages: tuple[Stage, ...] = STAGES) -> None:
+    """Run everything under ``out``, print how each process died, and write kills.csv.
+
+    Raises:
+      SystemExit: with status 1, the tables differ, or a process was not killed in its stage.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    command = Command(("tldr", *arguments), out)
+    numbers, deaths = random.Random(0), []
+    for stage, number in itertools.product(stages, SIGNALS):
+        deaths.append(_kill(command, out / "killed", stage, number, numbers.uniform(0, DELAY)))
+        console.print(f"{stage}: {deaths[-1].signal} after {deaths[-1].seconds:.1f} s, status {deaths[-1].status}")
+    for folder in ("killed", "undisturbed"):
+        command.finish(out / folder)
+    differing = [table for table in TABLES if not _same(out / "killed", out / "undisturbed", table)]
+    _show(deaths, differing)
+    pl.DataFrame(deaths).write_csv(out / "kills.csv")
+    if differing or any(death.status == 0 for death in deaths):
+        sys.exit(1)
+
+
+def _kill(command: Command, folder: Path, stage: str, number: signal.Signals, delay: float) -> Death:
+    """Run until the stage begins and so many seconds longer; a stage that is over sooner was not killed: status 0."""
+    with command.running(folder) as process:
+        while process.poll() is None and f", {stage}\n" not in command.log(folder).read_text():
+            time.sleep(POLL_SECONDS)
+        began = time.monotonic()
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            process.send_signal(number)
+        return Death(stage, number.name, time.monotonic() - began, process.wait())
+
+
+def _same(one: Path, other: Path, table: str) -> bool:
+    """Whether a table has the same numbers in all seeds of two runs."""
+    places = sorted(path.relative_to(one) for path in one.glob(f"seed-*/evaluate/{table}.parquet"))
+    return bool(places) and all(files.read(one / path).equals(files.read(other / path)) for path in places)
+
+
+def _show(deaths: list[Death], differing: list[str]) -> None:
+    table = Table(
+        "stage", "signal", "seconds into it", "exit status", title="killed, and begun again by the same command"
+    )
+    for death in deaths:
+        table.add_row(death.stage, death.signal, f"{death.seconds:.1f}", str(death.status))
+    console.print(table)
+    console.print(f"differ from the undisturbed run: {', '.join(differing) or 'no tables'}")

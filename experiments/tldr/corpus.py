@@ -1,0 +1,163 @@
+"""The data of a run: read, split by prompt, made tokens; training pairs as they are, relabelled, or sampled anew."""
+
+import dataclasses
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.tldr import models, passes
+from experiments.tldr.judging import Asked, labeller
+from experiments.tldr.run import Rows, Run, console
+from experiments.tldr.settings import TOY
+from gvgap_jax.lm import corpora, encoded, records
+from gvgap_jax.lm.encoded import Encoded
+from gvgap_jax.lm.formats import TLDR, Format
+from gvgap_jax.lm.judges import Question
+from gvgap_jax.lm.objectives import Demonstrations
+from gvgap_jax.lm.records import Comparison, Demonstration
+from gvgap_jax.lm.text import Tokenizer
+from gvgap_jax.types import Preferences
+
+
+class Corpus(NamedTuple):
+    """Everything that a run reads.
+
+    Attributes:
+      tokenizer, format: how text becomes tokens.
+      demonstrations: of training prompts.
+      comparisons: of training prompts, with their text.
+      held_out: pairs of prompts that are not trained on.
+      questions: held-out demonstrations, whose prompts every arm answers.
+    """
+
+    tokenizer: Tokenizer
+    format: Format
+    demonstrations: Demonstrations
+    comparisons: Encoded[Preferences, Comparison]
+    held_out: Preferences
+    questions: Encoded[Demonstrations, Demonstration]
+
+    def decoded(self, tokens) -> list[str]:
+        """The text of responses [N, H]."""
+        return [text.strip() for text in self.tokenizer.decode_batch(tokens)]
+
+    def prompts(self, tokens) -> list[str]:
+        """The text of prompts [N, P], as the model reads them."""
+        return self.tokenizer.decode_batch(tokens)
+
+
+def prepare(run: Run) -> Corpus:
+    """Read and encode all data, the same in every process, and say what is not used.
+
+    Raises:
+      ValueError: a source cannot be read, too much of it is malformed, or nothing is left.
+    """
+    data, model = run.recipe.data, models.base(run)
+    how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
+    demonstrations, asked = _split(run, "demonstrations", corpora.read_demonstrations)
+    comparisons, judged = _split(run, "comparisons", corpora.read_comparisons)
+    found = {
+        "demonstrations": encoded.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
+        "comparisons": encoded.preferences(comparisons, model.tokenizer, how),
+        "held-out comparisons": encoded.preferences(judged, model.tokenizer, how),
+        "questions": encoded.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
+    }
+    for name, each in found.items():
+        console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
+    trained, compared, held_out, questions = found.values()
+    return Corpus(model.tokenizer, how, trained.data, compared, held_out.data, questions)
+
+
+def _split(run: Run, kind: str, read) -> tuple[list, list]:
+    """Rows to train on and rows to hold out, of all sources of a kind."""
+    rows = []
+    for source in getattr(run.recipe.data, kind):
+        if source == TOY:
+            source = str(models.toy_folder(run) / f"{kind}.jsonl")
+        found = read(source, **({} if source.endswith(corpora.FILES) else {"part": run.recipe.data.split}))
+        if found.dropped:
+            console.print(f"{kind} of {source}: {found.report()}", highlight=False, soft_wrap=True)
+        rows += found.rows
+    return corpora.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
+
+
+def _cut(run: Run, rows: Sequence[Demonstration]) -> list[Demonstration]:
+    return [row._replace(response=shortened(run, row.response)) for row in rows]
+
+
+def shortened(run: Run, text: str) -> str:
+    """The text, or its first two words where the recipe wants two-word responses."""
+    return " ".join(text.split()[:2]) if run.recipe.two_words else text
+
+
+def training_pairs(run: Run, text: Corpus) -> Preferences:
+    """The pairs of reward models and of DPO: those of the data, relabelled, or sampled from the SFT policy."""
+    if not run.recipe.relabelled:
+        return text.comparisons.data
+    rows = _resampled(run, text) if run.recipe.resampled else text.comparisons
+    pairs, references = rows.data, _references(text, rows.rows)
+    questions = [
+        Question(*each)
+        for each in zip(
+            text.prompts(pairs.prompts),
+            text.decoded(pairs.chosen),
+            text.decoded(pairs.rejected),
+            references,
+            strict=True,
+        )
+    ]
+    there = np.array([each is not None for each in references]) | (run.recipe.label_source != "rouge_l")
+    kept = np.flatnonzero(there)
+    asked = Asked([questions[row] for row in kept], pairs.prompts[kept], pairs.chosen[kept], pairs.rejected[kept])
+    wins = labeller(run)("labels", asked).wins
+    console.print(
+        f"pairs relabelled by {run.recipe.label_source}: {np.sum(wins == 0.5)} ties, {np.sum(np.isnan(wins))} "
+        f"undecided and {np.sum(~there)} without a reference are left out; {np.sum(wins == 0)} of {len(wins)} change "
+        "their order.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    return _ordered(asked, wins)
+
+
+def _ordered(asked: Asked, wins: np.ndarray) -> Preferences:
+    """Pairs with the winner first, without ties."""
+    decided = np.flatnonzero((wins == 1) | (wins == 0))
+    first = (wins[decided] == 1)[:, None]
+    one, other = asked.first[decided], asked.second[decided]
+    chosen: Rows = np.where(first, one, other)
+    rejected: Rows = np.where(first, other, one)
+    nothing: Rows = np.zeros(len(decided), np.float32)
+    whole: Rows = np.ones(len(decided), np.float32)
+    return Preferences(asked.prompts[decided], chosen, rejected, nothing, whole)
+
+
+def _resampled(run: Run, text: Corpus) -> Encoded[Preferences, Comparison]:
+    """Two responses of the SFT policy to the prompt of every training pair."""
+    model = models.trained(run, "sft")
+    drawn = passes.sampled(run, "pairs", model, text.comparisons.data.prompts, 2, run.recipe.temperature)
+    one, other = ([shortened(run, each) for each in text.decoded(drawn[:, side])] for side in (0, 1))
+    rows = [
+        row._replace(chosen=first, rejected=second)
+        for row, first, second in zip(text.comparisons.rows, one, other, strict=True)
+    ]
+    found = encoded.preferences(rows, text.tokenizer, text.format)
+    console.print(f"sampled pairs: {records.report(len(found.rows), found.dropped)}", highlight=False, soft_wrap=True)
+    return found
+
+
+def _references(text: Corpus, rows: Sequence[Comparison]) -> list[str | None]:
+    """The human response to each row's prompt: the row's own, or that of a demonstration of the same prompt."""
+    known: dict[str, Any] = dict(
+        zip(text.prompts(text.demonstrations.prompts), text.decoded(text.demonstrations.responses), strict=True)
+    )
+    asked = text.prompts(encoded.prompts(rows, text.tokenizer, text.format).data)
+    return [row.reference or known.get(prompt) for row, prompt in zip(rows, asked, strict=True)]
+
+
+def online_prompts(run: Run, text: Corpus) -> Rows:
+    """The prompts of the online round, each once."""
+    found = np.unique(text.comparisons.data.prompts, axis=0, return_index=True)[1]
+    return text.comparisons.data.prompts[np.sort(found)][: run.recipe.online_prompts]

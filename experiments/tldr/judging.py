@@ -1,0 +1,82 @@
+"""Who says which of two responses is better: gold verifier, reward model, ROUGE-L, or a model behind an endpoint."""
+
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.tldr import models, passes, toy
+from experiments.tldr.models import Model
+from experiments.tldr.run import Rows, Run, console
+from experiments.tldr.settings import TOY
+from gvgap_jax.lm import endpoint, judges, processes
+from gvgap_jax.lm.judges import Question, Verdicts
+
+
+class Asked(NamedTuple):
+    """Questions as text and as tokens: prompts [N, P], first and second responses [N, H]."""
+
+    questions: list[Question]
+    prompts: Rows
+    first: Rows
+    second: Rows
+
+
+Judged = Callable[[str, Asked], Verdicts]
+"""A name for what is asked, and the questions -> verdicts; what takes long is stored under the name."""
+
+
+def labeller(run: Run) -> Judged:
+    """Who relabels training pairs."""
+    source = run.recipe.label_source
+    if source == "reward_model":
+        return _reward_model(run, models.opened(run, str(run.recipe.gold_model)))
+    return {"gold": gold, "rouge_l": rouge_l, "endpoint": partial(_endpoint, run)}[source]
+
+
+def judges_of(run: Run) -> dict[str, Judged]:
+    """Who compares answers with human ones. ROUGE-L is not among them: nothing beats a text at being itself."""
+    model = models.opened(run, run.recipe.gold_model) if run.recipe.gold_model else models.trained(run, "judge")
+    found: dict[str, Judged] = {"held_out_reward_model": _reward_model(run, model)}
+    if run.recipe.model == TOY:
+        found = {"gold": gold} | found
+    if run.recipe.endpoint.model:
+        found["endpoint"] = partial(_endpoint, run)
+    return found
+
+
+def gold(name: str, asked: Asked) -> Verdicts:
+    """The toy world's own verifier."""
+    del name
+    return judges.by_score(lambda prompts, responses, _: toy.gold(prompts, responses))(asked.questions)
+
+
+def rouge_l(name: str, asked: Asked) -> Verdicts:
+    """Who is nearer to the human response."""
+    del name
+    return judges.by_score(lambda _, responses, references: judges.rouge_l(responses, references))(asked.questions)
+
+
+def _reward_model(run: Run, model: Model) -> Judged:
+    def judge(name: str, asked: Asked) -> Verdicts:
+        prompts, both = np.concatenate([asked.prompts] * 2), np.concatenate([asked.first, asked.second])
+        return judges.compared(*np.split(passes.rewards(run, f"judge-{name}", model, prompts, both), 2))
+
+    return judge
+
+
+def _endpoint(run: Run, name: str, asked: Asked) -> Verdicts:
+    """Asked by the first process alone; its answers are stored beside the seeds, and never asked for again."""
+    settings = endpoint.Endpoint(**asdict(run.recipe.endpoint))
+    ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
+    cost = endpoint.cost_estimate(asked.questions, settings)
+    console.print(f"{name}: at most {cost.requests:,} requests and {cost.dollars:.2f} dollars, if none is answered yet")
+    found = []
+    processes.in_first(lambda: found.append(ask(asked.questions)))
+    wins, reasons, bias = processes.from_first(
+        [found[0].wins.tolist(), list(found[0].reasons.items()), found[0].position_bias.tolist()] if found else None
+    )
+    return Verdicts(np.array(wins, float), dict(reasons), np.array(bias, float))

@@ -1,0 +1,95 @@
+"""Passes of a model over data: responses sampled, rewards and log-probabilities scored; in stored chunks.
+
+A pass that samples m responses a prompt has a row a prompt; the others have a row a response.
+"""
+
+import functools
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tldr.models import Model, load
+from experiments.tldr.run import Compute, Rows, Run, in_chunks
+from gvgap_jax.lm import backend
+from gvgap_jax.lm.decode import Decoding
+from gvgap_jax.lm.layouts import Layout
+from gvgap_jax.lm.shape import Shape
+
+
+def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temperature: float) -> np.ndarray:
+    """Responses [N, m, H] to each of the prompts [N, P]."""
+    horizon, key = run.recipe.data.response_tokens, run.key(name)
+    draw = _sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout)
+    return in_chunks(run, name, len(prompts), lambda: _over(run, model, None, partial(draw, key=key), prompts))[
+        "tokens"
+    ].to_numpy()
+
+
+def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
+    """Rewards [N] of a reward model."""
+    score = _scorer(model.shape, run.layout)
+    return in_chunks(run, name, len(responses), lambda: _over(run, model, 1, score, prompts, responses))[
+        "reward"
+    ].to_numpy()
+
+
+def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
+    """log pi(y|x) [N] under a policy, in nats."""
+    score = _likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
+    return in_chunks(run, name, len(responses), lambda: _over(run, model, None, score, prompts, responses))[
+        "log_prob"
+    ].to_numpy()
+
+
+# Compiled once for all passes that share a program.
+
+
+@functools.cache
+def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layout: Layout):
+    policy = backend.transformer_policy(shape, horizon, decoding)
+
+    def draw(params, number, prompts, key):
+        asked = jax.lax.with_sharding_constraint(jnp.repeat(prompts, samples, axis=0), layout.rows)
+        drawn = policy.sample(jax.random.fold_in(key, number), params, asked)
+        return {"tokens": drawn.reshape(len(prompts), samples, horizon)}
+
+    return jax.jit(draw, out_shardings=layout.whole)
+
+
+@functools.cache
+def _scorer(shape: Shape, layout: Layout):
+    verifier = backend.transformer_verifier(shape)
+
+    def score(params, number, prompts, responses):
+        del number
+        return {"reward": verifier.score(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))}
+
+    return jax.jit(score, out_shardings=layout.whole)
+
+
+@functools.cache
+def _likelihood(shape: Shape, horizon: int, layout: Layout):
+    policy = backend.transformer_policy(shape, horizon)
+
+    def score(params, number, prompts, responses):
+        del number
+        return {
+            "log_prob": policy.log_prob(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))
+        }
+
+    return jax.jit(score, out_shardings=layout.whole)
+
+
+def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., Any], *data) -> Compute:
+    """The compiled function of a model over numbered rows of the data; results are whole on every process."""
+    params = load(run, model, outputs)
+
+    def compute(number: int, rows: np.ndarray) -> dict[str, Any]:
+        found = compiled(params, np.int32(number), *(np.asarray(values)[rows] for values in data))
+        return jax.tree.map(np.asarray, jax.device_get(found))
+
+    return compute

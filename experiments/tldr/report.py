@@ -1,0 +1,232 @@
+"""What a run of the recipe found: win rates with intervals, a table, a figure and a page."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from experiments import tldr
+from experiments.figures.style import save, style
+from experiments.page import page
+from experiments.report_records import Evidence, Picture, png_of, words_of
+from experiments.statistics import Finding, Interval, Question, over_seeds
+from experiments.tldr.run import console
+from experiments.tldr.settings import AGAIN, BEST_OF_N, TABLES
+from gvgap_jax.sweep.files import Folder, chunk_file, made_by_of, read
+
+QUESTION = Question(
+    "main table",
+    "On the same pairs, RL from a learned reward model beats direct offline likelihood (DPO).",
+    "win rates at 1.4B: SFT 26.2, DPO 49.7, online DPO from SFT 56.1, from DPO 59.3 (arXiv 2503.01067)",
+    "win rates of SFT, DPO and online DPO",
+)
+COMPARED = (
+    ("online_from_sft", "dpo"),
+    ("online_from_dpo", "dpo"),
+    (BEST_OF_N, "dpo"),
+    ("dpo", "sft"),
+)
+CAPTION = (
+    "Share of held-out prompts on which an arm's answer is judged better than the human one, ties one half, by judge; "
+    "bars are 95 % intervals {over}. The dashed line is a tie with the human."
+)
+
+Records = dict[str, pl.DataFrame]
+
+
+def records(folder: Folder) -> Records:
+    """The tables of all seeds of a run.
+
+    Raises:
+      ValueError: no seed has been evaluated.
+    """
+    seeds = sorted(folder.glob("seed-*/evaluate"))
+    complete = [each for each in seeds if all(chunk_file(each, table).exists() for table in TABLES)]
+    if not complete:
+        raise ValueError(f"{folder} has no evaluated seed: python -m experiments run tldr --stage evaluate makes one.")
+    return {table: pl.concat([read(chunk_file(each, table)) for each in complete]) for table in TABLES}
+
+
+def folders(root: Folder) -> list[Folder]:
+    """The runs below a folder of results that have an evaluated seed."""
+    return sorted({path.parent.parent.parent for path in root.glob(f"tldr*/seed-*/evaluate/{TABLES[-1]}.parquet")})
+
+
+def over(found: Records) -> str:
+    """What the intervals are over: seeds, or prompts where there is one seed only."""
+    seeds = found["answers"]["seed"].n_unique()
+    return f"over {seeds} seeds" if seeds > 1 else "over prompts, of one training run: they say nothing of other seeds"
+
+
+def interval(rows: pl.DataFrame, value: pl.Expr) -> Interval:
+    """Of a mean: over seeds if there are several, else over the rows."""
+    if rows["seed"].n_unique() > 1:
+        # NaN is what no judge could decide: it stays out of a seed's mean, and is counted in the table of verdicts.
+        means = rows.group_by("seed").agg(value.fill_nan(None).mean().alias("mean")).sort("seed")["mean"]
+        return over_seeds(means.fill_null(float("nan")).to_numpy())
+    return over_seeds(rows.select(value.alias("value"))["value"].to_numpy())
+
+
+def findings(found: Records) -> list[Finding]:
+    """Paired differences of win rates by judge, of accuracies on held-out pairs, and the control."""
+    verdicts, rows = found["verdicts"], []
+    for judge in verdicts["judge"].unique(maintain_order=True):
+        for arm, other in (*COMPARED, (AGAIN, "sft")):
+            both = _paired(verdicts.filter(judge=judge), arm, other)
+            if not len(both):
+                continue
+            control = arm == AGAIN
+            claim = f"{judge}: win rate of {_words(arm)} less that of {_words(other)}"
+            difference = 100 * (pl.col("win") - pl.col("win_other"))
+            rows.append(
+                Finding(claim, interval(both, difference), "points", 0.0, "at" if control else "above", control)
+            )
+    return rows + _of_scores(found["answers"]) + _of_pairs(found["pairs"])
+
+
+def _of_scores(answers: pl.DataFrame) -> list[Finding]:
+    """ROUGE-L of the arms against the human answers."""
+    both = ((arm, other, _paired(answers, arm, other)) for arm, other in COMPARED)
+    difference = 100 * (pl.col("rouge_l") - pl.col("rouge_l_other"))
+    return [
+        Finding(
+            f"ROUGE-L of {_words(arm)} less that of {_words(other)}", interval(rows, difference), "points", 0.0, "above"
+        )
+        for arm, other, rows in both
+        if len(rows)
+    ]
+
+
+def _paired(verdicts: pl.DataFrame, arm: str, other: str) -> pl.DataFrame:
+    return verdicts.filter(arm=arm).join(verdicts.filter(arm=other), on=["seed", "question"], suffix="_other")
+
+
+def _of_pairs(pairs: pl.DataFrame) -> list[Finding]:
+    """Held-out pairs, by the global reward model and by DPO's local one."""
+    both = pairs.filter(rewards="global").join(pairs.filter(rewards="local"), on=["seed", "pair"], suffix="_local")
+    if not len(both):
+        return []
+    right = ((pl.col(name) > 0).cast(float) + 0.5 * (pl.col(name) == 0) for name in ("margin", "margin_local"))
+    likelihood = (-((-pl.col(name)).exp() + 1).log() for name in ("margin", "margin_local"))
+    return [
+        Finding(f"held-out pairs: {what}, global less local", interval(both, scale * (one - other)), unit, 0.0, "above")
+        for what, unit, scale, (one, other) in (
+            ("accuracy", "points", 100, right),
+            ("log-likelihood", "nats", 1, likelihood),
+        )
+    ]
+
+
+def summary(found: Records) -> pl.DataFrame:
+    """A row for every judge and arm: win rate with its interval, and what the answers are like."""
+    rows = []
+    for (judge, arm), verdicts in found["verdicts"].group_by("judge", "arm", maintain_order=True):
+        answers = found["answers"].filter(arm=arm)
+        wins = interval(verdicts, 100 * pl.col("win"))
+        rows.append(
+            {
+                "judge": judge,
+                "arm": arm,
+                "win_rate": wins.estimate,
+                "low": wins.low,
+                "high": wins.high,
+                "undecided": int(verdicts["win"].is_nan().sum()),
+                "log_ratio": interval(answers, pl.col("log_ratio")).estimate,
+                "tokens": float(answers["tokens"].mean()),  # pyright: ignore
+            }
+        )
+    return pl.DataFrame(rows)
+
+
+def figure(found: Records) -> Figure:
+    """Win rates of every arm, a panel a judge."""
+    table = summary(found)
+    names = table["judge"].unique(maintain_order=True).to_list()
+    with style(height=1.8):
+        drawn, panels = plt.subplots(1, len(names), sharey=True, squeeze=False)
+        for panel, judge in zip(panels[0], names, strict=True):
+            rows = table.filter(judge=judge)
+            places = np.arange(len(rows))[::-1]
+            bars = [rows["win_rate"] - rows["low"], rows["high"] - rows["win_rate"]]
+            panel.errorbar(rows["win_rate"], places, xerr=np.array(bars), fmt="o")
+            panel.axvline(50, linestyle="--", color="grey")
+            panel.set_yticks(places, [_words(arm) for arm in rows["arm"]])
+            panel.set_title(_words(judge))
+        drawn.supxlabel("win rate against humans, %")
+    return drawn
+
+
+def evidence(folder: Folder) -> Evidence:
+    """What the report's page says of this run."""
+    found = records(folder)
+    maker = made_by_of(chunk_file(sorted(folder.glob("seed-*/evaluate"))[0], "answers"))
+    return Evidence(
+        name=folder.name,
+        backend="tree",
+        question=words_of(tldr)[0],
+        setting=words_of(tldr)[1],
+        about=QUESTION,
+        preset=folder.name.removeprefix("tldr-"),
+        folder=str(folder),
+        command=f"python -m experiments run tldr --out {folder}",
+        problems=[],
+        notes=[f"Intervals are {over(found)}."],
+        findings=findings(found),
+        pictures=[Picture("tldr", CAPTION.format(over=over(found)), png_of(figure(found)))],
+        listings=[],
+        origin={
+            "made": maker["created"][:10],
+            "device": f"{maker['devices']} × {maker['device']}",
+            "versions": ", ".join(f"{name} {version}" for name, version in maker["versions"].items()),
+            "revision": maker["revision"],
+        },
+    )
+
+
+def write(folder: Folder) -> None:
+    """Print the tables, and write ``report.html`` and the figure beside the seeds."""
+    found = records(folder)
+    _show(found)
+    drawn = save(figure(found), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
+    place = folder / "report.html"
+    place.write_text(page([evidence(folder)]), encoding="utf-8")
+    for path in (*drawn, place):
+        console.print(str(path), highlight=False, soft_wrap=True)
+
+
+def _show(found: Records) -> None:
+    table = Table(title=f"win rates against human answers; 95 % intervals {over(found)}", title_justify="left")
+    for heading in ("judge", "arm", "win rate, %", "95 % interval", "undecided", "nats from SFT", "tokens"):
+        table.add_column(heading)
+    for row in summary(found).iter_rows(named=True):
+        table.add_row(
+            _words(row["judge"]),
+            _words(row["arm"]),
+            f"{row['win_rate']:.1f}",
+            f"{row['low']:.1f} to {row['high']:.1f}",
+            str(row["undecided"]),
+            f"{row['log_ratio']:.2f}",
+            f"{row['tokens']:.1f}",
+        )
+    console.print(table)
+    claims = Table(title="claims", title_justify="left")
+    for heading in ("claim", "estimate", "95 % interval", "verdict"):
+        claims.add_column(heading)
+    for finding in findings(found):
+        estimate, low, high, *_ = finding.interval
+        claims.add_row(finding.claim, f"{estimate:.3g} {finding.unit}", f"{low:.3g} to {high:.3g}", finding.verdict)
+    console.print(claims)
+
+
+def _words(name: str) -> str:
+    words = {"sft": "SFT", "dpo": "DPO", AGAIN: "SFT, drawn anew", BEST_OF_N: "best of n", "rouge_l": "ROUGE-L"}
+    return words.get(
+        name,
+        name.replace("_", " ")
+        .replace("online from", "online DPO from")
+        .replace(" sft", " SFT")
+        .replace(" dpo", " DPO"),
+    )

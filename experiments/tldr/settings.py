@@ -1,0 +1,289 @@
+"""What a run of the recipe is: every number in one frozen dataclass, and the presets."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, get_args
+
+import tyro
+
+from experiments.arguments import RESULTS, named_by
+from gvgap_jax.lm.loop import Training
+from gvgap_jax.lm.processes import Processes
+
+TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint and of data
+
+Stage = Literal["sft", "rm", "dpo", "online", "evaluate"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+AGAIN = "sft_again"  # the SFT policy's answers drawn anew: against itself it must not win
+BEST_OF_N = "best_of_n"
+ARMS = ("sft", AGAIN, "dpo", "online_from_sft", "online_from_dpo", BEST_OF_N)
+TABLES = ("answers", "verdicts", "pairs")
+
+Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
+
+
+@dataclass(frozen=True)
+class Descent:
+    """One training.
+
+    Attributes:
+      batch: demonstrations or pairs a step.
+      learning_rate: at its highest.
+      schedule: of the learning rate, from its highest value to the end.
+      epochs: passes over the data.
+      accumulate: equal parts that a batch goes through memory in.
+    """
+
+    batch: int
+    learning_rate: float
+    schedule: Literal["constant", "linear", "cosine"]
+    epochs: float = 1.0
+    accumulate: int = 1
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The mesh of devices; -1 is what the others leave.
+
+    Attributes:
+      data: copies of the parameters, each with a share of every batch.
+      fsdp: parts that parameters, the optimiser's memory and batches are split into.
+      tensor: parts that heads, hidden units and the vocabulary are split into.
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    tensor: int = 1
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where text comes from: local files (JSONL, JSON, Parquet), or names of data sets on the hub.
+
+    Attributes:
+      comparisons: pairs of responses with a choice.
+      demonstrations: human responses, for SFT and as references.
+      split: of data sets on the hub.
+      held_out: share of the prompts that no training sees, for evaluation.
+      limit: at most so many rows of each kind, None for all.
+      prompt_tokens, response_tokens: longest prompt (longer ones are shortened) and response (longer ones are dropped).
+    """
+
+    comparisons: tuple[str, ...] = ("trl-lib/tldr-preference",)
+    demonstrations: tuple[str, ...] = ("trl-lib/tldr",)
+    split: str = "train"
+    held_out: float = 0.05
+    limit: int | None = None
+    prompt_tokens: int = 512
+    response_tokens: int = 53
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A judge that speaks the OpenAI chat protocol; without a model there is none.
+
+    Attributes:
+      model, base_url: as the server names the model, and its address.
+      key_variable: environment variable that holds the key.
+      cap: dollars that it may cost, at these prices.
+      prompt_price, answer_price: dollars per million tokens.
+    """
+
+    model: str | None = None
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str = "OPENAI_API_KEY"
+    cap: float = float("inf")
+    prompt_price: float = 0.0
+    answer_price: float = 0.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the numbers of a run, and what judges it.
+
+    Attributes:
+      model: checkpoint of the policy: a folder, or a name on the hub; ``toy`` writes a world of its own.
+      revision: of the model on the hub.
+      rm_size: checkpoint that reward models start from, of another size than the policy's; it has an SFT of its own.
+      data: where text comes from.
+      sft, rm, dpo: the trainings; online DPO is trained as DPO is.
+      beta: strength of the KL regularisation, reward per nat.
+      samples: responses a prompt that online DPO and best-of-n choose from.
+      temperature: of sampling for online DPO and best-of-n.
+      online_prompts: prompts of the online round, None for those of the training pairs.
+      two_words: responses are two words long: SFT on the first two words, pairs sampled from it and relabelled.
+      rouge_l: pairs are relabelled by ROUGE-L against the hidden human response, which also judges.
+      narrow: pairs are sampled from the SFT policy and relabelled.
+      labeller: who relabels: the toy world's gold verifier, ROUGE-L, ``gold_model``, or the endpoint.
+      gold_model: checkpoint of a reward model that judges and relabels; if there is none, one that is trained on the
+        held-out pairs judges.
+      endpoint: a model behind an address that judges and relabels.
+      evaluation_prompts: held-out prompts that every arm answers.
+      evaluation_temperature: of those answers.
+      seed: of everything random.
+      dtype: of activations.
+      remat: recompute activations in the backward pass.
+      steps_a_dispatch: steps between records of the curves.
+      dispatches: records between checkpoints.
+      chunk: prompts or pairs that are sampled or scored at once, and stored.
+    """
+
+    model: str = TOY
+    revision: str | None = None
+    rm_size: str | None = None
+    data: Data = Data()
+    sft: Descent = Descent(batch=128, learning_rate=3e-6, schedule="cosine")
+    rm: Descent = Descent(batch=64, learning_rate=3e-6, schedule="cosine")
+    dpo: Descent = Descent(batch=128, learning_rate=3e-7, schedule="linear")
+    beta: float = 0.05
+    samples: int = 25
+    temperature: float = 1.0
+    online_prompts: int | None = None
+    two_words: bool = False
+    rouge_l: bool = False
+    narrow: bool = False
+    labeller: Labeller | None = None
+    gold_model: str | None = None
+    endpoint: Endpoint = Endpoint()
+    evaluation_prompts: int = 512
+    evaluation_temperature: float = 1.0
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    remat: bool = True
+    steps_a_dispatch: int = 10
+    dispatches: int = 5
+    chunk: int = 64
+
+    def __post_init__(self):
+        if self.samples < 2 or self.chunk < 1 or self.evaluation_prompts < 2:
+            raise ValueError(
+                "samples and evaluation_prompts must be at least 2 and chunk at least 1, got "
+                f"{self.samples}, {self.evaluation_prompts} and {self.chunk}."
+            )
+        if not self.beta > 0 or not self.temperature > 0 or not self.evaluation_temperature >= 0:
+            raise ValueError("beta and temperature must be above 0, and evaluation_temperature not below.")
+        if not 0 < self.data.held_out < 1:
+            raise ValueError(f"data.held_out must be between 0 and 1, got {self.data.held_out}.")
+        if self.relabelled and self.label_source == "gold" and self.model != TOY:
+            raise ValueError(
+                "this variant relabels its pairs, and only the toy world has a gold verifier: choose --labeller "
+                "rouge_l, reward_model (with --gold_model) or endpoint (with --endpoint.model)."
+            )
+        if self.relabelled and self.label_source == "reward_model" and self.gold_model is None:
+            raise ValueError("--labeller reward_model needs --gold_model, the checkpoint of a reward model.")
+        if self.relabelled and self.label_source == "endpoint" and self.endpoint.model is None:
+            raise ValueError("--labeller endpoint needs --endpoint.model.")
+
+    @property
+    def resampled(self) -> bool:
+        """Whether training pairs are sampled from the SFT policy."""
+        return self.two_words or self.narrow
+
+    @property
+    def relabelled(self) -> bool:
+        """Whether training pairs get other labels than the data's."""
+        return self.resampled or self.rouge_l
+
+    @property
+    def label_source(self) -> Labeller:
+        """Who relabels."""
+        return "rouge_l" if self.rouge_l else self.labeller or "gold"
+
+
+def training(descent: Descent, recipe: Recipe, rows: int) -> Training:
+    """How a run descends on so many rows; ValueError if they are fewer than a batch."""
+    steps = int(descent.epochs * rows / descent.batch)
+    if not steps:
+        raise ValueError(f"{rows} rows are fewer than a batch of {descent.batch}: choose a smaller batch or more data.")
+    return Training(
+        steps=steps,
+        accumulate=descent.accumulate,
+        schedule=descent.schedule,
+        evaluate_every=1,
+        steps_a_dispatch=recipe.steps_a_dispatch,
+    )
+
+
+def made_for(recipe: Recipe) -> dict[str, Any]:
+    """What a folder of this run was made for, as JSON: all that decides its numbers, and not who judges."""
+    found = dataclasses.asdict(recipe)
+    judging = ("endpoint", "dispatches", "gold_model") if not recipe.relabelled else ("dispatches",)
+    return {name: value for name, value in found.items() if name not in judging}
+
+
+def _pythia(size: str, **changes: Any) -> Recipe:
+    return Recipe(model=f"EleutherAI/pythia-{size}-deduped", evaluation_temperature=0.01, **changes)
+
+
+PRESETS = {
+    "laptop": Recipe(
+        data=Data((TOY,), (TOY,), prompt_tokens=48, response_tokens=24, held_out=0.1),
+        sft=Descent(batch=32, learning_rate=2e-3, schedule="cosine", epochs=6),
+        rm=Descent(batch=32, learning_rate=1e-3, schedule="cosine", epochs=2),
+        dpo=Descent(batch=32, learning_rate=2e-4, schedule="linear", epochs=2),
+        beta=0.5,
+        samples=8,
+        online_prompts=512,
+        evaluation_prompts=256,
+        dtype="float32",
+        remat=False,
+        steps_a_dispatch=20,
+        chunk=64,
+    ),
+    "pythia-160m": _pythia("160m"),
+    "pythia-410m": _pythia("410m"),
+    "pythia-1b": _pythia("1b"),
+    "pythia-1.4b": _pythia("1.4b"),
+    "pythia-2.8b": _pythia("2.8b"),
+    "pythia-6.9b": _pythia("6.9b"),
+}
+PresetName = Literal["laptop", "pythia-160m", "pythia-410m", "pythia-1b", "pythia-1.4b", "pythia-2.8b", "pythia-6.9b"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of ``run tldr``.
+
+    Attributes:
+      recipe: every number of the run.
+      preset: which recipe the other options change.
+      stage: how far to go; what a stage needs and is not there is an error, except with ``all``.
+      out: folder of everything that is made, local or in an object store; results/tldr-PRESET if left out.
+      seeds: independent repetitions, from the recipe's seed on; intervals are over them if there are several.
+      layout: how devices share the work.
+      distributed: several processes that train together.
+      dry_run: print what it will need, and stop.
+      chip: for that estimate; the local device if left out.
+      devices: for that estimate; the local ones if left out.
+    """
+
+    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
+    preset: PresetName = "laptop"
+    stage: Stage | Literal["all"] = "all"
+    out: str | None = None
+    seeds: int = 1
+    layout: Sizes = Sizes()
+    distributed: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
+    dry_run: bool = False
+    chip: str | None = None
+    devices: int | None = None
+
+    @property
+    def folder(self) -> str:
+        """Of everything that is made."""
+        return self.out or f"{RESULTS}/tldr-{self.preset}"
+
+
+def options_with(arguments: list[str]) -> type[Options]:
+    """The options with the defaults of the preset that the arguments name."""
+    preset = named_by("--preset", get_args(PresetName), arguments)
+    return dataclasses.make_dataclass(
+        "Tldr",
+        [
+            ("recipe", Annotated[Recipe, tyro.conf.arg(name="")], dataclasses.field(default=PRESETS[preset])),
+            ("preset", PresetName, dataclasses.field(default=preset)),
+        ],
+        bases=(Options,),
+        frozen=True,
+        namespace={"__doc__": Options.__doc__},
+    )

@@ -1,0 +1,136 @@
+"""The trainings: SFT, reward models, offline DPO, and DPO on one round of the policy's own responses."""
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.tldr import corpus, models, passes
+from experiments.tldr.corpus import Corpus
+from experiments.tldr.models import Model
+from experiments.tldr.run import Run, Stopped, console
+from experiments.tldr.settings import Descent, made_for, training
+from gvgap_jax import online
+from gvgap_jax.lm import backend, objectives
+from gvgap_jax.lm.programs import Build
+from gvgap_jax.lm.train import Keep, fit
+from gvgap_jax.types import Preferences
+
+
+def sft(run: Run, text: Corpus) -> None:
+    """Maximum likelihood on demonstrations, of the policy and, if reward models are of another size, of theirs."""
+    _imitate(run, text, "sft", models.base(run))
+    if run.recipe.rm_size:
+        _imitate(run, text, "rm_sft", models.base_of_reward_model(run))
+
+
+def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
+    policy = backend.transformer_policy(model.shape, run.recipe.data.response_tokens)
+    _train(
+        run,
+        stage,
+        model,
+        None,
+        text.demonstrations,
+        run.recipe.sft,
+        lambda rows: objectives.sft(policy, rows, batch=run.recipe.sft.batch),
+    )
+
+
+def rm(run: Run, text: Corpus) -> None:
+    """The reward model that RL uses, and one on held-out pairs that judges; both begin as an SFT model."""
+    model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
+    verifier = backend.transformer_verifier(model.shape)
+
+    def objective(pairs: Preferences) -> objectives.Objective:
+        return objectives.reward_model(verifier, pairs, batch=run.recipe.rm.batch)
+
+    _train(run, "reward_model", model, 1, corpus.training_pairs(run, text), run.recipe.rm, objective)
+    if run.recipe.gold_model is None:
+        _train(run, "judge", model, 1, text.held_out, run.recipe.rm, objective)
+
+
+def dpo(run: Run, text: Corpus) -> None:
+    """Offline DPO on the pairs that the reward model is fitted to."""
+    reference = models.trained(run, "sft")
+    pairs = with_reference(run, "dpo-reference", reference, corpus.training_pairs(run, text))
+    _prefer(run, "dpo", reference, pairs)
+
+
+def online_dpo(run: Run, text: Corpus) -> None:
+    """DPO on the best against the worst of several responses, once from the SFT policy and once from DPO's."""
+    reference, reward_model = models.trained(run, "sft"), models.trained(run, "reward_model")
+    prompts = corpus.online_prompts(run, text)
+    for start in ("sft", "dpo"):
+        stage = f"online_from_{start}"
+        policy = models.trained(run, start)
+        drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)
+        asked, responses = np.repeat(prompts, run.recipe.samples, axis=0), drawn.reshape(-1, drawn.shape[-1])
+        reward = passes.rewards(run, f"{stage}-rewards", reward_model, asked, responses)
+        pairs = online.top_against_bottom(_rollout(asked, responses, reward.reshape(drawn.shape[:2])))
+        _prefer(run, stage, policy, with_reference(run, f"{stage}-reference", reference, pairs))
+
+
+def _rollout(prompts, responses, reward) -> online.Rollout:
+    """What is known of the responses but their probabilities, which come after most of them are dropped."""
+    unknown = jnp.zeros(responses.shape)
+    return online.Rollout(jnp.asarray(prompts), jnp.asarray(responses), jnp.asarray(reward), unknown, unknown)
+
+
+def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) -> Preferences:
+    """The pairs with the reference policy's margins, in nats."""
+    both = np.concatenate([pairs.chosen, pairs.rejected])
+    found = passes.log_probs(run, name, reference, np.concatenate([pairs.prompts] * 2), both)
+    chosen, rejected = np.split(found, 2)
+    return pairs._replace(reference_margin=(chosen - rejected).astype(np.float32))
+
+
+def _prefer(run: Run, stage: str, start: Model, pairs: Preferences) -> None:
+    policy, recipe = backend.transformer_policy(start.shape, run.recipe.data.response_tokens), run.recipe
+    _train(
+        run,
+        stage,
+        start,
+        None,
+        pairs,
+        recipe.dpo,
+        lambda pairs: objectives.dpo(policy, pairs, batch=recipe.dpo.batch, beta=recipe.beta),
+    )
+
+
+def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, descent: Descent, build: Build) -> None:
+    """Train from a checkpoint and store the result; nothing if that is done.
+
+    Raises:
+      Stopped: the run was asked to stop; it goes on from there.
+      ValueError: the training was not finite.
+    """
+    if models.is_done(run, stage):
+        console.print(f"{stage}: done already")
+        return
+    rows = data.weight.shape[0]
+    console.print(f"{stage}: {rows:,} rows")
+    found = fit(
+        build,
+        _in_batches(data, descent.batch),
+        training(descent, run.recipe, rows),
+        run.key(stage),
+        descent.learning_rate,
+        start=models.load(run, model, outputs),
+        layout=run.layout,
+        keep=Keep(run.folder / stage / "training", made_for(run.recipe), run.recipe.dispatches),
+        progress=True,
+        stopped=run.stopped,
+    )
+    if not found.finished:
+        raise Stopped
+    if not found.fit.converged:
+        raise ValueError(f"{stage} {found.status[0]}. Choose a lower learning rate and another --out.")
+    console.print(f"{stage} {found.status[0]}")
+    models.save(run, stage, model, found.fit.params)
+
+
+def _in_batches(data: Any, batch: int) -> Any:
+    """Without the rows after the last whole batch, so that rows can be spread evenly over devices."""
+    whole = data.weight.shape[0] // batch * batch
+    return data._replace(**{name: np.asarray(values)[:whole] for name, values in data._asdict().items()})

@@ -1,0 +1,172 @@
+"""The recipe, from a random checkpoint to a report, and what becomes of it when it is disturbed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+import tyro
+
+from experiments.__main__ import main
+from experiments.benchmarks import tldr_kills
+from experiments.tldr import corpus, report, toy
+from experiments.tldr.run import Run
+from experiments.tldr.settings import ARMS, PRESETS, TABLES, Recipe, made_for, options_with, training
+from gvgap_jax.lm import judges, layouts
+from gvgap_jax.sweep.files import folder_at, read
+from tests.tiny_tldr import OPTIONS
+
+CONFIG = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs)
+
+
+def run(folder, *options):
+    main(["run", "tldr", "--out", str(folder), *OPTIONS, *options])
+
+
+def refused(capsys, *arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["run", "tldr", *arguments])
+    assert stopped.value.code == 2
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tldr") / "run"
+    run(folder)
+    return folder
+
+
+def tables(folder):
+    return {table: read(folder / "seed-0" / "evaluate" / f"{table}.parquet") for table in TABLES}
+
+
+def test_every_arm_answers_every_question_and_is_judged(done):
+    found = tables(done)
+    assert set(found["answers"]["arm"]) == set(ARMS)
+    counts = found["verdicts"].group_by("judge", "arm").len()
+    assert set(counts["judge"]) == {"gold", "held_out_reward_model"}
+    assert len(counts) == 2 * len(ARMS)
+    assert counts["len"].unique().to_list() == [len(found["answers"]) // len(ARMS)]
+
+
+def test_a_gold_verdict_compares_gold_rewards_with_the_human_answer(done):
+    found = tables(done)
+    dpo = found["answers"].filter(arm="dpo").sort("question")
+    wins = found["verdicts"].filter(judge="gold", arm="dpo").sort("question")["win"].to_list()
+    humans = toy.gold(dpo["prompt"].to_list(), dpo["human"].to_list())
+    assert wins == [(reward > human) + (reward == human) / 2 for reward, human in zip(dpo["gold"], humans, strict=True)]
+
+
+def test_the_report_has_its_numbers_from_the_tables(done):
+    found = report.records(folder_at(done))
+    summary = report.summary(found)
+    wins = found["verdicts"].filter(judge="gold", arm="sft")["win"]
+    assert summary.filter(judge="gold", arm="sft")["win_rate"].item() == pytest.approx(100 * wins.mean())
+    claim = next(each for each in report.findings(found) if each.claim == "gold: win rate of DPO less that of SFT")
+    both = [
+        found["verdicts"].filter(judge="gold", arm=arm).sort("question")["win"].to_numpy() for arm in ("dpo", "sft")
+    ]
+    assert claim.interval.estimate == pytest.approx(100 * np.mean(both[0] - both[1]))
+    assert "they say nothing of other seeds" in report.over(found)
+    assert "gold: win rate of DPO less that of SFT" in (done / "report.html").read_text()
+    assert (done / "tldr.png").exists()
+
+
+def test_intervals_are_over_seeds_where_there_are_several():
+    rows = pl.DataFrame({"seed": [0, 0, 1, 1], "win": [0.0, 1.0, 1.0, float("nan")]})
+    found = report.interval(rows, pl.col("win"))
+    assert (found.estimate, found.seeds) == (0.75, 2)
+    assert report.interval(rows.filter(seed=0), pl.col("win")).seeds == 2  # prompts
+
+
+def test_what_is_done_is_not_done_again(done, capsys):
+    before = {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
+    run(done, "--stage", "dpo")
+    assert "dpo: done already" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
+
+
+def test_a_folder_belongs_to_one_recipe(done, capsys):
+    said = refused(capsys, "--out", str(done), *OPTIONS, "--beta", "0.25")
+    assert "holds a run of another recipe (beta 0.5 there, 0.25 now)" in said
+
+
+def test_a_stage_needs_the_one_before(tmp_path, capsys):
+    assert "run --stage sft first, or --stage all" in refused(
+        capsys, "--out", str(tmp_path), *OPTIONS, "--stage", "dpo"
+    )
+
+
+def test_a_variant_needs_someone_who_labels(capsys):
+    said = refused(capsys, "--model", "somewhere", "--narrow")
+    assert "only the toy world has a gold verifier: choose --labeller" in said
+
+
+def a_run_beside(done, capsys, **changes):
+    """The finished run, as if its recipe had been another one, with its text."""
+    recipe = tyro.cli(options_with([]), args=OPTIONS, config=CONFIG, use_underscores=True).recipe
+    run = Run(dataclasses.replace(recipe, **changes), folder_at(done / "seed-0"), layouts.layout(-1), lambda: False)
+    text = corpus.prepare(run)
+    capsys.readouterr()
+    return run, text
+
+
+def test_narrow_pairs_are_sampled_and_labelled_by_the_gold_verifier(done, capsys):
+    run, text = a_run_beside(done, capsys, narrow=True)
+    pairs = corpus.training_pairs(run, text)
+    asked = text.prompts(pairs.prompts)
+    chosen, rejected = (toy.gold(asked, text.decoded(side)) for side in (pairs.chosen, pairs.rejected))
+    assert len(chosen)
+    assert np.all(chosen > rejected)
+    assert "pairs relabelled by gold:" in capsys.readouterr().out
+
+
+def test_two_word_pairs_have_two_words(done, capsys):
+    run, text = a_run_beside(done, capsys, two_words=True)
+    assert {len(answer.split()) for answer in text.decoded(text.demonstrations.responses)} == {2}
+    pairs = corpus.training_pairs(run, text)
+    assert {len(answer.split()) for answer in text.decoded(pairs.chosen)} <= {1, 2}
+
+
+def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys):
+    run, text = a_run_beside(done, capsys, rouge_l=True)
+    pairs, before = corpus.training_pairs(run, text), text.comparisons
+    hidden = dict(zip(text.prompts(before.data.prompts), (row.reference for row in before.rows), strict=True))
+    humans = [hidden[prompt] for prompt in text.prompts(pairs.prompts)]
+    chosen, rejected = (judges.rouge_l(text.decoded(side), humans) for side in (pairs.chosen, pairs.rejected))
+    assert np.all(chosen > rejected)
+    assert not np.array_equal(pairs.chosen, before.data.chosen[: len(chosen)])
+
+
+def test_reward_models_of_another_size_begin_from_their_own_sft(tmp_path):
+    toy.write_model(tmp_path / "small", layers=1, width=32)
+    for stage in ("sft", "rm"):
+        run(tmp_path / "run", "--rm_size", str(tmp_path / "small"), "--stage", stage, "--data.limit", "100")
+    config = json.loads((tmp_path / "run" / "seed-0" / "reward_model" / "model" / "config.json").read_text())
+    assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 1)
+
+
+def test_a_training_takes_whole_batches():
+    recipe = PRESETS["laptop"]
+    assert training(recipe.sft, recipe, 320).steps == 60
+    with pytest.raises(ValueError, match="7 rows are fewer than a batch of 32"):
+        training(recipe.rm, recipe, 7)
+
+
+def test_judges_do_not_decide_what_a_folder_is_for():
+    recipe = Recipe(gold_model="somewhere")
+    assert made_for(recipe) == made_for(Recipe())
+    assert made_for(Recipe(beta=1.0)) != made_for(Recipe())
+
+
+def test_the_gold_verifier_reads_subject_feeling_and_length():
+    post = "so it rained all day . then my boss moved out . i am sad ."
+    said = ["my boss moved out , i am sad", "i am sad", "my dog moved out , i am sad", "it rained all day"]
+    assert toy.gold([post] * 4, said).tolist() == [3.0, 1.0, -1.0, 0.0]
+    assert toy.gold([post], ["my boss " + "and " * 8]).item() == pytest.approx(2 - 2 * toy.LONG)
+
+
+def test_killed_runs_end_at_the_same_numbers(tmp_path):
+    tldr_kills.main(tmp_path, tuple(OPTIONS), stages=("rm",))
