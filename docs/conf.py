@@ -51,7 +51,6 @@ toc_object_entries_show_parents = "hide"
 
 nitpicky = True  # a reference to something of this project that is not there is an error
 nitpick_ignore_regex = [(r"py:.*", r"(?!(gvgap_jax|theory)\b).*")]
-nitpick_ignore = [("py:class", f"gvgap_jax.optimize.{name}") for name in ("Batch", "Candidates")]  # type variables
 
 ALIASES = {  # annotations, which autodoc sees resolved
     "Float[Array, ''] | float": "~gvgap_jax.types.Number",
@@ -101,12 +100,19 @@ def link_names(app, what, name, obj, options, lines):
     lines[:] = [re.sub(r"^:ivar [\w, ]+:", together, re.sub(r"``([\w.]+\.\w+)``", link, line)) for line in lines]
 
 
+def is_type_variable(app, domain, node):
+    """Whether a name without a page is one that needs none."""
+    module, _, name = node.get("reftarget", "").rpartition(".")
+    return True if isinstance(getattr(sys.modules.get(module), name, None), typing.TypeVar) else None
+
+
 def setup(app):
     """What is called while docstrings are read."""
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("autodoc-process-docstring", link_names)
     app.connect("object-description-transform", leave_out_values)
+    app.connect("warn-missing-reference", is_type_variable)
     for field in PyObject.doc_field_types:
         if field.name == "variable":
             field.label = "Attributes"
