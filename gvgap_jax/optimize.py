@@ -135,7 +135,7 @@ def newton(
     penalty: Number = 0.0,
     curvature: Callable[[Float[Array, "N"]], Float[Array, "N"]] | None = None,
 ) -> Fit:
-    """Minimise loss(outputs(params)) + penalty/2 |params|^2 until the gradient norm is at most ``tolerance``.
+    """Minimise loss(outputs(params)) + penalty/2 norm(params)^2 until the gradient norm is at most ``tolerance``.
 
     Generalised Gauss-Newton with conjugate gradients (Schraudolph, 2002). The curvature of the loss in
     its outputs is its own Hessian, for a loss convex in them: exact Newton where outputs are linear in the
@@ -234,7 +234,7 @@ def penalty_path(
 ) -> Fit:
     """Newton's optimum for every ridge penalty, strongest first, and the one of the lowest held-out loss.
 
-    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 |params - start|^2, so
+    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 norm(params - start)^2, so
     a penalty counts in pairs, and pulls towards the start: a network pulled towards 0 would rest at its
     saddle there. The tolerance is a share of sqrt(total_weight), the size of the sampling
     noise in the gradient: at 1e-3 the optimisation error is a thousandth of the statistical one.

@@ -2,15 +2,15 @@
 
 Axes, wherever a shape is written:
 
-| letter | axis |
-|---|---|
-| X | prompts of a task |
-| V | vocabulary |
-| P | tokens of a prompt |
-| H | horizon: tokens of a response |
-| L | leaves of a prompt's token tree, V**H complete responses |
-| N | pairs, or any other list of (prompt, response) rows |
-| S | seeds |
+=  ==================================================
+X  prompts of a task
+V  vocabulary
+P  tokens of a prompt
+H  horizon: tokens of a response
+L  leaves of a prompt's token tree, V**H complete responses
+N  pairs, or any other list of (prompt, response) rows
+S  seeds
+=  ==================================================
 
 Prompts are token arrays ``[N, P]`` and responses are token arrays ``[N, H]``; P may be 0.
 A token of -1 (``PADDING``) is no token: prompts are padded on the left, responses after their end token. It has
@@ -23,14 +23,21 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
 
-PADDING = -1  # no vocabulary has it, so that padding needs no mask beside the tokens
+PADDING = -1
+"""No token. No vocabulary has it, so that padding needs no mask beside the tokens."""
 
 Params = Any
-Number = Float[Array, ""] | float  # a scalar that may be traced
+"""Parameters of a policy or a verifier: whatever pytree its class makes of them."""
+Number = Float[Array, ""] | float
+"""A scalar that may be traced, ``Float[Array, ""]``, or a Python number."""
 Count = Int[Array, ""] | int
+"""An integer that may be traced, ``Int[Array, ""]``, or a Python one."""
 PRNGKey = Key[Array, ""]
+"""A typed random key, as ``jax.random.key`` makes it."""
 Prompts = Int[Array, "N P"]
+"""Tokens [N, P] of N prompts."""
 Responses = Int[Array, "N H"]
+"""Tokens [N, H] of N responses."""
 
 
 class Policy(NamedTuple):

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PACKAGES = {"gvgap_jax", "theory", "experiments"}
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
 def missing(source):
-    """Names that a piece of code takes from gvgap_jax and that are not there."""
+    """Names that a piece of code takes from the packages and that are not there."""
     tree, taken, absent = ast.parse(source), {}, []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "gvgap_jax":
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] in PACKAGES:
             for name in (alias.name for alias in node.names):
                 found = getattr(importlib.import_module(node.module), name, None)
                 if found is None:

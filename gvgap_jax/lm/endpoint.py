@@ -92,9 +92,9 @@ def endpoint(settings: Endpoint, cache_folder: str | Path) -> Judge:
     An answer without a letter is asked for once more, with a reminder. Answers are stored in ``cache_folder`` (local)
     as they come, and outlive a killed process; calls that share the folder wait for each other.
 
-    The judge raises:
-      ValueError: the key is missing or refused, the model is unknown, every request is refused, the cap is reached, or
-        the template shows references that are not there.
+    Raises:
+      ValueError: by the judge: the key is missing or refused, the model is unknown, every request is refused, the cap
+        is reached, or the template shows references that are not there.
       OSError: the server cannot be reached or fails after all retries, or the folder cannot be written.
     """
     folder = Path(cache_folder)

@@ -1,10 +1,12 @@
 """The forms in which preference data are written down, one row at a time: JSON objects in, text out.
 
-| form | keys of a comparison |
-|---|---|
-| pair | prompt (text, fields or messages), chosen and rejected (text or one message of the assistant) |
-| transcripts | chosen and rejected: whole conversations with a common beginning, as text or messages |
-| choice | info, summaries (two), choice (0 or 1): OpenAI's summarize_from_feedback |
+===========  ==============================================================================================
+form         keys of a comparison
+===========  ==============================================================================================
+pair         prompt (text, fields or messages), chosen and rejected (text or one message of the assistant)
+transcripts  chosen and rejected: whole conversations with a common beginning, as text or messages
+choice       info, summaries (two), choice (0 or 1): OpenAI's summarize_from_feedback
+===========  ==============================================================================================
 
 Demonstrations are ``completion`` (prompt, completion or label), ``tldr`` (subreddit, title, post, summary) or
 ``messages``, of which the last is the answer.
