@@ -1,7 +1,7 @@
 """The recipe, from a random checkpoint to a report, and what becomes of it when it is disturbed."""
 
 import dataclasses
-import json
+import signal
 
 import numpy as np
 import polars as pl
@@ -10,11 +10,11 @@ import tyro
 
 from experiments.__main__ import main
 from experiments.benchmarks import tldr_kills
-from experiments.tldr import corpus, report, toy
+from experiments.tldr import corpus, judging, models, report, stages, toy
 from experiments.tldr.run import Run
-from experiments.tldr.settings import ARMS, PRESETS, TABLES, Recipe, made_for, options_with, training
-from gvgap_jax.lm import judges, layouts
-from gvgap_jax.sweep.files import folder_at, read
+from experiments.tldr.settings import ARMS, PRESETS, TABLES, Endpoint, Recipe, made_for, options_with, training
+from gvgap_jax.lm import endpoint, judges, layouts
+from gvgap_jax.sweep.files import folder_at, read, save
 from tests.tiny_tldr import OPTIONS
 
 CONFIG = (tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs)
@@ -32,10 +32,16 @@ def refused(capsys, *arguments):
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("tldr") / "run"
-    run(folder)
+def killed_and_undisturbed(tmp_path_factory):
+    """Where a run that was killed twice lies, and one that was not."""
+    folder = tmp_path_factory.mktemp("tldr")
+    tldr_kills.main(folder, tuple(OPTIONS), stages=("rm",))  # it ends with status 1 if they differ
     return folder
+
+
+@pytest.fixture
+def done(killed_and_undisturbed):
+    return killed_and_undisturbed / "undisturbed"
 
 
 def tables(folder):
@@ -140,12 +146,61 @@ def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys)
     assert not np.array_equal(pairs.chosen, before.data.chosen[: len(chosen)])
 
 
-def test_reward_models_of_another_size_begin_from_their_own_sft(tmp_path):
+def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, capsys, monkeypatch):
     toy.write_model(tmp_path / "small", layers=1, width=32)
-    for stage in ("sft", "rm"):
-        run(tmp_path / "run", "--rm_size", str(tmp_path / "small"), "--stage", stage, "--data.limit", "100")
-    config = json.loads((tmp_path / "run" / "seed-0" / "reward_model" / "model" / "config.json").read_text())
-    assert (config["hidden_size"], config["num_hidden_layers"]) == (32, 1)
+    run, text = a_run_beside(done, capsys, rm_size=str(tmp_path / "small"))
+    stages.sft(run, text)
+    assert "sft: done already" in capsys.readouterr().out
+    monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, model.shape.width)))
+    trained = []
+    stages.rm(run, text)
+    assert trained == [("reward_model", 32), ("judge", 32)]
+
+
+def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
+    run, _ = a_run_beside(done, capsys)
+    model = models.trained(run, "sft")
+    there = run._replace(folder=folder_at("memory://bucket/seed-0"))
+    models.save(there, "sft", model, models.load(run, model))
+    again = models.trained(there, "sft")
+    assert again.checkpoint.folder != model.checkpoint.folder
+    names = [path.name for path in model.checkpoint.folder.iterdir()]
+    assert all(
+        (again.checkpoint.folder / name).read_bytes() == (model.checkpoint.folder / name).read_bytes() for name in names
+    )
+
+
+def test_an_endpoint_judges_and_is_asked_once(done, capsys, monkeypatch):
+    run, text = a_run_beside(done, capsys, endpoint=Endpoint(model="judge", prompt_price=1.0))
+    asked = []
+
+    def stand_in(settings, folder):
+        asked.append((settings.model, settings.cap, folder))
+        return judges.by_score(lambda prompts, responses, references: [len(each) for each in responses])
+
+    monkeypatch.setattr(endpoint, "endpoint", stand_in)
+    data = text.questions.data
+    questions = [judges.Question("post", "longer answer", "short"), judges.Question("post", "a", "a")]
+    ask = judging.judges_of(run)["endpoint"]
+    said = ask("endpoint-dpo", judging.Asked(questions, data.prompts, data.responses, data.responses))
+    assert said.wins.tolist() == [1.0, 0.5]
+    assert asked == [("judge", float("inf"), done / "endpoint")]
+    assert "endpoint-dpo: at most 3 requests" in capsys.readouterr().out
+
+
+def test_the_plan_names_what_fits(capsys):
+    said = refused(capsys, "--preset", "pythia-6.9b", "--chip", "v5e", "--devices", "8", "--layout.fsdp", "8")
+    assert "SFT: this needs" in said
+    assert "nearest that fits: fsdp=16 (16 devices)" in said
+    main(["run", "tldr", "--preset", "pythia-410m", "--chip", "H100", "--devices", "8", "--dry_run"])
+    assert "demonstrations and 92,858 pairs as in TL;DR" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_layout_must_share_the_rows(capsys):
+    said = refused(capsys, "--chip", "H100", "--devices", "24", "--dry_run")
+    assert "--sft.batch (or its part, with accumulation) of 32 rows does not go into 24 devices" in said
+    said = refused(capsys, "--chip", "H100", "--devices", "8", "--layout.fsdp", "3", "--dry_run")
+    assert "--layout.data 2, --layout.fsdp 3, --layout.tensor 1 must multiply to 8" in said
 
 
 def test_a_training_takes_whole_batches():
@@ -168,5 +223,15 @@ def test_the_gold_verifier_reads_subject_feeling_and_length():
     assert toy.gold([post], ["my boss " + "and " * 8]).item() == pytest.approx(2 - 2 * toy.LONG)
 
 
-def test_killed_runs_end_at_the_same_numbers(tmp_path):
-    tldr_kills.main(tmp_path, tuple(OPTIONS), stages=("rm",))
+def test_killed_runs_end_at_the_same_numbers(killed_and_undisturbed):
+    found = pl.read_csv(killed_and_undisturbed / "kills.csv")
+    assert found["status"].to_list() == [-signal.SIGKILL, 128 + signal.SIGTERM]
+    for table in TABLES:
+        assert tldr_kills.same(killed_and_undisturbed / "killed", killed_and_undisturbed / "undisturbed", table)
+
+
+def test_other_numbers_would_be_seen(killed_and_undisturbed, tmp_path):
+    folder = tmp_path / "seed-0" / "evaluate"
+    rows = read(killed_and_undisturbed / "killed" / "seed-0" / "evaluate" / "verdicts.parquet")
+    save(folder_at(folder), "verdicts", rows.with_columns(win=1 - pl.col("win")), {})
+    assert not tldr_kills.same(killed_and_undisturbed / "killed", tmp_path, "verdicts")

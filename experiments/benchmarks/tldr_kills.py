@@ -46,7 +46,7 @@ def main(out: Path, arguments: tuple[str, ...] = (), stages: tuple[Stage, ...] =
         console.print(f"{stage}: {deaths[-1].signal} after {deaths[-1].seconds:.1f} s, status {deaths[-1].status}")
     for folder in ("killed", "undisturbed"):
         command.finish(out / folder)
-    differing = [table for table in TABLES if not _same(out / "killed", out / "undisturbed", table)]
+    differing = [table for table in TABLES if not same(out / "killed", out / "undisturbed", table)]
     _show(deaths, differing)
     pl.DataFrame(deaths).write_csv(out / "kills.csv")
     if differing or any(death.status == 0 for death in deaths):
@@ -66,7 +66,7 @@ def _kill(command: Command, folder: Path, stage: str, number: signal.Signals, de
         return Death(stage, number.name, time.monotonic() - began, process.wait())
 
 
-def _same(one: Path, other: Path, table: str) -> bool:
+def same(one: Path, other: Path, table: str) -> bool:
     """Whether a table has the same numbers in all seeds of two runs."""
     places = sorted(path.relative_to(one) for path in one.glob(f"seed-*/evaluate/{table}.parquet"))
     return bool(places) and all(files.read(one / path).equals(files.read(other / path)) for path in places)
