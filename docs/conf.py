@@ -1,4 +1,4 @@
-"""The site: ``pip install -e ".[docs]" && sphinx-build -W --keep-going -b html docs docs/_build``.
+"""The site: ``pip install -e ".[docs]" && sphinx-build -j auto -W --keep-going -b html docs docs/_build``.
 
 Every code cell runs when the site is built, and an error in one of them is an error of the build.
 """
