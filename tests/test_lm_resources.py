@@ -131,15 +131,16 @@ def test_the_nearest_setting_fits_and_is_the_same_work(needed, size, chip):
 
 def test_parts_come_before_recomputing_and_that_before_more_devices():
     chip = chip_named("H100")
-    assert resources.describe(tldr("70m"), resources.nearest(resources.training, tldr("70m"), chip)) == "accumulate=4"
-    large = resources.nearest(resources.training, tldr("6.9b", data=4), chip)
-    assert (large.data, large.devices > 4, large.shape.remat) == (1, True, False)
-    assert f"({large.devices} devices)" in resources.describe(tldr("6.9b", data=4), large)
-    assert not resources.fits(resources.training, replace(large, fsdp=large.fsdp // 2, accumulate=1), chip)
+    assert resources.describe(tldr("70m"), resources.nearest(resources.training, tldr("70m"), chip)) == "accumulate=2"
+    large = resources.nearest(resources.training, tldr("6.9b", data=2), chip)
+    assert (large.data, large.fsdp, large.shape.remat) == (1, 4, False)
+    assert resources.describe(tldr("6.9b", data=2), large).endswith(", data=1, fsdp=4 (4 devices)")
+    fewer = replace(large, fsdp=2, accumulate=64, shape=replace(large.shape, remat=True))
+    assert not resources.fits(resources.training, fewer, chip)
 
 
 def test_recomputing_is_found_where_one_sequence_is_too_much():
-    work = tldr("1.4b", "sft", rows=1)
+    work = Work(pythia("70m"), "sft", 1, 4000, 53)
     chip = chip_named("A100 80GB")._replace(memory_bytes=int(resources.training(work).total / USABLE) - GIB // 4)
     assert resources.describe(work, resources.nearest(resources.training, work, chip)) == "remat=True"
 
@@ -158,7 +159,7 @@ def test_a_refusal_says_what_there_is_and_what_would_fit():
 
 
 def test_operations_are_those_of_the_compiled_forward_pass():
-    shape = neox(500, 2, 64, 4, start=False)  # unrolled: the compiler counts the body of a loop once
+    shape = neox(500, 2, 256, 4, start=False)  # unrolled: the compiler counts the body of a loop once
     work = Work(shape, "sft", 3, 40, 9)
     policy = backend.transformer_policy(shape, 9)
     params = jax.eval_shape(policy.init, jax.random.key(0))

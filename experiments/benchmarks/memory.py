@@ -26,7 +26,7 @@ from gvgap_jax.lm.loop import Training
 from gvgap_jax.lm.objectives import Demonstrations, Objective
 from gvgap_jax.lm.shape import neox
 from gvgap_jax.parallel import memory_needed
-from gvgap_jax.types import Params, Preferences
+from gvgap_jax.types import Preferences
 
 TOLERANCE = 0.15  # share of the measured memory that an estimate may miss it by
 SIZES = ((3, 128, 4), (4, 256, 4), (6, 512, 8))  # layers, width, heads; two layers would not be scanned
@@ -140,14 +140,15 @@ def _objective(work: Work, data) -> Objective:
     return objectives.dpo(policy, data, batch=work.rows, beta=0.05)
 
 
-def _stored(work: Work) -> Params:
+def _stored(work: Work) -> Any:
     """The data set as shapes."""
     count = work.stored_rows
 
-    def tokens(length: int):
-        return jax.ShapeDtypeStruct((count, length), jnp.int32)
+    def array(dtype, *shape: int) -> Any:
+        return jax.ShapeDtypeStruct((count, *shape), dtype)
 
-    prompts, responses, numbers = tokens(work.prompt_tokens), tokens(work.response_tokens), jnp.zeros(count)
+    prompts, responses = array(jnp.int32, work.prompt_tokens), array(jnp.int32, work.response_tokens)
+    numbers = array(jnp.float32)
     if work.kind == "sft":
         return Demonstrations(prompts, responses, numbers)
     return Preferences(prompts, responses, responses, numbers, numbers)

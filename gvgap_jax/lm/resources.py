@@ -61,7 +61,7 @@ class Memory(NamedTuple):
 
 def rows(memory: Memory) -> list[tuple[str, float]]:
     """Labels and bytes of what there is any of, and the total, for a table."""
-    parts = [(name.replace("_", " "), float(getattr(memory, name))) for name in memory._fields[:-1]]
+    parts = [(name, float(value)) for name, value in memory._asdict().items() if name != "moment"]
     return [(name, value) for name, value in parts if value] + [(f"total, worst {memory.moment}", memory.total)]
 
 
