@@ -54,10 +54,12 @@ def load(folder, name):
     return found, json.loads(found.pop("said").item())
 
 
-def assert_close(found, wanted):
+def assert_close(found, wanted, parameters=1e-6):
+    """Losses to 1e-5; Adam's steps are of one size, and make more of rounding where a gradient is next to nothing."""
     assert found.keys() == wanted.keys()
     for name in wanted:
-        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=1e-6, err_msg=name)
+        near = 1e-6 if name in ("loss", "held_out_loss") else parameters
+        np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5, atol=near, err_msg=name)
 
 
 def assert_same_bits(found, wanted):
@@ -136,7 +138,7 @@ def test_two_processes_are_one(pair):
     """A transformer over two processes, each with half of every array and of every batch."""
     launch(pair, {"devices": 2, "calls": [called(pair, "alone", (1, 1, 1), objective="transformer", devices=1)]})
     found, said = load(pair, "transformer")
-    assert_close(found, load(pair, "alone")[0])
+    assert_close(found, load(pair, "alone")[0], parameters=1e-4)
     assert said["pieces"]["blocksupkernel"] == [3, 8, 64]
     assert said["finished"]
 
@@ -273,7 +275,9 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize(("process", "words"), [(0, "port is taken"), (1, "nobody listens at localhost")])
+@pytest.mark.parametrize(
+    ("process", "words"), [(0, "may have it; choose another coordinator_port"), (1, "nobody listens at localhost")]
+)
 def test_a_coordinator_that_cannot_be(process, words):
     with socket.socket() as taken:
         taken.bind(("", 0))

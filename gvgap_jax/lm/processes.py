@@ -72,15 +72,17 @@ def join(processes: Processes, time_out: int = TIME_OUT) -> None:
     host, port = processes.coordinator, processes.coordinator_port
     if port and not host:
         os.environ["JAX_COORDINATOR_PORT"] = str(port)  # where jax looks when it finds the host by itself
-    if host and port and processes.process:
-        _wait_for(host, port, time_out)
+    if host and port:
+        _wait_for(host, port, time_out) if processes.process else _check_free(port)
     address = host and f"{host}:{port}"
     try:
         jax.distributed.initialize(address, processes.processes, processes.process, initialization_timeout=time_out)
     except (ValueError, RuntimeError) as error:
         if address is None and _is_alone(error):
             return
-        raise ValueError(f"{_explained(error)} (asked for: {processes})") from error
+        late = "must be called before" in str(error)
+        words = "jax is in use already: join processes before the first array or device" if late else str(error)
+        raise ValueError(f"{words} (asked for: {processes}).") from error
 
 
 def is_first() -> bool:
@@ -149,17 +151,21 @@ def _wait_for(host: str, port: int, seconds: int) -> None:
         time.sleep(0.2)
 
 
+def _check_free(port: int) -> None:
+    """jax, which finds out too, may bring the whole process down over it."""
+    try:
+        with socket.create_server(("", port)):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"the coordinator's port {port} cannot be listened at ({error.strerror}): another run on this host "
+            "may have it; choose another coordinator_port."
+        ) from error
+
+
 def _is_alone(error: Exception) -> bool:
     """Whether jax found no cluster, or, in use already, none that would have others in it."""
     if "coordinator_address should be defined" in str(error):
         return True
     in_use = "must be called before" in str(error)
     return in_use and jax.process_count() == 1 and all(int(os.environ.get(name, 1)) == 1 for name in LAUNCHED)
-
-
-def _explained(error: Exception) -> str:
-    if "must be called before" in str(error):
-        return "jax is in use already: processes must be joined before the first array or device is asked for"
-    if "RPC server" in str(error) or "address already in use" in str(error).lower():
-        return "the coordinator's port is taken, perhaps by another run on this host: choose another coordinator_port"
-    return str(error)
