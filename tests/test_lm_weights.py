@@ -113,7 +113,7 @@ def test_loading_and_saving_changes_no_byte(tmp_path, name, shard_bytes):
 @every_golden
 def test_a_sharded_load_is_the_whole_one_and_reads_each_number_once(monkeypatch, name):
     checkpoint, params = loaded(name)
-    layout, fetched, whole_fetching = layouts.fully_sharded(), [], weights._fetching
+    layout, fetched, whole_fetching = layouts.layout(fsdp=-1), [], weights._fetching
 
     @contextlib.contextmanager
     def counting(checkpoint):
@@ -143,7 +143,7 @@ def test_repeated_parameters_are_read_once(monkeypatch):
     pieces = []
     real = tensors.piece
     monkeypatch.setattr(tensors, "piece", lambda *given: pieces.append(given[:2]) or real(*given))
-    again = weights.load(checkpoint, place=layouts.data_parallel().place)
+    again = weights.load(checkpoint, place=layouts.layout(data=-1).place)
     assert same(again, params)
     assert len(again["head"].addressable_shards) == 2
     assert len(pieces) == len(set(pieces))
@@ -191,7 +191,7 @@ def test_older_files_hold_buffers_and_other_names_of_the_head(tmp_path):
 
 def test_a_reward_model_starts_at_0_on_the_body_and_comes_back(tmp_path):
     checkpoint, language = loaded("qwen2_tied")
-    params = weights.load(checkpoint, outputs=1, place=layouts.data_parallel().place)
+    params = weights.load(checkpoint, outputs=1, place=layouts.layout(data=-1).place)
     assert same({**params, "head": 0}, {**language, "head": 0})
     assert (params["head"].shape, jnp.any(params["head"])) == ((24, 1), False)
     trained = params | {"head": jnp.arange(24.0, dtype=jnp.float32)[:, None]}

@@ -57,7 +57,7 @@ def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layou
         drawn = policy.sample(jax.random.fold_in(key, number), params, asked)
         return {"tokens": drawn.reshape(len(prompts), samples, horizon)}
 
-    return jax.jit(draw, out_shardings=layout.whole)
+    return jax.jit(layout.traced(draw), out_shardings=layout.whole)
 
 
 @functools.cache
@@ -68,7 +68,7 @@ def _scorer(shape: Shape, layout: Layout):
         del number
         return {"reward": verifier.score(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))}
 
-    return jax.jit(score, out_shardings=layout.whole)
+    return jax.jit(layout.traced(score), out_shardings=layout.whole)
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def _likelihood(shape: Shape, horizon: int, layout: Layout):
             "log_prob": policy.log_prob(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))
         }
 
-    return jax.jit(score, out_shardings=layout.whole)
+    return jax.jit(layout.traced(score), out_shardings=layout.whole)
 
 
 def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., Any], *data) -> Compute:
