@@ -117,7 +117,7 @@ def predict(config: Annotated[phase_diagram.Config, tyro.conf.arg(name="")], gol
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers"]] = "fits",
+    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers", "memory"]] = "fits",
     out: Path = Path("results/benchmarks"),
     experiment: str | None = None,
     preset: Literal["quick", "paper", "full"] = "quick",
@@ -129,9 +129,10 @@ def bench(
     sweeps: fits per second against chunk size and devices; storing, compiling and memory of a run.
     kills: a run that is killed again and again, and one that is shared, against an undisturbed one.
     transformers: training and decoding against PyTorch, TRL and transformers, and many seeds at once.
+    memory: what a run is estimated to need against compiled and run training steps.
 
     Args:
-      what: fits, sweeps, kills or transformers.
+      what: fits, sweeps, kills, transformers or memory.
       out: folder of the tables; those of all but fits go into folders of these names in it.
       experiment: that sweeps and kills run; if left out the largest quick one, and sample_complexity. For kills also
         tldr, which is killed in every stage.
@@ -145,6 +146,10 @@ def bench(
         fits.main(out)
     elif what == "transformers":
         language_models.main(out / "transformers")
+    elif what == "memory":
+        from experiments.benchmarks import memory
+
+        memory.main(out / "memory")
     elif what == "sweeps":
         name = known_experiment(experiment or sweeps.default_experiment())
         sweeps.main(out / "sweeps", sweeps.Bench(name, EXPERIMENTS[name].PRESETS[preset]))

@@ -87,7 +87,7 @@ def test_a_signal_ends_the_run_with_the_command_that_goes_on(tmp_path, capsys, m
 
     install(monkeypatch, {"one": toy(), "two": toy(cells=interrupted), "three": toy()})
     printed = ran(capsys, tmp_path, status=128 + signal.SIGTERM)
-    assert "SIGTERM: finishing the chunk at hand" in printed
+    assert "SIGTERM: finishing what is at hand" in printed
     assert "Go on with: python -m experiments" in printed
     assert "3 of 3" not in printed
     assert (tmp_path / "one-quick").exists()

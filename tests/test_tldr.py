@@ -232,6 +232,7 @@ def test_killed_runs_end_at_the_same_numbers(killed_and_undisturbed):
 
 def test_other_numbers_would_be_seen(killed_and_undisturbed, tmp_path):
     folder = tmp_path / "seed-0" / "evaluate"
+    folder.mkdir(parents=True)
     rows = read(killed_and_undisturbed / "killed" / "seed-0" / "evaluate" / "verdicts.parquet")
     save(folder_at(folder), "verdicts", rows.with_columns(win=1 - pl.col("win")), {})
     assert not tldr_kills.same(killed_and_undisturbed / "killed", tmp_path, "verdicts")

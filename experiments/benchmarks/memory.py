@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import polars as pl
 from rich.console import Console
 from rich.table import Table
 
@@ -49,8 +50,23 @@ class Row(NamedTuple):
         return self.estimate / self.measured
 
 
+def main(out: Path) -> None:
+    """Measure, print the table, and write memory.csv into ``out``."""
+    rows = run()
+    show(Console(width=None if Console().is_terminal else 140), rows)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = ("kind", "rows", "prompt_tokens", "response_tokens", "accumulate")
+    table = [
+        {name: getattr(row.work, name) for name in columns}
+        | {name: getattr(row.work.shape, name) for name in ("layers", "width", "vocabulary", "remat")}
+        | {"estimate": row.estimate, "measured": row.measured, "ratio": row.ratio, "by": row.by}
+        for row in rows
+    ]
+    pl.DataFrame(table).write_csv(out / "memory.csv")
+
+
 def run(sizes=SIZES, kinds=("sft", "reward_model", "dpo"), parts=(1, 2)) -> list[Row]:
-    """Every size, kind, number of parts and both ways to keep activations, compiled; and the smallest SFT, run."""
+    """Every size, kind, number of parts and both ways to keep activations, compiled; and its SFT, run."""
     works = [
         work_of(size, kind, accumulate, remat)
         for size in sizes
@@ -58,7 +74,7 @@ def run(sizes=SIZES, kinds=("sft", "reward_model", "dpo"), parts=(1, 2)) -> list
         for remat in (False, True)
         for accumulate in parts
     ]
-    return [compiled(work) for work in works] + [taken(work_of(sizes[0], "sft", 1, False))]
+    return [compiled(work) for work in works] + [taken(work_of(size, "sft", 1, False)) for size in sizes]
 
 
 def work_of(size: tuple[int, int, int], kind: Any, accumulate: int, remat: bool) -> Work:

@@ -55,7 +55,8 @@ def _place(run: Run, name: str) -> str:
     if name != TOY:
         return name
     folder = toy_folder(run)
-    processes.in_first(lambda: folder.exists() or toy.write(folder))
+    if not processes.agreed(processes.is_first() and folder.exists()):
+        toy.write(folder)
     return str(folder / "model")
 
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from gvgap_jax.lm import architectures, exports, shape, transformer
+from gvgap_jax.lm import architectures, exports, processes, shape, transformer
 from gvgap_jax.lm.shape import Shape
 
 SUBJECTS = ("boss", "sister", "roommate", "dog", "landlord", "girlfriend", "brother", "teacher")
@@ -54,14 +54,22 @@ def _named(choices: Sequence[str], there: set[str], words: Sequence[str]) -> flo
 
 
 def write(folder: Path, seed: int = 0) -> None:
-    """Write ``comparisons.jsonl``, ``demonstrations.jsonl`` and the checkpoint ``model``, all of them or nothing."""
-    numbers, part = np.random.default_rng(seed), folder.with_name(f".{folder.name}.part")
+    """Write ``comparisons.jsonl``, ``demonstrations.jsonl`` and the checkpoint ``model``, all of them or nothing.
+
+    Every process of a run calls this, and the first one writes.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    processes.in_first(lambda: _write_data(part, seed))
+    write_model(part / "model")
+    processes.in_first(lambda: part.replace(folder))
+
+
+def _write_data(part: Path, seed: int) -> None:
+    numbers = np.random.default_rng(seed)
     shutil.rmtree(part, ignore_errors=True)  # what a killed process left
     part.mkdir(parents=True)
     _write_lines(part / "demonstrations.jsonl", [_demonstration(numbers) for _ in range(DEMONSTRATIONS)])
     _write_lines(part / "comparisons.jsonl", [_comparison(numbers) for _ in range(COMPARISONS)])
-    write_model(part / "model")
-    part.replace(folder)
 
 
 def _write_lines(path: Path, rows: Sequence[dict]) -> None:
@@ -99,11 +107,14 @@ def shape_of_model(layers: int = 2, width: int = 64) -> Shape:
 
 
 def write_model(folder: Path, layers: int = 2, width: int = 64) -> None:
-    """Write that GPT-NeoX with random parameters, as a checkpoint with its tokenizer."""
+    """Write that GPT-NeoX with random parameters, as a checkpoint with its tokenizer; called as ``write`` is."""
     random = shape_of_model(layers, width)
-    exports.save(
-        folder, architectures.config_of(random), transformer.init(random, random.vocabulary, jax.random.key(0))
-    )
+    params = transformer.init(random, random.vocabulary, jax.random.key(0))
+    exports.save(folder, architectures.config_of(random), params)
+    processes.in_first(lambda: _write_tokenizer(folder))
+
+
+def _write_tokenizer(folder: Path) -> None:
     _tokenizer().save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}), encoding="utf-8")
 

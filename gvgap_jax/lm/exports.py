@@ -47,6 +47,8 @@ def save(
     folder, writes = Path(folder), jax.process_index() == 0
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; choose another folder, or remove it.")
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"saving {folder}")  # or the first process has written before another looks
     config = origin.config if isinstance(origin, Checkpoint) else origin
     _check(config, params, dtype)
     stored = _homes(origin, params)
