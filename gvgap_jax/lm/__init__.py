@@ -1,4 +1,4 @@
-"""Transformers behind the same bundles of functions as classes on token trees, from toys to real checkpoints.
+"""Transformers behind the same bundles of functions as classes on token trees, from toys to real models.
 
 In order: ``tasks`` too large to enumerate; ``shape``, ``pythia``, ``transformer``, ``decode``, ``backend``, the networks
 and the bundles; ``objectives``, ``data``, ``loop``, what a run minimises as pure functions; ``chips``, ``footprints``,
