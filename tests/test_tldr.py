@@ -87,6 +87,19 @@ def test_intervals_are_over_seeds_where_there_are_several():
     assert report.interval(rows.filter(seed=0), pl.col("win")).seeds == 2  # prompts
 
 
+def test_judges_are_compared_prompt_by_prompt():
+    judges = [("one", [1.0, 0.0, 1.0, 0.5]), ("other", [1.0, 1.0, 1.0, 1.0])]
+    columns = {"seed": 0, "arm": ["sft", "dpo"] * 2, "question": [0, 0, 1, 1]}
+    rows = [
+        pl.DataFrame({"judge": judge, **columns, "win": wins, "position_bias": [0.0, 0.0, 0.0, judge == "other"]})
+        for judge, wins in judges
+    ]
+    agreement, bias = report._of_judges(pl.concat(rows))
+    assert (agreement.interval.estimate, agreement.interval.seeds) == (0.625, 2)
+    assert bias.claim == "other: wins of what is shown first"
+    assert bias.interval.estimate == 0.25
+
+
 def test_what_is_done_is_not_done_again(done, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
     run(done, "--stage", "dpo")

@@ -1,5 +1,6 @@
 """What a run of the recipe found: win rates with intervals, a table, a figure and a page."""
 
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -79,12 +80,30 @@ def findings(found: Records) -> list[Finding]:
             if not len(both):
                 continue
             control = arm == AGAIN
-            claim = f"{judge}: win rate of {_words(arm)} less that of {_words(other)}"
+            claim = f"{_words(judge)}: win rate of {_words(arm)} less that of {_words(other)}"
             difference = 100 * (pl.col("win") - pl.col("win_other"))
             rows.append(
                 Finding(claim, interval(both, difference), "points", 0.0, "at" if control else "above", control)
             )
-    return rows + _of_scores(found["answers"]) + _of_pairs(found["pairs"])
+    return rows + _of_scores(found["answers"]) + _of_pairs(found["pairs"]) + _of_judges(verdicts)
+
+
+def _of_judges(verdicts: pl.DataFrame) -> list[Finding]:
+    """How far judges agree on the same answers, and whether one is swayed by what it is shown first."""
+    names, cell, found = verdicts["judge"].unique(maintain_order=True).to_list(), ["seed", "arm", "question"], []
+    for one, other in combinations(names, 2):
+        both = verdicts.filter(judge=one).join(verdicts.filter(judge=other), on=cell, suffix="_other")
+        # One number a prompt: its answers by several arms are no independent evidence.
+        agreement = (1 - (pl.col("win") - pl.col("win_other")).abs()).fill_nan(None).mean()
+        prompts = both.group_by("seed", "question").agg(agreement.alias("agreement")).sort("seed", "question")
+        claim = f"{_words(one)} and {_words(other)}: agreement on the same answers (chance: 0.5)"
+        found.append(Finding(claim, interval(prompts, pl.col("agreement").fill_null(float("nan"))), "", 0.5, "above"))
+    for judge in names:
+        shown = verdicts.filter(judge=judge).filter(pl.col("position_bias") != 0)
+        if len(shown):
+            bias = interval(verdicts.filter(judge=judge), pl.col("position_bias"))
+            found.append(Finding(f"{_words(judge)}: wins of what is shown first", bias, "", 0.0, "at", control=True))
+    return found
 
 
 def _of_scores(answers: pl.DataFrame) -> list[Finding]:
@@ -208,7 +227,7 @@ def _show(found: Records) -> None:
             f"{row['win_rate']:.1f}",
             f"{row['low']:.1f} to {row['high']:.1f}",
             str(row["undecided"]),
-            f"{row['log_ratio']:.2f}",
+            f"{row['log_ratio']:.2f}" if np.isfinite(row["log_ratio"]) else "–",
             f"{row['tokens']:.1f}",
         )
     console.print(table)
