@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import tldr
-from experiments.figures.style import save, style
+from experiments.figures.style import BLACK, DPO, RLHF, THIRD, save, style
 from experiments.page import page
 from experiments.report_records import Evidence, Picture, png_of, words_of
 from experiments.statistics import Finding, Interval, Question, over_seeds
@@ -164,18 +164,24 @@ def figure(found: Records) -> Figure:
     """Win rates of every arm, a panel a judge."""
     table = summary(found)
     names = table["judge"].unique(maintain_order=True).to_list()
-    with style(height=1.8):
-        drawn, panels = plt.subplots(1, len(names), sharey=True, squeeze=False)
+    with style(height=1.6):
+        drawn, panels = plt.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)
         for panel, judge in zip(panels[0], names, strict=True):
             rows = table.filter(judge=judge)
-            places = np.arange(len(rows))[::-1]
-            bars = [rows["win_rate"] - rows["low"], rows["high"] - rows["win_rate"]]
-            panel.errorbar(rows["win_rate"], places, xerr=np.array(bars), fmt="o")
-            panel.axvline(50, linestyle="--", color="grey")
-            panel.set_yticks(places, [_words(arm) for arm in rows["arm"]])
+            for place, row in enumerate(rows.reverse().iter_rows(named=True)):
+                bar = [[row["win_rate"] - row["low"]], [row["high"] - row["win_rate"]]]
+                panel.errorbar(row["win_rate"], place, xerr=bar, fmt="o", markersize=3, color=_colour(row["arm"]))
+            panel.axvline(50, linestyle="--", linewidth=0.8, color="grey")
+            panel.set_yticks(range(len(rows)), [_words(arm) for arm in rows["arm"].reverse()])
             panel.set_title(_words(judge))
-        drawn.supxlabel("win rate against humans, %")
+            panel.set_xlabel("win rate against humans, %")
     return drawn
+
+
+def _colour(arm: str) -> str:
+    if arm.startswith("online"):
+        return THIRD
+    return {"dpo": DPO, BEST_OF_N: RLHF}.get(arm, BLACK)
 
 
 def evidence(folder: Folder) -> Evidence:
