@@ -3,6 +3,7 @@
 import dataclasses
 import signal
 
+import jax
 import numpy as np
 import polars as pl
 import pytest
@@ -13,7 +14,7 @@ from experiments.benchmarks import tldr_kills
 from experiments.tldr import corpus, judging, models, report, stages, toy
 from experiments.tldr.run import Run
 from experiments.tldr.settings import ARMS, PRESETS, TABLES, Endpoint, Recipe, made_for, options_with, training
-from gvgap_jax.lm import endpoint, judges, layouts
+from gvgap_jax.lm import backend, endpoint, judges, layouts
 from gvgap_jax.sweep.files import folder_at, read, save
 from tests.tiny_tldr import OPTIONS
 
@@ -214,6 +215,27 @@ def test_a_layout_must_share_the_rows(capsys):
     assert "--sft.batch (or its part, with accumulation) of 32 rows does not go into 24 devices" in said
     said = refused(capsys, "--chip", "H100", "--devices", "8", "--layout.fsdp", "3", "--dry_run")
     assert "--layout.data 2, --layout.fsdp 3, --layout.tensor 1 must multiply to 8" in said
+
+
+def test_the_best_and_the_worst_response_make_a_pair():
+    prompts, drawn = np.array([[7], [8]]), np.arange(6).reshape(2, 3, 1)
+    pairs = stages.best_against_worst(prompts, drawn, np.array([[0.0, 2.0, 1.0], [5.0, 4.0, 6.0]]))
+    assert (pairs.prompts.tolist(), pairs.chosen.tolist(), pairs.rejected.tolist()) == (
+        [[7], [8]],
+        [[1], [5]],
+        [[0], [4]],
+    )
+
+
+def test_scores_belong_to_their_pairs(done, capsys):
+    run, text = a_run_beside(done, capsys)
+    model, pairs = models.trained(run, "sft"), text.held_out
+    policy = backend.transformer_policy(model.shape, pairs.chosen.shape[1])
+    log_prob = jax.jit(policy.log_prob)
+    params = models.load(run, model)
+    one, other = (log_prob(params, pairs.prompts, side) for side in (pairs.chosen, pairs.rejected))
+    found = stages.with_reference(run, "test-pairs", model, pairs).reference_margin
+    np.testing.assert_allclose(found, one - other, rtol=1e-4, atol=1e-5)
 
 
 def test_a_training_takes_whole_batches():

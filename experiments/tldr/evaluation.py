@@ -51,10 +51,8 @@ def _answers(run: Run, text: Corpus, arm: str, reference: Model) -> Answers:
     name = f"evaluate-{arm}"
     if arm == BEST_OF_N:
         drawn = passes.sampled(run, name, reference, prompts, recipe.samples, recipe.temperature)
-        asked = np.repeat(prompts, recipe.samples, axis=0)
-        reward = passes.rewards(
-            run, f"{name}-rewards", models.trained(run, "reward_model"), asked, drawn.reshape(len(asked), -1)
-        )
+        judge, responses = models.trained(run, "reward_model"), drawn.reshape(-1, drawn.shape[-1])
+        reward = passes.rewards(run, f"{name}-rewards", judge, prompts, responses)
         best = np.argmax(reward.reshape(len(drawn), -1), axis=1)
         tokens = drawn[np.arange(len(drawn)), best]
         return Answers(tokens, text.decoded(tokens), np.full(len(tokens), np.nan))
@@ -117,11 +115,9 @@ def _held_out_pairs(run: Run, text: Corpus, reference: Model) -> pl.DataFrame:
 
 
 def _margin_of_reward_model(run: Run, pairs: Preferences) -> np.ndarray:
-    both = np.concatenate([pairs.chosen, pairs.rejected])
-    found = passes.rewards(
-        run, "pairs-reward_model", models.trained(run, "reward_model"), np.concatenate([pairs.prompts] * 2), both
-    )
-    chosen, rejected = np.split(found, 2)
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1).reshape(2 * len(pairs.chosen), -1)
+    model = models.trained(run, "reward_model")
+    chosen, rejected = passes.rewards(run, "pairs-reward_model", model, pairs.prompts, both).reshape(-1, 2).T
     return chosen - rejected
 
 

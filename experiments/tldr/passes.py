@@ -1,6 +1,7 @@
 """Passes of a model over data: responses sampled, rewards and log-probabilities scored; in stored chunks.
 
-A pass that samples m responses a prompt has a row a prompt; the others have a row a response.
+A pass that samples m responses a prompt has a row a prompt; the others have a row a response, which may be several to
+each prompt, one after another.
 """
 
 import functools
@@ -30,7 +31,7 @@ def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temp
 
 
 def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
-    """Rewards [N] of a reward model."""
+    """Rewards [N m] of a reward model for responses [N m, H] to prompts [N, P]."""
     score = _scorer(model.shape, run.layout)
     return in_chunks(run, name, len(responses), lambda: _over(run, model, 1, score, prompts, responses))[
         "reward"
@@ -38,7 +39,7 @@ def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -
 
 
 def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
-    """log pi(y|x) [N] under a policy, in nats."""
+    """log pi(y|x) [N m] of responses [N m, H] to prompts [N, P] under a policy, in nats."""
     score = _likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
     return in_chunks(run, name, len(responses), lambda: _over(run, model, None, score, prompts, responses))[
         "log_prob"
@@ -86,10 +87,11 @@ def _likelihood(shape: Shape, horizon: int, layout: Layout):
 
 def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., Any], *data) -> Compute:
     """The compiled function of a model over numbered rows of the data; results are whole on every process."""
-    params = load(run, model, outputs)
+    params, held = load(run, model, outputs), [np.asarray(values) for values in data]
+    total = len(held[-1])
 
     def compute(number: int, rows: np.ndarray) -> dict[str, Any]:
-        found = compiled(params, np.int32(number), *(np.asarray(values)[rows] for values in data))
+        found = compiled(params, np.int32(number), *(values[rows // (total // len(values))] for values in held))
         return jax.tree.map(np.asarray, jax.device_get(found))
 
     return compute

@@ -247,11 +247,13 @@ def _show(found: Records) -> None:
 
 
 def _words(name: str) -> str:
-    words = {"sft": "SFT", "dpo": "DPO", AGAIN: "SFT, drawn anew", BEST_OF_N: "best of n", "rouge_l": "ROUGE-L"}
-    return words.get(
-        name,
-        name.replace("_", " ")
-        .replace("online from", "online DPO from")
-        .replace(" sft", " SFT")
-        .replace(" dpo", " DPO"),
-    )
+    words = {
+        "sft": "SFT",
+        AGAIN: "SFT, drawn anew",
+        "dpo": "DPO",
+        "online_from_sft": "online DPO from SFT",
+        "online_from_dpo": "online DPO from DPO",
+        BEST_OF_N: "best of n",
+        "held_out_reward_model": "held-out reward model",
+    }
+    return words.get(name, name)

@@ -8,7 +8,7 @@ import numpy as np
 from experiments.tldr import corpus, models, passes
 from experiments.tldr.corpus import Corpus
 from experiments.tldr.models import Model
-from experiments.tldr.run import Run, Stopped, console
+from experiments.tldr.run import Rows, Run, Stopped, console
 from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
 from gvgap_jax import online
 from gvgap_jax.lm import backend, objectives
@@ -65,23 +65,28 @@ def online_dpo(run: Run, text: Corpus) -> None:
         stage = f"online_from_{start}"
         policy = models.trained(run, start)
         drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)
-        asked, responses = np.repeat(prompts, run.recipe.samples, axis=0), drawn.reshape(-1, drawn.shape[-1])
-        reward = passes.rewards(run, f"{stage}-rewards", reward_model, asked, responses)
-        pairs = online.top_against_bottom(_rollout(asked, responses, reward.reshape(drawn.shape[:2])))
+        reward = passes.rewards(run, f"{stage}-rewards", reward_model, prompts, drawn.reshape(-1, drawn.shape[-1]))
+        pairs = best_against_worst(prompts, drawn, reward.reshape(drawn.shape[:2]))
         _prefer(run, stage, policy, with_reference(run, f"{stage}-reference", reference, pairs))
 
 
-def _rollout(prompts, responses, reward) -> online.Rollout:
-    """What is known of the responses but their probabilities, which come after most of them are dropped."""
-    unknown = jnp.zeros(responses.shape)
-    return online.Rollout(jnp.asarray(prompts), jnp.asarray(responses), jnp.asarray(reward), unknown, unknown)
+def best_against_worst(prompts: Rows, drawn: Rows, reward: Rows) -> Preferences:
+    """Pairs of the best and the worst of the responses [N, m, H] to each prompt [N, P], by their rewards [N, m].
+
+    Margins are 0. All tokens stay in the memory of the host: m times the prompts would not fit into a device's.
+    """
+    numbers = jnp.arange(reward.size)[:, None]
+    unknown = jnp.zeros(numbers.shape)
+    found = online.top_against_bottom(online.Rollout(numbers, numbers, jnp.asarray(reward), unknown, unknown))
+    best, worst = (np.asarray(side)[:, 0] for side in (found.chosen, found.rejected))
+    responses: Rows = drawn.reshape(reward.size, -1)
+    return found._replace(prompts=prompts[best // reward.shape[1]], chosen=responses[best], rejected=responses[worst])
 
 
 def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) -> Preferences:
     """The pairs with the reference policy's margins, in nats."""
-    both = np.concatenate([pairs.chosen, pairs.rejected])
-    found = passes.log_probs(run, name, reference, np.concatenate([pairs.prompts] * 2), both)
-    chosen, rejected = np.split(found, 2)
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1).reshape(2 * len(pairs.chosen), -1)
+    chosen, rejected = passes.log_probs(run, name, reference, pairs.prompts, both).reshape(-1, 2).T
     return pairs._replace(reference_margin=(chosen - rejected).astype(np.float32))
 
 
