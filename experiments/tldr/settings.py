@@ -116,7 +116,7 @@ class Recipe:
       temperature: of sampling for online DPO and best-of-n.
       online_prompts: prompts of the online round, None for those of the training pairs.
       two_words: responses are two words long: SFT on the first two words, pairs sampled from it and relabelled.
-      rouge_l: pairs are relabelled by ROUGE-L against the hidden human response, which also judges.
+      rouge_l: pairs are relabelled by ROUGE-L against the hidden human response.
       narrow: pairs are sampled from the SFT policy and relabelled.
       labeller: who relabels: the toy world's gold verifier, ROUGE-L, ``gold_model``, or the endpoint.
       gold_model: checkpoint of a reward model that judges and relabels; if there is none, one that is trained on the
@@ -215,8 +215,8 @@ def made_for(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in judging}
 
 
-def _pythia(size: str, **changes: Any) -> Recipe:
-    return Recipe(model=f"EleutherAI/pythia-{size}-deduped", evaluation_temperature=0.01, **changes)
+def _pythia(size: str) -> Recipe:
+    return Recipe(model=f"EleutherAI/pythia-{size}-deduped", evaluation_temperature=0.01, chunk=32)
 
 
 PRESETS = {

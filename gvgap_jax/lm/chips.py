@@ -75,7 +75,7 @@ KINDS = {  # what JAX calls a device, in part: longer ones first where one is th
 
 
 def chip_named(name: str) -> Chip:
-    """The chip of that name, whatever its letters' case and spaces; a TPU's with or without that word.
+    """The chip of that name, whatever its letters' case, spaces and hyphens; a TPU's with or without that word.
 
     Raises:
       ValueError: there is none; names the closest.
@@ -101,7 +101,7 @@ def _is_called(device_kind: str, kind: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return "".join(name.lower().removeprefix("tpu").split())
+    return "".join(letter for letter in name.lower().removeprefix("tpu") if letter.isalnum())
 
 
 def peak(chip: Chip, dtype: str) -> float:
