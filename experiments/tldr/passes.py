@@ -1,7 +1,6 @@
 """Passes of a model over data: responses sampled, rewards and log-probabilities scored; in stored chunks.
 
-A pass that samples m responses a prompt has a row a prompt; the others have a row a response, which may be several to
-each prompt, one after another.
+A pass has a row a prompt, whether it samples m responses to each or scores m of each, which lie one after another.
 """
 
 import functools
@@ -24,26 +23,26 @@ from gvgap_jax.lm.shape import Shape
 def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temperature: float) -> np.ndarray:
     """Responses [N, m, H] to each of the prompts [N, P]."""
     horizon, key = run.recipe.data.response_tokens, run.key(name)
-    draw = _sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout)
-    return in_chunks(run, name, len(prompts), lambda: _over(run, model, None, partial(draw, key=key), prompts))[
-        "tokens"
-    ].to_numpy()
+    draw = partial(_sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout), key=key)
+    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, None, draw, prompts))
+    return found["tokens"].to_numpy()
 
 
 def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
     """Rewards [N m] of a reward model for responses [N m, H] to prompts [N, P]."""
-    score = _scorer(model.shape, run.layout)
-    return in_chunks(run, name, len(responses), lambda: _over(run, model, 1, score, prompts, responses))[
-        "reward"
-    ].to_numpy()
+    return _scored(run, name, model, 1, _scorer(model.shape, run.layout), prompts, responses)
 
 
 def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
     """log pi(y|x) [N m] of responses [N m, H] to prompts [N, P] under a policy, in nats."""
     score = _likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
-    return in_chunks(run, name, len(responses), lambda: _over(run, model, None, score, prompts, responses))[
-        "log_prob"
-    ].to_numpy()
+    return _scored(run, name, model, None, score, prompts, responses)
+
+
+def _scored(run: Run, name: str, model: Model, outputs: int | None, score, prompts: Rows, responses: Rows):
+    several = np.asarray(responses).reshape(len(prompts), -1, responses.shape[-1])
+    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, several))
+    return found["score"].to_numpy().reshape(-1)
 
 
 # Compiled once for all passes that share a program.
@@ -63,35 +62,34 @@ def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layou
 
 @functools.cache
 def _scorer(shape: Shape, layout: Layout):
-    verifier = backend.transformer_verifier(shape)
-
-    def score(params, number, prompts, responses):
-        del number
-        return {"reward": verifier.score(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))}
-
-    return jax.jit(layout.traced(score), out_shardings=layout.whole)
+    return _one_by_one(backend.transformer_verifier(shape).score, layout)
 
 
 @functools.cache
 def _likelihood(shape: Shape, horizon: int, layout: Layout):
-    policy = backend.transformer_policy(shape, horizon)
+    return _one_by_one(backend.transformer_policy(shape, horizon).log_prob, layout)
 
-    def score(params, number, prompts, responses):
+
+def _one_by_one(score: Callable[..., Any], layout: Layout):
+    """Scores [C, m] of responses [C, m, H] to prompts [C, P], C at a time."""
+
+    def scores(params, number, prompts, responses):
         del number
-        return {
-            "log_prob": policy.log_prob(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))
-        }
 
-    return jax.jit(layout.traced(score), out_shardings=layout.whole)
+        def one(responses):
+            return score(params, *jax.lax.with_sharding_constraint((prompts, responses), layout.rows))
+
+        return {"score": jax.lax.map(one, jnp.moveaxis(responses, 1, 0)).T}
+
+    return jax.jit(layout.traced(scores), out_shardings=layout.whole)
 
 
 def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., Any], *data) -> Compute:
     """The compiled function of a model over numbered rows of the data; results are whole on every process."""
     params, held = load(run, model, outputs), [np.asarray(values) for values in data]
-    total = len(held[-1])
 
     def compute(number: int, rows: np.ndarray) -> dict[str, Any]:
-        found = compiled(params, np.int32(number), *(values[rows // (total // len(values))] for values in held))
+        found = compiled(params, np.int32(number), *(values[rows] for values in held))
         return jax.tree.map(np.asarray, jax.device_get(found))
 
     return compute
