@@ -83,6 +83,9 @@ def join(processes: Processes, time_out: int = TIME_OUT) -> None:
         late = "must be called before" in str(error)
         words = "jax is in use already: join processes before the first array or device" if late else str(error)
         raise ValueError(f"{words} (asked for: {processes}).") from error
+    if jax.default_backend() == "cpu" and jax.process_count() > 1:
+        # Kept programs of one process, loaded by another, wait for each other's collectives without end (jax 0.10).
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def is_first() -> bool:
