@@ -35,14 +35,15 @@ class Answers(NamedTuple):
 
 def evaluate(run: Run, text: Corpus) -> None:
     """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed."""
-    reference = models.trained(run, "sft")
+    reference, data = models.trained(run, "sft"), text.questions.data
+    prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
     found = {
         arm: _answers(run, text, arm, reference)
         for arm in ARMS
         if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)
     }
-    _store(run, "answers", pl.concat(_as_table(run, text, arm, answers) for arm, answers in found.items()))
-    _store(run, "verdicts", _verdicts(run, text, found))
+    _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in found.items()))
+    _store(run, "verdicts", _verdicts(run, text, found, prompts, humans))
     _store(run, "pairs", _held_out_pairs(run, text, reference))
 
 
@@ -51,22 +52,21 @@ def _answers(run: Run, text: Corpus, arm: str, reference: Model) -> Answers:
     name = f"evaluate-{arm}"
     if arm == BEST_OF_N:
         drawn = passes.sampled(run, name, reference, prompts, recipe.samples, recipe.temperature)
-        judge, responses = models.trained(run, "reward_model"), drawn.reshape(-1, drawn.shape[-1])
-        reward = passes.rewards(run, f"{name}-rewards", judge, prompts, responses)
-        best = np.argmax(reward.reshape(len(drawn), -1), axis=1)
+        reward = passes.rewards(run, f"{name}-rewards", models.trained(run, "reward_model"), prompts, drawn)
+        best = np.argmax(reward, axis=1)
         tokens = drawn[np.arange(len(drawn)), best]
         return Answers(tokens, text.decoded(tokens), np.full(len(tokens), np.nan))
     model = models.trained(run, "sft" if arm == AGAIN else arm)
-    tokens = passes.sampled(run, name, model, prompts, 1, recipe.evaluation_temperature)[:, 0]
+    drawn = passes.sampled(run, name, model, prompts, 1, recipe.evaluation_temperature)
+    tokens = drawn[:, 0]
     own, under_reference = (
-        passes.log_probs(run, f"{name}-{which}", each, prompts, tokens)
+        passes.log_probs(run, f"{name}-{which}", each, prompts, drawn)[:, 0]
         for which, each in (("own", model), ("reference", reference))
     )
     return Answers(tokens, text.decoded(tokens), (own - under_reference).astype(float))
 
 
-def _as_table(run: Run, text: Corpus, arm: str, answers: Answers) -> pl.DataFrame:
-    prompts, humans = text.prompts(text.questions.data.prompts), text.decoded(text.questions.data.responses)
+def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: list[str]) -> pl.DataFrame:
     unknown = np.full(len(answers.texts), np.nan)
     return pl.DataFrame(
         {
@@ -84,10 +84,11 @@ def _as_table(run: Run, text: Corpus, arm: str, answers: Answers) -> pl.DataFram
     )
 
 
-def _verdicts(run: Run, text: Corpus, found: Mapping[str, Answers]) -> pl.DataFrame:
+def _verdicts(
+    run: Run, text: Corpus, found: Mapping[str, Answers], prompts: list[str], humans: list[str]
+) -> pl.DataFrame:
     """A row for every judge, arm and question: whether the arm's answer wins against the human one."""
     data, rows = text.questions.data, []
-    prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
     for name, judge in judges_of(run).items():
         for arm, answers in found.items():
             questions = [Question(*each) for each in zip(prompts, answers.texts, humans, humans, strict=True)]
@@ -115,9 +116,8 @@ def _held_out_pairs(run: Run, text: Corpus, reference: Model) -> pl.DataFrame:
 
 
 def _margin_of_reward_model(run: Run, pairs: Preferences) -> np.ndarray:
-    both = np.stack([pairs.chosen, pairs.rejected], axis=1).reshape(2 * len(pairs.chosen), -1)
-    model = models.trained(run, "reward_model")
-    chosen, rejected = passes.rewards(run, "pairs-reward_model", model, pairs.prompts, both).reshape(-1, 2).T
+    both, model = np.stack([pairs.chosen, pairs.rejected], axis=1), models.trained(run, "reward_model")
+    chosen, rejected = passes.rewards(run, "pairs-reward_model", model, pairs.prompts, both).T
     return chosen - rejected
 
 

@@ -62,8 +62,8 @@ def rouge_l(name: str, asked: Asked) -> Verdicts:
 
 def _reward_model(run: Run, model: Model) -> Judged:
     def judge(name: str, asked: Asked) -> Verdicts:
-        both = np.stack([asked.first, asked.second], axis=1).reshape(2 * len(asked.first), -1)
-        return judges.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).reshape(-1, 2).T)
+        both = np.stack([asked.first, asked.second], axis=1)
+        return judges.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).T)
 
     return judge
 

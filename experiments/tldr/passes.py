@@ -1,6 +1,6 @@
 """Passes of a model over data: responses sampled, rewards and log-probabilities scored; in stored chunks.
 
-A pass has a row a prompt, whether it samples m responses to each or scores m of each, which lie one after another.
+A pass has a row a prompt, whether it samples m responses to each or scores m of each.
 """
 
 import functools
@@ -29,20 +29,19 @@ def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temp
 
 
 def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
-    """Rewards [N m] of a reward model for responses [N m, H] to prompts [N, P]."""
+    """Rewards [N, m] of a reward model for responses [N, m, H] to prompts [N, P]."""
     return _scored(run, name, model, 1, _scorer(model.shape, run.layout), prompts, responses)
 
 
 def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
-    """log pi(y|x) [N m] of responses [N m, H] to prompts [N, P] under a policy, in nats."""
+    """log pi(y|x) [N, m] of responses [N, m, H] to prompts [N, P] under a policy, in nats."""
     score = _likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
     return _scored(run, name, model, None, score, prompts, responses)
 
 
 def _scored(run: Run, name: str, model: Model, outputs: int | None, score, prompts: Rows, responses: Rows):
-    several = np.asarray(responses).reshape(len(prompts), -1, responses.shape[-1])
-    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, several))
-    return found["score"].to_numpy().reshape(-1)
+    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, responses))
+    return found["score"].to_numpy()
 
 
 # Compiled once for all passes that share a program.

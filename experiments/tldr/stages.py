@@ -65,8 +65,8 @@ def online_dpo(run: Run, text: Corpus) -> None:
         stage = f"online_from_{start}"
         policy = models.trained(run, start)
         drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)
-        reward = passes.rewards(run, f"{stage}-rewards", reward_model, prompts, drawn.reshape(-1, drawn.shape[-1]))
-        pairs = best_against_worst(prompts, drawn, reward.reshape(drawn.shape[:2]))
+        reward = passes.rewards(run, f"{stage}-rewards", reward_model, prompts, drawn)
+        pairs = best_against_worst(prompts, drawn, reward)
         _prefer(run, stage, policy, with_reference(run, f"{stage}-reference", reference, pairs))
 
 
@@ -85,8 +85,8 @@ def best_against_worst(prompts: Rows, drawn: Rows, reward: Rows) -> Preferences:
 
 def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) -> Preferences:
     """The pairs with the reference policy's margins, in nats."""
-    both = np.stack([pairs.chosen, pairs.rejected], axis=1).reshape(2 * len(pairs.chosen), -1)
-    chosen, rejected = passes.log_probs(run, name, reference, pairs.prompts, both).reshape(-1, 2).T
+    both = np.stack([pairs.chosen, pairs.rejected], axis=1)
+    chosen, rejected = passes.log_probs(run, name, reference, pairs.prompts, both).T
     return pairs._replace(reference_margin=(chosen - rejected).astype(np.float32))
 
 
