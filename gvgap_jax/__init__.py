@@ -1,7 +1,7 @@
 """gvgap_jax: an instrument for the generation-verification gap (arXiv 2503.01067).
 
 Reading the files in this order is reading the paper in order: completions, distances, reinforcement
-learning, what can be represented, data, losses, optimisation, the roads compared, what is measured.
+learning, what can be represented, data, losses, optimisation, the methods compared, what is measured.
 """
 
 from gvgap_jax import (
@@ -13,10 +13,9 @@ from gvgap_jax import (
     metrics,
     online,
     optimize,
-    parallel,
     policies,
     preferences,
-    sampled,
+    rollouts,
     soft_rl,
     tasks,
     tree,
@@ -40,10 +39,9 @@ __all__ = [
     "metrics",
     "online",
     "optimize",
-    "parallel",
     "policies",
     "preferences",
-    "sampled",
+    "rollouts",
     "soft_rl",
     "tasks",
     "tree",

@@ -7,14 +7,14 @@ B prompts times m responses each, prompt-major. The learning rate is Adam's at t
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
-from gvgap_jax.types import Critic, Environment, Fit, Number, Params, Policy, Preferences, PRNGKey, Prompts, Responses
+from gvgap_jax.rollouts import Rollout, in_pairs, roll_out
+from gvgap_jax.types import Critic, Environment, Fit, Number, Params, Policy, Preferences, PRNGKey
 
 
 @dataclass(frozen=True)
@@ -44,43 +44,7 @@ class Sizes:
         return self.rounds * self.prompts * self.samples
 
 
-class Rollout(NamedTuple):
-    """Responses of one round, and what was known of them when they were drawn.
-
-    Attributes:
-      prompts: [B*m, P]; responses: [B*m, H].
-      reward: [B, m], of the reward model.
-      log_prob, reference: [B*m, H] token log-probabilities under the policy that drew them and under the reference.
-    """
-
-    prompts: Prompts
-    responses: Responses
-    reward: Float[Array, "B m"]
-    log_prob: Float[Array, "B*m H"]
-    reference: Float[Array, "B*m H"]
-
-    def log_ratio(self) -> Float[Array, "B m"]:
-        """log pi/pi_ref of every response, in nats."""
-        return jnp.sum(self.log_prob - self.reference, axis=1).reshape(self.reward.shape)
-
-
 Labels = Callable[[Rollout, Number], Preferences]
-
-
-def roll_out(
-    key: PRNGKey, policy: Policy, params: Params, environment: Environment, prompts: int, samples: int
-) -> Rollout:
-    """``samples`` responses of the policy to each of so many prompts; consumes the key."""
-    prompt_key, response_key = jax.random.split(key)
-    asked = jnp.repeat(environment.prompts(prompt_key, prompts), samples, axis=0)
-    responses = policy.sample(response_key, params, asked)
-    return Rollout(
-        asked,
-        responses,
-        environment.reward(asked, responses).reshape(prompts, samples),
-        policy.token_log_probs(params, asked, responses),
-        environment.reference(asked, responses),
-    )
 
 
 def _descend(key, policy, params, environment, sizes, learning_rate, loss, prepare=lambda rollout: rollout) -> Fit:
@@ -209,7 +173,7 @@ def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, e
     """Least squares on pairs; its gradient at the policy that drew the rollout is 4 / eta times that of -J."""
     log_prob = policy.log_prob(params, rollout.prompts, rollout.responses)
     moved = (log_prob - jnp.sum(rollout.log_prob, axis=1)).reshape(rollout.reward.shape)
-    return losses.rebel(_in_pairs(moved), _in_pairs(rollout.reward - beta * rollout.log_ratio()), eta)
+    return losses.rebel(in_pairs(moved), in_pairs(rollout.reward - beta * rollout.log_ratio()), eta)
 
 
 def online_dpo(
@@ -242,57 +206,3 @@ def online_dpo_loss(
     """The offline loss, on pairs that happen to be fresh."""
     log_chosen, log_rejected = preferences.of_both(policy.log_prob, params, pairs)
     return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, beta / temperature, pairs.weight)
-
-
-def top_against_bottom(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
-    """The best of a prompt's responses chosen over the worst, B pairs; where all tie there is no pair (weight 0).
-
-    Labels without doubt, whatever the ``temperature``: repeated on-policy they ask for ever larger margins, and
-    have no interior fixed point.
-    """
-    del temperature
-    best, worst = jnp.argmax(rollout.reward, axis=1), jnp.argmin(rollout.reward, axis=1)
-    differ = jnp.max(rollout.reward, axis=1) > jnp.min(rollout.reward, axis=1)
-    start = rollout.reward.shape[1] * jnp.arange(rollout.reward.shape[0])
-    return pairs_of(rollout, start + best, start + worst, differ.astype(rollout.reward.dtype))
-
-
-def by_bradley_terry(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
-    """Neighbouring responses in both orders, weighted by the reward model's own probabilities: B*m pairs.
-
-    Summed over labels, not drawn: the fixed point of repeated on-policy rounds is the soft-optimal policy.
-    """
-    reward = _in_pairs(rollout.reward)
-    first = 2 * jnp.arange(reward.shape[0])
-    wins = jax.nn.sigmoid((reward[:, 0] - reward[:, 1]) / temperature)
-    either = pairs_of(rollout, first, first + 1, wins), pairs_of(rollout, first + 1, first, 1 - wins)
-    return jax.tree.map(lambda won, lost: jnp.concatenate([won, lost]), *either)
-
-
-def _in_pairs(values: Float[Array, "B m"]) -> Float[Array, "pairs 2"]:
-    """Neighbouring responses of a prompt side by side; ValueError if one is left over."""
-    samples = values.shape[1]
-    if samples % 2:
-        raise ValueError(f"pairs of responses need an even number of samples a prompt, got {samples}.")
-    return values.reshape(-1, 2)
-
-
-def pairs_of(rollout: Rollout, chosen, rejected, weight: Float[Array, "pairs"]) -> Preferences:
-    """Pairs of a rollout's responses, from the rows [pairs] of the chosen and of the rejected ones."""
-    reference = jnp.sum(rollout.reference, axis=1)
-    return Preferences(
-        prompts=rollout.prompts[chosen],
-        chosen=rollout.responses[chosen],
-        rejected=rollout.responses[rejected],
-        reference_margin=reference[chosen] - reference[rejected],
-        weight=weight,
-    )
-
-
-def best_of_n(
-    key: PRNGKey, policy: Policy, params: Params, environment: Environment, prompts: int, n: int
-) -> tuple[Prompts, Responses]:
-    """The best by the reward model of ``n`` responses to each of so many prompts: [B, P] and [B, H]."""
-    rollout = roll_out(key, policy, params, environment, prompts, n)
-    best = n * jnp.arange(prompts) + jnp.argmax(rollout.reward, axis=1)
-    return rollout.prompts[best], rollout.responses[best]

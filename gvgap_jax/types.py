@@ -129,6 +129,14 @@ class Preferences(NamedTuple):
     weight: Float[Array, "N"]
 
 
+class Demonstrations(NamedTuple):
+    """Responses to imitate: prompts [N, P], responses [N, H], and how often each counts [N]."""
+
+    prompts: Prompts
+    responses: Responses
+    weight: Float[Array, "N"]
+
+
 class Fit(NamedTuple):
     """What an optimisation returns, and how far it can be trusted.
 

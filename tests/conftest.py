@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from gvgap_jax import TokenTree
-from gvgap_jax.sweep.cache import keep_compiled_programs
+from gvgap_jax.runtime.compile_cache import keep_compiled_programs
 from gvgap_jax.tasks import make_task
 
 jax.config.update("jax_enable_x64", True)

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import polars as pl
 
-from experiments.setting import check
-from experiments.statistics import Finding, Question, finding_over_seeds
+from experiments.kit.findings import Finding, Question, finding_over_seeds
+from experiments.kit.problems import check
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep import Cell, Grid
 

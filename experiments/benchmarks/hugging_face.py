@@ -7,8 +7,8 @@ import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
 import transformers as hf  # pyright: ignore[reportMissingImports]
 
-from gvgap_jax.lm import architectures, tensors
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.hf import architectures, tensors
+from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.types import Params
 
 

@@ -25,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 import experiments
-from gvgap_jax.sweep import files, load, records
+from gvgap_jax.runtime import files
+from gvgap_jax.sweep import load, records
 
 console = Console(width=None if Console().is_terminal else 140)
 

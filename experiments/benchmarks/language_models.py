@@ -12,7 +12,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.benchmarks import lm_contest, lm_limits, lm_report, lm_seeds
 from experiments.benchmarks.lm_work import LOADS, Load, Size
-from gvgap_jax.lm import shape
+from gvgap_jax.lm.model import shape
 
 SMALL = Size(shape.neox(8, start=False), prompt_length=4, horizon=10, batch=64, steps=20)
 LARGE = Size(

@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.benchmarks.leaf_pass import seconds_of
 from experiments.benchmarks.lm_work import Load, Size
-from gvgap_jax.lm import transformer
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.model import transformer
+from gvgap_jax.lm.model.shape import Shape
 
 
 class Machine(NamedTuple):

@@ -11,8 +11,8 @@ import numpy as np
 
 from experiments.benchmarks import lm_work
 from experiments.benchmarks.lm_work import LEARNING_RATE, Given, Load, Size
-from gvgap_jax.lm import loop, train
-from gvgap_jax.lm.loop import Training
+from gvgap_jax.training import loop, train
+from gvgap_jax.training.loop import Training
 
 DISPATCHES = 4  # of a run; the first one compiles
 

@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from gvgap_jax.lm import backend, decode, loop, objectives
-from gvgap_jax.lm.decode import Decoding
-from gvgap_jax.lm.loop import Training
-from gvgap_jax.lm.objectives import Demonstrations, Objective
-from gvgap_jax.lm.shape import Shape
-from gvgap_jax.types import Params, Preferences
+from gvgap_jax.lm.model import classes, decode
+from gvgap_jax.lm.model.decode import Decoding
+from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.training import loop, objectives
+from gvgap_jax.training.loop import Training
+from gvgap_jax.training.objectives import Objective
+from gvgap_jax.types import Demonstrations, Params, Preferences
 
 Load = Literal["SFT", "reward model", "DPO"]
 LOADS: tuple[Load, ...] = ("SFT", "reward model", "DPO")
@@ -87,7 +88,7 @@ class Side(NamedTuple):
 def given(size: Size) -> Given:
     """Random parameters, heads included, and pairs of random tokens with the reference's margins."""
     keys = jax.random.split(jax.random.key(0), 6)
-    policy, verifier = backend.transformer_policy(size.shape, size.horizon), backend.transformer_verifier(size.shape)
+    policy, verifier = classes.transformer_policy(size.shape, size.horizon), classes.transformer_verifier(size.shape)
     first, scores, reference = (
         _with_head(init, key) for init, key in zip((policy.init, verifier.init, policy.init), keys[:3], strict=True)
     )
@@ -115,9 +116,9 @@ def _with_head(init: Callable, key) -> Params:
 
 def objective(load: Load, size: Size, given: Given) -> Objective:
     """What the trainer minimises, from the given parameters."""
-    policy, pairs = backend.transformer_policy(size.shape, size.horizon), given.pairs
+    policy, pairs = classes.transformer_policy(size.shape, size.horizon), given.pairs
     if load == "reward model":
-        made = objectives.reward_model(backend.transformer_verifier(size.shape), pairs, batch=size.batch)
+        made = objectives.reward_model(classes.transformer_verifier(size.shape), pairs, batch=size.batch)
         return made._replace(init=lambda _: given.verifier)
     if load == "SFT":
         made = objectives.sft(policy, Demonstrations(pairs.prompts, pairs.chosen, pairs.weight), batch=size.batch)

@@ -21,13 +21,15 @@ from rich.console import Console
 from rich.table import Table
 
 import experiments
-from gvgap_jax.lm import backend, loop, objectives, resources
-from gvgap_jax.lm.footprints import Work
-from gvgap_jax.lm.loop import Training
-from gvgap_jax.lm.objectives import Demonstrations, Objective
-from gvgap_jax.lm.shape import neox
-from gvgap_jax.parallel import memory_needed
-from gvgap_jax.types import Preferences
+from gvgap_jax.lm.budget import memory
+from gvgap_jax.lm.budget.parts import Work
+from gvgap_jax.lm.model import classes
+from gvgap_jax.lm.model.shape import neox
+from gvgap_jax.runtime.devices import memory_needed
+from gvgap_jax.training import loop, objectives
+from gvgap_jax.training.loop import Training
+from gvgap_jax.training.objectives import Objective
+from gvgap_jax.types import Demonstrations, Preferences
 
 TOLERANCE = 0.15  # share of the measured memory that an estimate may miss it by
 SIZES = ((3, 128, 4), (4, 256, 4), (6, 512, 8))  # layers, width, heads; two layers would not be scanned
@@ -139,7 +141,7 @@ def show(console: Console, rows: list[Row]) -> None:
 
 
 def _row(work: Work, measured: float, by: str) -> Row:
-    estimate = resources.training(work)
+    estimate = memory.training(work)
     return Row(work, estimate.moment, estimate.total, measured, by)
 
 
@@ -149,8 +151,8 @@ def _training(work: Work, steps: int = 1) -> Training:
 
 def _objective(work: Work, data) -> Objective:
     if work.kind == "reward_model":
-        return objectives.reward_model(backend.transformer_verifier(work.shape), data, batch=work.rows)
-    policy = backend.transformer_policy(work.shape, work.response_tokens)
+        return objectives.reward_model(classes.transformer_verifier(work.shape), data, batch=work.rows)
+    policy = classes.transformer_policy(work.shape, work.response_tokens)
     if work.kind == "sft":
         return objectives.sft(policy, data, batch=work.rows)
     return objectives.dpo(policy, data, batch=work.rows, beta=0.05)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.special import expit
 
-from experiments.setting import problem_of, task_of
+from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms
 from gvgap_jax.features import coefficient_degrees, token_contrasts
 

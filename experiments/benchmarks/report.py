@@ -12,7 +12,7 @@ from rich.table import Table
 
 from experiments.benchmarks.contest import Row
 from experiments.benchmarks.leaf_pass import LeafRow
-from gvgap_jax.sweep import store
+from gvgap_jax.runtime import provenance
 
 FIT_HEADINGS = (
     "solver", "fits", "s a fit", "fits/s", "CPU s", "ratio", "compile s", "times", "s with it", "missed", "gradient",
@@ -25,7 +25,7 @@ LEAF_HEADINGS = (
 
 def machine() -> dict:
     """What the numbers were measured on, and how busy it was at the start."""
-    found = store.environment()
+    found = provenance.environment()
     for name in ("scipy", "torch"):
         try:
             found["versions"][name] = version(name)

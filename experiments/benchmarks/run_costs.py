@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from experiments import EXPERIMENTS
 from experiments.benchmarks.throughput import peak_bytes
-from gvgap_jax.parallel import memory_per_device
-from gvgap_jax.sweep import Grid, files, folder_at, make_plan, open_folder, records, run_plan
+from experiments.questions import questions
+from gvgap_jax.runtime import files
+from gvgap_jax.runtime.devices import memory_per_device
+from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, records, run_plan
 
 
 class RunCost(NamedTuple):
@@ -62,7 +63,7 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
     Raises:
       RuntimeError: a chunk failed.
     """
-    module: Any = EXPERIMENTS[experiment]
+    module: Any = questions()[experiment]
     with tempfile.TemporaryDirectory() as name:
         plan, folder = make_plan(experiment, module, grid), folder_at(name)
         open_folder(folder, plan)

@@ -10,8 +10,9 @@ import optax
 
 from experiments.benchmarks import problems
 from experiments.benchmarks.problems import Data, Kind, Solution
-from gvgap_jax import TokenTree, algorithms, losses, optimize, parallel, policies, verifiers
+from gvgap_jax import TokenTree, algorithms, losses, optimize, policies, verifiers
 from gvgap_jax.algorithms import Problem, Settings
+from gvgap_jax.runtime import devices
 from gvgap_jax.types import Fit
 
 PASSES = 3  # the fastest counts
@@ -62,9 +63,9 @@ def adam_fit(tree: TokenTree, steps: int, learning_rate: float, problem: Problem
 def batched(fit: Callable[[Problem], Fit], cells: Problem) -> Run:
     """gvgap_jax: all cells in one compiled call, over all devices."""
     size = problems.size(cells)
-    padding = np.minimum(np.arange(parallel.rows_over_devices(size)), size - 1)
+    padding = np.minimum(np.arange(devices.rows_over_devices(size)), size - 1)
     cells = jax.device_put(jax.tree.map(lambda values: values[padding], cells))
-    program, compile_seconds = _compile(parallel.over_devices(fit), cells)
+    program, compile_seconds = _compile(devices.over_devices(fit), cells)
     fits, seconds, cpu_seconds = fastest(lambda: program(cells))
     fits = jax.device_get(fits)
     solutions = [_solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(size)]

@@ -15,11 +15,11 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from experiments import EXPERIMENTS
 from experiments.benchmarks import report, run_costs, throughput
 from experiments.benchmarks.fresh import in_fresh_process
 from experiments.benchmarks.run_costs import ProgramCost, RunCost
 from experiments.benchmarks.throughput import Throughput
+from experiments.questions import questions
 from gvgap_jax.sweep import Grid
 
 console = Console(width=None if Console().is_terminal else 140)
@@ -48,7 +48,7 @@ class Bench:
 
 def default_experiment() -> str:
     """The largest sweep that there is."""
-    return next(name for name in ("phase_diagram", "sample_complexity") if name in EXPERIMENTS)
+    return next(name for name in ("phase_diagram", "sample_complexity") if name in questions())
 
 
 def main(out: Path, bench: Bench) -> None:

@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import sample_complexity
 from experiments.benchmarks.leaf_pass import seconds_of
 from experiments.benchmarks.solvers import fastest
-from gvgap_jax.parallel import over_devices, rows_over_devices
+from experiments.questions import sample_complexity
+from gvgap_jax.runtime.devices import over_devices, rows_over_devices
 from gvgap_jax.sweep import Grid
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Batch, batches, chunks

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from experiments.benchmarks.kills import POLL_SECONDS, Command
 from experiments.tldr.settings import STAGES, TABLES, Stage
-from gvgap_jax.sweep import files
+from gvgap_jax.runtime import files
 
 console = Console(width=None if Console().is_terminal else 140)
 

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, softplus  # pyright: ignore[repor
 
 from experiments.benchmarks import hugging_face
 from experiments.benchmarks.lm_work import BETA, CLIP, COMPILED, EAGER, GENERATE, LEARNING_RATE, Given, Load, Side, Size
-from gvgap_jax.lm import loop
+from gvgap_jax.training import loop
 from gvgap_jax.types import Preferences
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -17,7 +17,7 @@ import trl  # pyright: ignore[reportMissingImports]
 
 from experiments.benchmarks import hugging_face, torch_lm
 from experiments.benchmarks.lm_work import BETA, CLIP, LEARNING_RATE, Given, Load, Size
-from gvgap_jax.lm import loop
+from gvgap_jax.training import loop
 
 WARM_UP = 3
 

@@ -4,12 +4,13 @@ import dataclasses
 import signal
 import time
 
-from experiments import runner
+from experiments.kit.terminal import console, signals_caught, stop
 from experiments.tldr import corpus, evaluation, plan, report, stages
-from experiments.tldr.run import Run, Stopped, claim, console
+from experiments.tldr.run import Run, Stopped, claim
 from experiments.tldr.settings import STAGES, Options
-from gvgap_jax.lm import layouts, processes
+from gvgap_jax.runtime import processes
 from gvgap_jax.sweep import folder_at
+from gvgap_jax.training import layouts
 
 WORK = {
     "sft": stages.sft,
@@ -30,21 +31,21 @@ def run(options: Options) -> None:
     if options.seeds < 1:
         raise ValueError(f"--seeds must be at least 1, got {options.seeds}.")
     processes.join(options.distributed)
-    console.quiet = runner.console.quiet = not processes.is_first()
+    console.quiet = not processes.is_first()
     plan.show(options)
     if options.dry_run:
         return
     sizes = options.layout
     layout = layouts.layout(sizes.data, sizes.fsdp, sizes.tensor)
     wanted = STAGES if options.stage == "all" else (options.stage,)
-    with runner.signals_caught() as caught:
+    with signals_caught() as caught:
         try:
             for seed in range(options.recipe.seed, options.recipe.seed + options.seeds):
                 recipe = dataclasses.replace(options.recipe, seed=seed)
                 folder = folder_at(options.folder) / f"seed-{seed}"
                 _one_seed(Run(recipe, folder, layout, lambda: bool(caught)), wanted)
         except Stopped:
-            runner.stop(caught or [signal.SIGTERM])  # that another process was sent
+            stop(caught or [signal.SIGTERM])  # that another process was sent
     if "evaluate" in wanted and processes.is_first():
         report.write(folder_at(options.folder))
 

@@ -7,18 +7,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.kit.terminal import console
 from experiments.tldr import models, passes
 from experiments.tldr.judging import Asked, labeller
-from experiments.tldr.run import Rows, Run, console
+from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm import corpora, encoded, records
-from gvgap_jax.lm.encoded import Encoded
-from gvgap_jax.lm.formats import TLDR, Format
-from gvgap_jax.lm.judges import Question
-from gvgap_jax.lm.objectives import Demonstrations
-from gvgap_jax.lm.records import Comparison, Demonstration
-from gvgap_jax.lm.text import Tokenizer
-from gvgap_jax.types import Preferences
+from gvgap_jax.lm.data import encode
+from gvgap_jax.lm.data import read as corpora
+from gvgap_jax.lm.data import rows as records
+from gvgap_jax.lm.data.encode import Encoded
+from gvgap_jax.lm.data.formats import TLDR, Format
+from gvgap_jax.lm.data.rows import Comparison, Demonstration
+from gvgap_jax.lm.data.tokenizer import Tokenizer
+from gvgap_jax.lm.judges.verdicts import Question
+from gvgap_jax.types import Demonstrations, Preferences
 
 
 class Corpus(NamedTuple):
@@ -60,10 +62,10 @@ def prepare(run: Run) -> Corpus:
     demonstrations, asked = _split(run, "demonstrations", corpora.read_demonstrations)
     comparisons, judged = _split(run, "comparisons", corpora.read_comparisons)
     found = {
-        "demonstrations": encoded.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
-        "comparisons": encoded.preferences(comparisons, model.tokenizer, pairs),
-        "held-out comparisons": encoded.preferences(judged, model.tokenizer, pairs),
-        "questions": encoded.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
+        "demonstrations": encode.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
+        "comparisons": encode.preferences(comparisons, model.tokenizer, pairs),
+        "held-out comparisons": encode.preferences(judged, model.tokenizer, pairs),
+        "questions": encode.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
     }
     for name, each in found.items():
         console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
@@ -144,7 +146,7 @@ def _resampled(run: Run, text: Corpus) -> Encoded[Preferences, Comparison]:
         row._replace(chosen=first, rejected=second)
         for row, first, second in zip(text.comparisons.rows, one, other, strict=True)
     ]
-    found = encoded.preferences(rows, text.tokenizer, text.format)
+    found = encode.preferences(rows, text.tokenizer, text.format)
     console.print(f"sampled pairs: {records.report(len(found.rows), found.dropped)}", highlight=False, soft_wrap=True)
     return found
 
@@ -154,7 +156,7 @@ def _references(text: Corpus, rows: Sequence[Comparison]) -> list[str | None]:
     known: dict[str, Any] = dict(
         zip(text.prompts(text.demonstrations.prompts), text.decoded(text.demonstrations.responses), strict=True)
     )
-    asked = text.prompts(encoded.prompts(rows, text.tokenizer, text.format).data)
+    asked = text.prompts(encode.prompts(rows, text.tokenizer, text.format).data)
     return [row.reference or known.get(prompt) for row, prompt in zip(rows, asked, strict=True)]
 
 

@@ -6,17 +6,18 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.corpus import Corpus
 from experiments.tldr.judging import Asked, judges_of
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run, console
+from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TOY
 from experiments.tldr.stages import with_reference
-from gvgap_jax.lm import judges, processes
-from gvgap_jax.lm.judges import Question
-from gvgap_jax.sweep import store
-from gvgap_jax.sweep.files import explained, save
+from gvgap_jax.lm.judges import verdicts
+from gvgap_jax.lm.judges.verdicts import Question
+from gvgap_jax.runtime import processes, provenance
+from gvgap_jax.runtime.files import explained, save
 from gvgap_jax.types import Preferences
 
 
@@ -78,7 +79,7 @@ def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: 
             "tokens": np.sum(answers.tokens >= 0, axis=1),
             "words": [len(text.split()) for text in answers.texts],
             "log_ratio": answers.log_ratio,
-            "rouge_l": judges.rouge_l(answers.texts, humans),
+            "rouge_l": verdicts.rouge_l(answers.texts, humans),
             "gold": toy.gold(prompts, answers.texts) if run.recipe.model == TOY else unknown,
         }
     )
@@ -127,5 +128,5 @@ def _store(run: Run, table: str, rows: pl.DataFrame) -> None:
         folder = run.folder / "evaluate"
         with explained(folder):
             folder.mkdir(exist_ok=True)
-        save(folder, table, rows, store.environment())
+        save(folder, table, rows, provenance.environment())
         console.print(f"{table}: {len(rows):,} rows")

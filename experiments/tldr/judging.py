@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run, console
+from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm import endpoint, judges, processes
-from gvgap_jax.lm.judges import Question, Verdicts
+from gvgap_jax.lm.judges import endpoint, verdicts
+from gvgap_jax.lm.judges.verdicts import Question, Verdicts
+from gvgap_jax.runtime import processes
 
 
 class Asked(NamedTuple):
@@ -51,19 +53,19 @@ def judges_of(run: Run) -> dict[str, Judged]:
 def gold(name: str, asked: Asked) -> Verdicts:
     """The toy world's own verifier."""
     del name
-    return judges.by_score(lambda prompts, responses, _: toy.gold(prompts, responses))(asked.questions)
+    return verdicts.by_score(lambda prompts, responses, _: toy.gold(prompts, responses))(asked.questions)
 
 
 def rouge_l(name: str, asked: Asked) -> Verdicts:
     """Who is nearer to the human response."""
     del name
-    return judges.by_score(lambda _, responses, references: judges.rouge_l(responses, references))(asked.questions)
+    return verdicts.by_score(lambda _, responses, references: verdicts.rouge_l(responses, references))(asked.questions)
 
 
 def _reward_model(run: Run, model: Model) -> Judged:
     def judge(name: str, asked: Asked) -> Verdicts:
         both = np.stack([asked.first, asked.second], axis=1)
-        return judges.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).T)
+        return verdicts.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).T)
 
     return judge
 

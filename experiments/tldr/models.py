@@ -8,14 +8,16 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from experiments.arguments import RESULTS
+from experiments.kit.presets import RESULTS
 from experiments.tldr import toy
 from experiments.tldr.run import Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm import exports, processes, weights
-from gvgap_jax.lm.shape import Shape
-from gvgap_jax.lm.text import Tokenizer, open_tokenizer
-from gvgap_jax.sweep.files import Folder, folder_at, is_local
+from gvgap_jax.lm.data.tokenizer import Tokenizer, open_tokenizer
+from gvgap_jax.lm.hf import load as weights
+from gvgap_jax.lm.hf import save as exports
+from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime import processes
+from gvgap_jax.runtime.files import Folder, folder_at, is_local
 from gvgap_jax.types import Params
 
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from experiments.tldr.models import Model, load
 from experiments.tldr.run import Compute, Rows, Run, in_chunks
-from gvgap_jax.lm import backend
-from gvgap_jax.lm.decode import Decoding
-from gvgap_jax.lm.layouts import Layout
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.model import classes
+from gvgap_jax.lm.model.decode import Decoding
+from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.training.layouts import Layout
 
 
 def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temperature: float) -> np.ndarray:
@@ -49,7 +49,7 @@ def _scored(run: Run, name: str, model: Model, outputs: int | None, score, promp
 
 @functools.cache
 def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layout: Layout):
-    policy = backend.transformer_policy(shape, horizon, decoding)
+    policy = classes.transformer_policy(shape, horizon, decoding)
 
     def draw(params, number, prompts, key):
         asked = jax.lax.with_sharding_constraint(jnp.repeat(prompts, samples, axis=0), layout.rows)
@@ -61,12 +61,12 @@ def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layou
 
 @functools.cache
 def _scorer(shape: Shape, layout: Layout):
-    return _one_by_one(backend.transformer_verifier(shape).score, layout)
+    return _one_by_one(classes.transformer_verifier(shape).score, layout)
 
 
 @functools.cache
 def _likelihood(shape: Shape, horizon: int, layout: Layout):
-    return _one_by_one(backend.transformer_policy(shape, horizon).log_prob, layout)
+    return _one_by_one(classes.transformer_policy(shape, horizon).log_prob, layout)
 
 
 def _one_by_one(score: Callable[..., Any], layout: Layout):

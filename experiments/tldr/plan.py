@@ -9,16 +9,19 @@ from typing import Literal, NamedTuple
 import jax
 from rich.table import Table
 
+from experiments.kit.terminal import console
 from experiments.tldr import toy
-from experiments.tldr.run import console
 from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Options, Recipe, Stage
-from gvgap_jax.lm import chips, hours, resources, weights
-from gvgap_jax.lm.chips import Chip
-from gvgap_jax.lm.footprints import Work
-from gvgap_jax.lm.pythia import pythia
-from gvgap_jax.lm.resources import Memory
-from gvgap_jax.lm.shape import Shape
-from gvgap_jax.parallel import USABLE, memory_per_device
+from gvgap_jax.lm.budget import chips
+from gvgap_jax.lm.budget import flops as hours
+from gvgap_jax.lm.budget import memory as resources
+from gvgap_jax.lm.budget.chips import Chip
+from gvgap_jax.lm.budget.memory import Memory
+from gvgap_jax.lm.budget.parts import Work
+from gvgap_jax.lm.hf import load
+from gvgap_jax.lm.model.pythia import pythia
+from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime.devices import USABLE, memory_per_device
 
 DEMONSTRATIONS, COMPARISONS = 116_722, 92_858  # of TL;DR (arXiv 2403.17031, table 1), where a run's are not known yet
 
@@ -126,7 +129,7 @@ def _shape(recipe: Recipe, name: str) -> Shape:
     elif size := re.fullmatch(r"EleutherAI/pythia-([\w.]+?)(-deduped)?", name):
         shape = pythia(size[1])
     else:
-        shape = weights.shape_of(name, recipe.revision if name == recipe.model else None)
+        shape = load.shape_of(name, recipe.revision if name == recipe.model else None)
     return dataclasses.replace(shape, dtype=recipe.dtype, remat=recipe.remat)
 
 

@@ -10,13 +10,13 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import tldr
-from experiments.figures.style import BLACK, DPO, RLHF, THIRD, save, style
-from experiments.page import page
-from experiments.report_records import Evidence, Picture, png_of, words_of
-from experiments.statistics import Finding, Interval, Question, over_seeds
-from experiments.tldr.run import console
+from experiments.kit.findings import Finding, Interval, Question, over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
+from experiments.kit.terminal import console
+from experiments.report.evidence import Evidence, Picture, png_of, words_of
+from experiments.report.page import page
 from experiments.tldr.settings import AGAIN, BEST_OF_N, TABLES
-from gvgap_jax.sweep.files import Folder, chunk_file, made_by_of, read
+from gvgap_jax.runtime.files import Folder, chunk_file, made_by_of, read
 
 QUESTION = Question(
     "main table",
@@ -194,6 +194,7 @@ def evidence(folder: Folder) -> Evidence:
         question=words_of(tldr)[0],
         setting=words_of(tldr)[1],
         about=QUESTION,
+        captions={},
         preset=folder.name.removeprefix("tldr-"),
         folder=str(folder),
         command=f"python -m experiments run tldr --out {folder}",

@@ -7,21 +7,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import polars as pl
-from rich.console import Console
 from rich.progress import Progress
 
 from experiments.tldr.settings import Recipe, made_for
-from gvgap_jax.lm import checkpoints, processes
-from gvgap_jax.lm.layouts import Layout
-from gvgap_jax.lm.train import BAR
-from gvgap_jax.sweep import store
-from gvgap_jax.sweep.files import Folder, chunk_file, explained, read, save, write
+from gvgap_jax.runtime import processes, provenance
+from gvgap_jax.runtime.files import Folder, chunk_file, explained, read, save, write
+from gvgap_jax.runtime.progress import BAR
+from gvgap_jax.training import checkpoints
+from gvgap_jax.training.layouts import Layout
 from gvgap_jax.types import PRNGKey
 
 MADE_FOR = "made_for.json"
 PASSES = "passes"
-
-console = Console()
 
 
 class Stopped(Exception):  # noqa: N818  it is no error
@@ -111,4 +108,4 @@ def _compute(folder: Folder, name: str, number: int, size: int, rows: int, compu
         with explained(folder):
             folder.mkdir(exist_ok=True)
         table = pl.DataFrame({column: values[: last - first] for column, values in found.items()})
-        save(folder, name, table.with_columns(row=pl.int_range(first, last)), store.environment())
+        save(folder, name, table.with_columns(row=pl.int_range(first, last)), provenance.environment())

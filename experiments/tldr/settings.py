@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, get_args
 
 import tyro
 
-from experiments.arguments import RESULTS, named_by
-from gvgap_jax.lm.loop import Training
-from gvgap_jax.lm.processes import Processes
+from experiments.kit.presets import RESULTS, named_by
+from gvgap_jax.runtime.processes import Processes
+from gvgap_jax.training.loop import Training
 
 TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint and of data
 

@@ -5,15 +5,17 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.kit.terminal import console
 from experiments.tldr import corpus, models, passes
 from experiments.tldr.corpus import Corpus
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run, Stopped, console
+from experiments.tldr.run import Rows, Run, Stopped
 from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
-from gvgap_jax import online
-from gvgap_jax.lm import backend, objectives
-from gvgap_jax.lm.programs import Build
-from gvgap_jax.lm.train import Keep, fit
+from gvgap_jax import rollouts
+from gvgap_jax.lm.model import classes
+from gvgap_jax.training import objectives
+from gvgap_jax.training.programs import Build
+from gvgap_jax.training.train import Keep, fit
 from gvgap_jax.types import Preferences
 
 
@@ -25,7 +27,7 @@ def sft(run: Run, text: Corpus) -> None:
 
 
 def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
-    policy = backend.transformer_policy(model.shape, run.recipe.data.response_tokens)
+    policy = classes.transformer_policy(model.shape, run.recipe.data.response_tokens)
     _train(
         run,
         stage,
@@ -40,7 +42,7 @@ def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
 def rm(run: Run, text: Corpus) -> None:
     """The reward model that RL uses, and one on held-out pairs that judges; both begin as an SFT model."""
     model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
-    verifier = backend.transformer_verifier(model.shape)
+    verifier = classes.transformer_verifier(model.shape)
 
     def objective(pairs: Preferences) -> objectives.Objective:
         return objectives.reward_model(verifier, pairs, batch=run.recipe.rm.batch)
@@ -77,7 +79,7 @@ def best_against_worst(prompts: Rows, drawn: Rows, reward: Rows) -> Preferences:
     """
     numbers = jnp.arange(reward.size)[:, None]
     unknown = jnp.zeros(numbers.shape)
-    found = online.top_against_bottom(online.Rollout(numbers, numbers, jnp.asarray(reward), unknown, unknown))
+    found = rollouts.top_against_bottom(rollouts.Rollout(numbers, numbers, jnp.asarray(reward), unknown, unknown))
     best, worst = (np.asarray(side)[:, 0] for side in (found.chosen, found.rejected))
     responses: Rows = drawn.reshape(reward.size, -1)
     return found._replace(prompts=prompts[best // reward.shape[1]], chosen=responses[best], rejected=responses[worst])
@@ -91,7 +93,7 @@ def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) ->
 
 
 def _prefer(run: Run, stage: str, start: Model, pairs: Preferences) -> None:
-    policy, recipe = backend.transformer_policy(start.shape, run.recipe.data.response_tokens), run.recipe
+    policy, recipe = classes.transformer_policy(start.shape, run.recipe.data.response_tokens), run.recipe
     _train(
         run,
         stage,

@@ -13,8 +13,10 @@ import jax
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from gvgap_jax.lm import architectures, exports, processes, shape, transformer
-from gvgap_jax.lm.shape import Shape
+from gvgap_jax.lm.hf import architectures, save
+from gvgap_jax.lm.model import shape, transformer
+from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime import processes
 
 SUBJECTS = ("boss", "sister", "roommate", "dog", "landlord", "girlfriend", "brother", "teacher")
 FEELINGS = ("angry", "sad", "scared", "jealous", "happy", "guilty")
@@ -110,7 +112,7 @@ def write_model(folder: Path, layers: int = 2, width: int = 64) -> None:
     """Write that GPT-NeoX with random parameters, as a checkpoint with its tokenizer; called as ``write`` is."""
     random = shape_of_model(layers, width)
     params = transformer.init(random, random.vocabulary, jax.random.key(0))
-    exports.save(folder, architectures.config_of(random), params)
+    save.save(folder, architectures.config_of(random), params)
     processes.in_first(lambda: _write_tokenizer(folder))
 
 

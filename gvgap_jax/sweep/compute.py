@@ -11,14 +11,14 @@ import jax
 import numpy as np
 import polars as pl
 
-from gvgap_jax.parallel import (
+from gvgap_jax.runtime import files, provenance
+from gvgap_jax.runtime.devices import (
     is_out_of_memory,
     memory_needed,
     memory_per_device,
     over_devices,
     rows_over_devices,
 )
-from gvgap_jax.sweep import files, store
 from gvgap_jax.sweep.grid import Chunk, Columns
 
 
@@ -83,7 +83,7 @@ def signature(chunk: Chunk) -> tuple[tuple[str, str], ...]:
     return tuple((name, values.dtype.str) for name, values in chunk.batch.columns.items())
 
 
-_environment = functools.cache(store.environment)
+_environment = functools.cache(provenance.environment)
 
 
 @functools.cache

@@ -13,12 +13,14 @@ from typing import Any
 
 from rich.progress import Progress
 
-from gvgap_jax.parallel import use_all_cores
-from gvgap_jax.sweep import files, records
-from gvgap_jax.sweep.cache import keep_compiled_programs
+from gvgap_jax.runtime import files
+from gvgap_jax.runtime.compile_cache import keep_compiled_programs
+from gvgap_jax.runtime.devices import use_all_cores
+from gvgap_jax.runtime.progress import BAR
+from gvgap_jax.sweep import records
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Chunk, Plan
-from gvgap_jax.sweep.run import BAR, Claim, Engine, Report, Run, cells_of, missing, run_plan
+from gvgap_jax.sweep.run import Claim, Engine, Report, Run, cells_of, missing, run_plan
 
 RETRIES = 3  # of a chunk whose worker died
 AHEAD = 2  # tasks handed to Ray for every one that can run at once

@@ -7,16 +7,7 @@ from typing import NamedTuple
 
 import polars as pl
 
-from gvgap_jax.sweep.files import (
-    Folder,
-    Provenance,
-    chunk_file,
-    folder_at,
-    made_by_of,
-    read,
-    save,
-    table_of,
-)
+from gvgap_jax.runtime.files import Folder, Provenance, chunk_file, folder_at, made_by_of, read, save, table_of
 
 MANIFEST = "manifest.json"
 

@@ -6,15 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress
 
-from gvgap_jax.parallel import is_out_of_memory
-from gvgap_jax.sweep import files, records, store
+from gvgap_jax.runtime import files
+from gvgap_jax.runtime.devices import is_out_of_memory
+from gvgap_jax.runtime.progress import BAR
+from gvgap_jax.sweep import records, store
 from gvgap_jax.sweep.compute import Result, compiled, compute, signature
 from gvgap_jax.sweep.grid import Chunk, Plan, shard
 
 POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
-BAR = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
 
 Run = Callable[..., dict]
 Claim = Callable[[Chunk], bool]

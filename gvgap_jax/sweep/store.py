@@ -7,27 +7,13 @@ dies. Object stores have no locks: there, give every process its own shard.
 import contextlib
 import dataclasses
 import json
-import platform
-import socket
-import subprocess
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 
 import filelock
-import jax
 import polars as pl
 
-from gvgap_jax.sweep.files import (
-    Folder,
-    Provenance,
-    explained,
-    is_local,
-    lock_of,
-    made_by_of,
-    read,
-    write,
-)
+from gvgap_jax.runtime.files import Folder, explained, is_local, lock_of, made_by_of, read, write
+from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep.grid import Chunk, Plan
 from gvgap_jax.sweep.records import MANIFEST, exists, manifest
 
@@ -90,28 +76,6 @@ def differences(found: dict, plan: Plan) -> str:
     if changed:
         return "; ".join(changed)
     return "" if found["chunks"] == wanted["chunks"] else "the same grid, cut by another version of the experiment"
-
-
-def environment() -> Provenance:
-    """Versions, device kind, host and revision: what made a file."""
-    return {
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": _revision(),
-        "host": socket.gethostname(),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("gvgap_jax", "jax", "jaxlib", "numpy", "optax", "flax")},
-        "device": jax.local_devices()[0].device_kind,
-        "devices": jax.local_device_count(),
-    }
-
-
-def _revision() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return "not a git checkout"
-    return found.stdout.strip()
 
 
 class Claims(contextlib.AbstractContextManager):

@@ -1,0 +1,172 @@
+"""Would two-stage RL beat offline DPO here, by how much, and from how many pairs? Answered from theory alone.
+
+Nothing is fitted: the answer rests on d_eff of both classes and on the regret that a class too small cannot get
+under, for a few random gold rewards of the family (see ``phase_records.predicted_regret``).
+"""
+
+from functools import cache, partial
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import polars as pl
+from rich.console import Console
+from rich.table import Table
+
+from experiments.kit.findings import Interval, over_seeds, ratio_over_seeds, where_converged
+from experiments.kit.problems import TRAINED
+from experiments.questions import phase_diagram, phase_diagram_records
+from experiments.questions.phase_diagram import Config, Program
+from experiments.questions.phase_diagram_records import RANGE
+from gvgap_jax.sweep.grid import Cell
+
+
+class Arm(NamedTuple):
+    """The prediction of one arm, averaged over gold rewards.
+
+    Attributes:
+      effective_dimension: d_eff of what it fits.
+      floor: regret with infinitely many pairs, nats; 0 where its class holds the gold reward.
+      regret: predicted for the pairs asked about, nats.
+      from_pairs: labelled pairs from which the leading order is trusted, RANGE fitted ones a dimension.
+    """
+
+    effective_dimension: Interval
+    floor: Interval
+    regret: Interval
+    from_pairs: float
+
+
+class Prediction(NamedTuple):
+    """Both arms of one point, with intervals over gold rewards.
+
+    Attributes:
+      dpo, rlhf: the arms.
+      gap: regret of DPO minus that of two-stage RLHF, nats.
+      pairs: that DPO needs for RLHF's regret, a geometric mean; not finite where it cannot reach it.
+      holds: RLHF's classes hold every gold reward.
+      in_range: the pairs are enough for the leading order, for both arms.
+    """
+
+    dpo: Arm
+    rlhf: Arm
+    gap: Interval
+    pairs: Interval
+    holds: bool
+    in_range: bool
+
+    @property
+    def verdict(self) -> str:
+        """The answer in a word, from the interval of the gap."""
+        if self.gap.low > phase_diagram_records.EQUAL:
+            return "two-stage RLHF is better"
+        if self.gap.high < -phase_diagram_records.EQUAL:
+            return "DPO is better"
+        return (
+            "no difference" if abs(self.gap.estimate) < phase_diagram_records.EQUAL else "it depends on the gold reward"
+        )
+
+
+def predict(config: Config, golds: int = 8) -> Prediction:
+    """The prediction of one point, averaged over so many random gold rewards.
+
+    Raises:
+      ValueError: there are fewer than 2 gold rewards, or the orders are beyond what the tree has.
+    """
+    if golds < 2:
+        raise ValueError(f"golds must be at least 2, or there is no interval over them, got {golds}.")
+    classes = [cell for cell in phase_diagram.cells(config) if cell.table == "dimensions"]
+    if not classes:
+        raise ValueError(
+            f"no such point: gold_order {config.gold_order}, verifier_order {config.verifier_order} and policy_order "
+            f"{config.policy_order} must be possible with {config.horizon} tokens of {config.vocabulary}."
+        )
+    dpo, rlhf = (_theory(cell, golds, config.pairs) for cell in classes)
+    reached = rlhf["predicted"] - dpo["floor"]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        needed = np.where(reached > 0, dpo["effective_dimension"] / (2 * TRAINED * reached), np.inf)
+        pairs = ratio_over_seeds(np.log(needed))
+    arms = [_arm(theory) for theory in (dpo, rlhf)]
+    return Prediction(
+        *arms,
+        gap=over_seeds(dpo["predicted"] - rlhf["predicted"]),
+        pairs=pairs,
+        holds=bool((rlhf["floor"] < phase_diagram_records.HOLDS * rlhf["reference_regret"]).all()),
+        in_range=config.pairs >= max(arm.from_pairs for arm in arms),
+    )
+
+
+def _theory(cell: Cell, golds: int, pairs: int) -> dict[str, np.ndarray]:
+    """Predictions of one class, an array over gold rewards each; NaN where they did not converge."""
+    columns = {name: np.full(golds, value) for name, value in cell.numbers.items()} | {"seed": np.arange(golds)}
+    assert isinstance(cell.program, Program)
+    found = jax.device_get(_compiled(cell.program)(columns))
+    frame = pl.DataFrame({name: np.asarray(values) for name, values in found.items()})
+    numbers = pl.exclude("converged").cast(pl.Float64)
+    frame = frame.select("converged", numbers).with_columns(pairs=pl.lit(pairs))
+    frame = frame.with_columns(predicted=phase_diagram_records.predicted_regret())
+    kept = frame.select(where_converged(pl.exclude("converged")))
+    return {name: kept[name].to_numpy() for name in kept.columns}
+
+
+@cache
+def _compiled(program: Program):
+    """Both arms of tabular policies share one program."""
+    return jax.jit(partial(jax.lax.map, partial(phase_diagram.run, program)))
+
+
+def _arm(theory: dict[str, np.ndarray]) -> Arm:
+    dimension = over_seeds(theory["effective_dimension"])
+    return Arm(
+        dimension, over_seeds(theory["floor"]), over_seeds(theory["predicted"]), RANGE * dimension.estimate / TRAINED
+    )
+
+
+def show(config: Config, prediction: Prediction, console: Console) -> None:
+    """Print a prediction: both arms, the gap, the pairs DPO needs, and how far to trust them."""
+    trust = "" if prediction.in_range else " (out of range, see below)"
+    table = Table(title=f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}", title_justify="left")
+    for heading in ("", "estimate", "95 % interval over gold rewards"):
+        table.add_column(heading)
+    for name, arm in (("offline DPO", prediction.dpo), ("two-stage RLHF", prediction.rlhf)):
+        _row(table, f"{name}: effective dimension", arm.effective_dimension, "")
+        _row(table, f"{name}: regret with infinitely many pairs", arm.floor, "nats")
+        _row(table, f"{name}: regret", arm.regret, "nats")
+    _row(table, "regret of DPO - RLHF", prediction.gap, "nats")
+    _row(table, "pairs DPO needs for RLHF's regret", prediction.pairs, "pairs")
+    console.print(table)
+    console.print(validity(config, prediction), highlight=False)
+
+
+def _row(table: Table, name: str, interval: Interval, unit: str) -> None:
+    if not interval.seeds:
+        table.add_row(name, "out of reach", "")
+        return
+    some = f" ({interval.failed} gold rewards: none)" if interval.failed else ""
+    estimate, low, high = (_number(value) for value in interval[:3])
+    table.add_row(name, f"{estimate} {unit}", f"{low} to {high}{some}")
+
+
+def _number(value: float) -> str:
+    """Four digits; a floor of 0 is met to the solver's tolerance only."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 6) + 0.0:.4g}"
+
+
+def validity(config: Config, prediction: Prediction) -> str:
+    """Whether the numbers can be trusted, and why not."""
+    enough = max(arm.from_pairs for arm in (prediction.dpo, prediction.rlhf))
+    sentences = []
+    if prediction.in_range:
+        sentences.append(f"In range: {config.pairs:,} pairs are enough for the leading order ({enough:,.0f} or more).")
+    else:
+        sentences.append(
+            f"Out of range: {config.pairs:,} pairs are too few, the leading order needs about {enough:,.0f} "
+            f"({RANGE:g} fitted pair(s) a dimension). Below that the penalty decides, regrets are smaller than "
+            "predicted, and even the sign of the gap may be wrong."
+        )
+    if not prediction.holds:
+        sentences.append(
+            "The reward models, or the policies of the second stage, are too small for the gold reward: RLHF's regret "
+            "ends at its floor, however many pairs there are."
+        )
+    return " ".join(sentences)

@@ -1,0 +1,240 @@
+"""One measurement of the generation-verification gap, which experiments repeat over horizons and over orders.
+
+Offline DPO over tabular policies, two-stage RLHF with reward models of the gold reward's order, and restricted
+maximum likelihood over the policies that are optimal for those reward models, all on the same pairs; and the effective
+dimension of policies and of reward models. On transformers also two-stage RLHF with a reward model of the policy's
+own backbone.
+"""
+
+import itertools
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Interval, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.problems import check, problem_of, task_of
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
+from gvgap_jax.sweep import Cell
+
+ROADS = {"dpo": algorithms.dpo, "rlhf": algorithms.rlhf, "restricted": algorithms.restricted_mle}
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); the tree has V**H responses.
+      gold_order: the gold reward and the reward models are made of interactions of up to so many token positions;
+        at H both are full tables, and above H there is no such point.
+      pairs: number of labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 5
+    gold_order: int = 1
+    pairs: int = 512
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 0.0
+
+    def __post_init__(self):
+        check(self, positive=("beta", "temperature"))
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2: with 1 there is one response, got {self.vocabulary}.")
+        if self.gold_order < 1:
+            raise ValueError(f"gold_order must be at least 1 token position, got {self.gold_order}.")
+        if self.reference_scale < 0:
+            raise ValueError(f"reference_scale must not be negative, got {self.reference_scale}.")
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the tree and the padded number of pairs."""
+
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """The one cell of a point; none where the order is above the horizon."""
+    del backend  # its arms are columns of one row
+    if config.gold_order > config.horizon:
+        return []
+    program = Program(TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs))
+    labels: dict[str, str | int] = {"vocabulary": config.vocabulary, "horizon": config.horizon}
+    names = ("gold_order", "pairs", "beta", "temperature", "reference_scale")
+    return [Cell("gaps", program, labels, {name: getattr(config, name) for name in names})]
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
+    """Regret and selected penalty of every road on one data set, and the dimensions of policies and reward models."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    verifier = verifiers.nested_interactions(tree, cell["gold_order"])
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
+    classes = algorithms.Classes(policy, verifier, restricted)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+    fits = {name: road(fit_key, classes, problem, backend.settings) for name, road in ROADS.items()}
+    if backend is not TREE:
+        own = algorithms.Classes(policy, backend.verifier(tree))
+        fits["backbone"] = algorithms.rlhf(fit_key, own, problem, backend.settings)
+    gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
+    assert policy.leaf_log_probs is not None
+    found = {
+        "dpo_dimension": complexity.table_dimension(task),
+        "rlhf_dimension": complexity.effective_dimension(gradients, task),
+        "gradient_norm": jnp.max(jnp.stack([fit.gradient_norm for fit in fits.values()])),
+        "converged": jnp.all(jnp.stack([fit.converged for fit in fits.values()])),
+    }
+    for name, fit in fits.items():
+        found[f"{name}_regret"] = metrics.evaluate(policy.leaf_log_probs(fit.params), task).regret
+        found[f"{name}_penalty"] = fit.penalty
+    return found
+
+
+CLOSED = pl.col("gold_order") == pl.col("horizon")  # reward models are full tables: as hard to learn as policies
+OPEN = pl.col("gold_order") < pl.col("horizon")
+LOG_RATIO = (pl.col("dpo_regret") / pl.col("rlhf_regret")).log()
+BACKBONE = "backbone_regret"  # of RLHF whose reward model has the policy's own backbone, where there is such an arm
+LOG_DIMENSIONS = (pl.col("dpo_dimension") / pl.col("rlhf_dimension")).log()
+EQUAL = 1e-4  # nats: solvers' tolerances and rounding. Not of log regret: with one token a regret can be rounding alone
+
+
+def ratio(gaps: pl.DataFrame) -> Interval:
+    """Regret of DPO over that of RLHF: the geometric mean over a seed's rows, then over seeds."""
+    return ratio_over_seeds(by_seed(gaps, LOG_RATIO.mean()))
+
+
+def dimension_ratio(gaps: pl.DataFrame) -> Interval:
+    """d_eff of policies over that of reward models, which is what theory predicts for ``ratio``."""
+    return ratio_over_seeds(by_seed(gaps, LOG_DIMENSIONS.mean()))
+
+
+def slope(gaps: pl.DataFrame) -> Interval:
+    """Least-squares slope, within each seed, of the log regret ratio on the log ratio of dimensions; theory says 1."""
+    return over_seeds(by_seed(gaps, pl.cov(LOG_DIMENSIONS, LOG_RATIO) / LOG_DIMENSIONS.var()))
+
+
+def rise(far: pl.DataFrame, near: pl.DataFrame) -> Interval:
+    """The regret ratio in some rows over that in others, paired by seed."""
+    return ratio_over_seeds(by_seed(far, LOG_RATIO.mean()) - by_seed(near, LOG_RATIO.mean()))
+
+
+def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: str) -> list[Finding]:
+    """The gap at the ``far`` end of a series and at its closed end, the rise between them, and the slope of all.
+
+    Args:
+      series: records that differ in horizon or in order, not in both; where it lacks an end, so do the findings.
+      far: its rows where verifiers are simplest compared with policies.
+      name: words for the series.
+      where: words for its far end.
+    """
+    near, rows = series.filter(CLOSED), []
+    if len(far):
+        claim = f"{name}, {where}: regret of DPO over RLHF's (d_eff: {dimension_ratio(far).estimate:.3g} times)"
+        rows.append(Finding(claim, ratio(far), "times", 1.0, "above"))
+        if BACKBONE in far.columns:
+            claim = f"{name}, {where}, reward model of the policy's own backbone: the same ratio"
+            log_ratio = (pl.col("dpo_regret") / pl.col(BACKBONE)).log()
+            rows.append(Finding(claim, ratio_over_seeds(by_seed(far, log_ratio.mean())), "times", 1.0, "at"))
+    for (pairs,), here in near.group_by("pairs", maintain_order=True):
+        claim = f"{name}, order = H (one class, regularised in two ways), {pairs:,} pairs: the same ratio"
+        rows.append(Finding(claim, ratio(here), "times", 1.0, "at"))
+    if len(far) and len(near):
+        claim = f"{name}: the ratio {where} over that where order = H"
+        rows.append(Finding(claim, rise(far, near), "times", 1.0, "above"))
+        claim = f"{name}: slope of its logarithm on log(d_eff of policies / of verifiers), 1 in the limit"
+        rows.append(Finding(claim, slope(series), "", 0.0, "above"))
+        most = series["pairs"].max()
+        rows.append(
+            Finding(f"{name}, {most:,} pairs: the same slope", slope(series.filter(pairs=most)), "", 0.0, "above")
+        )
+    return rows
+
+
+def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
+    """Offline likelihood in the class, and with the penalty, of RLHF's verifiers: no gap, by Theorems 2.2 and 3.1.
+
+    Where order = H that class holds every policy. Only data sets for which both roads selected the same penalty
+    count, as held-out losses can tie to rounding; the claims say how many did.
+    """
+    same_penalty = pl.col("restricted_penalty") == pl.col("rlhf_penalty")
+    difference = (pl.col("restricted_regret") - pl.col("rlhf_regret")).abs().nan_max()
+    rows = []
+    for claim, here, control in (
+        ("order = H, policies penalised as verifiers are: offline likelihood against RLHF", gaps.filter(CLOSED), True),
+        ("order < H, likelihood restricted to policies optimal for verifiers: against RLHF", gaps.filter(OPEN), False),
+    ):
+        same = here.filter(same_penalty)
+        if len(here):
+            claim = f"{claim}, largest difference of regret ({len(same) / len(here):.1%} selected the same penalty)"
+            rows.append(Finding(claim, over_seeds(by_seed(same, difference)), "nats", EQUAL, "below", control))
+    return rows
+
+
+LOOKS = tuple(
+    {"marker": marker, "linestyle": line} for marker, line in zip("osD^v", ("-", "--", "-.", ":", "-"), strict=True)
+)
+ARMS = {
+    "dpo_regret": ("offline DPO, tabular policies", {"color": DPO}),
+    "rlhf_regret": ("two-stage RLHF, verifiers of the gold order", {"color": RLHF}),
+    "restricted_regret": (
+        "restricted MLE",
+        {"color": BLACK, "marker": "x", "linestyle": "none", "ecolor": "none", "zorder": 3},
+    ),
+}
+
+
+def draw_series(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, str]) -> Figure:
+    """A row of panels for every value of ``fixed``, over ``varied``; ``words`` name the two columns."""
+    rows = gaps.sort(fixed, "pairs").partition_by(fixed, maintain_order=True)
+    looks = dict(zip(gaps["pairs"].unique().sort(), itertools.cycle(LOOKS), strict=False))
+    with style(1.8 * len(rows) + 0.8):
+        figure, grid = plt.subplots(len(rows), 3, squeeze=False, sharex="col", sharey="col")
+        for panels, series in zip(grid, rows, strict=True):
+            for (pairs,), here in series.group_by("pairs", maintain_order=True):
+                _draw(panels, here, varied, f"{pairs:,} pairs", looks[pairs])
+            _name(panels, f"{words[fixed]} {series[fixed][0]}")
+            span = [1.0, max(panels[2].get_xlim()[1], 2.0)]
+            panels[2].plot(span, span, color="0.4", linestyle=":", label="theory: equal ratios", zorder=1)
+        for axis in grid[-1, :2]:
+            axis.set_xlabel(words[varied])
+            axis.set_xticks(gaps[varied].unique().sort().to_list())
+        grid[-1, 2].set_xlabel(r"$d_\mathrm{eff}$ of policies / of verifiers")
+        legend_below(figure)
+    return figure
+
+
+def _name(panels, title: str) -> None:
+    names = ("regret KL(π‖π*) [nats]", "regret of DPO / of RLHF", "regret of DPO / of RLHF")
+    for axis, name in zip(panels, names, strict=True):
+        axis.set_title(title)
+        axis.set_ylabel(name)
+        axis.set_yscale("log")
+    for axis in panels[1:]:
+        axis.axhline(1, color=BLACK, linewidth=0.6, zorder=1)
+    panels[2].set_xscale("log")
+
+
+def _draw(panels, here: pl.DataFrame, varied: str, label: str, look: dict[str, str]) -> None:
+    """The curves of one number of pairs."""
+    for name, (arm, own) in ARMS.items():
+        along, regrets = curves_by_seed(here, varied, pl.col(name).log().mean())
+        curve(panels[0], along, regrets, arm, interval=ratio_over_seeds, **(look | own))
+    along, log_ratios = curves_by_seed(here, varied, LOG_RATIO.mean())
+    _, log_dimensions = curves_by_seed(here, varied, LOG_DIMENSIONS.mean())
+    theory = np.exp([over_seeds(column).estimate for column in log_dimensions.T])
+    for axis, x in ((panels[1], along), (panels[2], theory)):
+        curve(axis, x, log_ratios, label, interval=ratio_over_seeds, color=THIRD, **look)

@@ -1,0 +1,189 @@
+"""How far apart do the two roads end as their classes drift apart?
+
+Policies are the soft-optimal policies of all interactions up to one order, reward models all
+interactions up to another, the gold reward is a full table that neither class holds (but the last).
+Offline DPO and two-stage RLHF get the same pairs and the same ridge penalty. Theorem 2.2 says that the
+roads end at the same policy where the orders are equal, for any number of pairs; where they are not, it is silent.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+from experiments.kit.findings import Finding, Question, over_seeds
+from experiments.kit.plots import style
+from experiments.kit.problems import check
+from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=90,
+    label="theorem 2.2",
+    claim="With equal classes two-stage RLHF and offline likelihood have the same optimum.",
+    reported="Theorem 2.2 of arXiv 2503.01067: equal for any coverage and any number of pairs.",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point of the comparison.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); orders of both classes run from 1 to H.
+      pairs: number of labelled pairs.
+      penalty: ridge penalty of both roads, in pairs; it makes the optimum finite and unique.
+      beta: strength of the KL regularisation, reward per nat.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    pairs: int = 256
+    penalty: float = 1.0
+    beta: float = 1.0
+
+    def __post_init__(self):
+        check(self, positive=("penalty", "beta"), at_least_one=("pairs",))
+
+
+PRESETS = {
+    "quick": Grid({"pairs": (32, 256, 2048)}, seeds=8),
+    "paper": Grid({"pairs": (8, 32, 128, 512, 2048, 8192)}, seeds=64),
+    "full": Grid({"horizon": (5,), "pairs": tuple(2**power for power in range(3, 16))}, seeds=256),
+}
+
+
+class Program(NamedTuple):
+    """What decides the compiled program: the tree, the padded number of pairs and the penalty."""
+
+    tree: TokenTree
+    pairs: int
+    penalty: float
+
+
+def cells(config: Config) -> list[Cell]:
+    """Every order of the policy class with every order of the reward models."""
+    program = Program(TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs), config.penalty)
+    orders = range(1, config.horizon + 1)
+    labels: dict[str, str | int] = {"horizon": config.horizon}
+    return [
+        Cell("distances", program, labels, {**pair, "pairs": config.pairs, "beta": config.beta})
+        for pair in ({"policy_order": policy, "verifier_order": verifier} for policy in orders for verifier in orders)
+    ]
+
+
+def run(program: Program, cell: dict) -> dict:
+    """Both roads on one data set, and how far apart they end."""
+    tree = program.tree
+    task_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
+    task = tasks.interactions(task_key, tree, tree.horizon)._replace(beta=cell["beta"])
+    pairs, _ = preferences.split(
+        preferences.sample(pairs_key, tree, task, program.pairs), cell["pairs"], program.pairs + 1
+    )
+    verifier, teacher = (verifiers.nested_interactions(tree, cell[name]) for name in ("verifier_order", "policy_order"))
+    policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+    problem = algorithms.Problem(task, pairs, pairs)
+    classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings(penalties=(program.penalty,))
+    offline = algorithms.dpo(fit_key, classes, problem, settings)
+    two_stage = algorithms.rlhf(fit_key, classes, problem, settings)
+    assert policy.leaf_log_probs is not None
+    offline_policy, two_stage_policy = (policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))
+    return {
+        "kl": weighted_mean(divergence.kl(two_stage_policy, offline_policy), task.prompt_probs),
+        "total_variation": weighted_mean(
+            divergence.total_variation(two_stage_policy, offline_policy), task.prompt_probs
+        ),
+        "regret_offline": metrics.evaluate(offline_policy, task).regret,
+        "regret_two_stage": metrics.evaluate(two_stage_policy, task).regret,
+        "gradient_norm": jax.numpy.maximum(offline.gradient_norm, two_stage.gradient_norm),
+        "converged": offline.converged & two_stage.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Distance by drift: equal classes first, where it must vanish; as controls those where it must not."""
+    distances = records["distances"]
+    drift = (pl.col("policy_order") - pl.col("verifier_order")).abs()
+    by_seed = distances.group_by(drift.alias("drift"), "seed").agg(
+        pl.col("kl").mean(), pl.col("kl").max().alias("worst")
+    )
+    drifts = by_seed["drift"].unique().sort().to_list()
+    same = over_seeds(by_seed.filter(drift=0)["worst"])
+    rows = [
+        Finding(
+            "classes equal: largest KL between the two roads' policies, over orders and n",
+            same,
+            "nats",
+            1e-4,
+            "below",
+        )
+    ]
+    for apart in sorted({drifts[1], drifts[-1]} if len(drifts) > 1 else []):
+        interval = over_seeds(by_seed.filter(drift=apart)["kl"])
+        rows.append(
+            Finding(
+                f"classes {apart} order(s) apart, where they must part: KL between the two roads' policies",
+                interval,
+                "nats",
+                1e-3,
+                "above",
+                control=True,
+            )
+        )
+    return rows
+
+
+FLOOR = 1e-8  # single precision leaves about this much between equal policies
+
+CAPTIONS = {
+    "equivalence": (
+        "KL between the policies that two-stage RLHF and offline DPO end at, by the order of both classes. On the "
+        "diagonal the classes are equal and so are the roads; off it they part."
+    ),
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Mean KL between the two roads' policies over seeds, one heat map a number of pairs."""
+    distances = load(folder, "distances")
+    return {"equivalence": _heat_maps(distances)}
+
+
+def _heat_maps(distances: pl.DataFrame) -> Figure:
+    sizes = sorted(distances["pairs"].unique())
+    means = distances.group_by("pairs", "policy_order", "verifier_order").agg(pl.col("kl").mean())
+    with style(2.6):
+        figure, grid = plt.subplots(1, len(sizes), squeeze=False, sharey=True)
+        for axis, pairs in zip(grid[0], sizes, strict=True):
+            table = (
+                means.filter(pairs=pairs)
+                .pivot("verifier_order", index="policy_order", values="kl")
+                .sort("policy_order")
+            )
+            orders = table["policy_order"].to_list()
+            values = table.select(str(order) for order in orders).to_numpy()
+            image = axis.imshow(values.clip(FLOOR), norm=LogNorm(FLOOR, 10), cmap="cividis", origin="lower")
+            axis.set_xticks(range(len(orders)), orders)
+            axis.set_yticks(range(len(orders)), orders)
+            axis.set_title(f"{pairs:,} pairs")
+            axis.set_xlabel("order of the reward models")
+            axis.grid(False)
+            for (row, column), value in zip(_positions(values), values.flat, strict=True):
+                dark = value < 1e-3
+                axis.text(column, row, "< 1e-6" if value < 1e-6 else f"{value:.2g}", ha="center", va="center",
+                          fontsize=6, color="white" if dark else "black")  # fmt: skip
+        grid[0, 0].set_ylabel("order of the policies")
+        figure.colorbar(image, ax=grid[0].tolist(), label="KL(RLHF ‖ DPO), nats", shrink=0.8)
+    return figure
+
+
+def _positions(values):
+    return [(row, column) for row in range(values.shape[0]) for column in range(values.shape[1])]

@@ -1,0 +1,254 @@
+"""Do online samples carry information of their own?
+
+Offline DPO against two-stage RLHF on the same pairs, with policies that can be anything. The second stage is solved
+exactly, without a single sample, or by policy gradient (RLOO) on 10 to a million responses that the reward model
+scores. Reward models are either as rich as the policies, R = R(Pi), where Theorem 2.2 says that both roads are one,
+or simple. If samples carried information, drawing more of them would lower the regret below that of the exact
+second stage for the same reward model, and below DPO's where the classes are equal.
+
+On transformers R(Pi) are the local rewards of the transformers themselves, and the exact second stage trains one on
+the sum over all responses: it ends where its gradient is small or its steps are used up.
+"""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Bool, Float
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, style
+from experiments.kit.problems import check, problem_of, task_of
+from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
+from gvgap_jax.divergence import kl
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.types import Fit, Policy, PRNGKey, Verifier
+
+MEANING = 1
+QUESTION = Question(
+    place=10,
+    label="H1",
+    claim="Online samples carry information of their own.",
+    reported=(
+        "No: labels of online samples come from a reward model that was fitted on the same data, so that by the data "
+        "processing inequality they add nothing (arXiv 2503.01067, an argument without an experiment)."
+    ),
+)
+
+MATTERS = 0.01  # nats: a smaller gain is none
+EQUAL = 1e-4  # nats: two roads that must end at one policy; transformers, whose second stage is not certified, MATTERS
+SIZES = {  # responses drawn by the second stage
+    10: online.Sizes(rounds=5, prompts=1, samples=2),
+    1_000: online.Sizes(rounds=50, prompts=10, samples=2),
+    100_000: online.Sizes(rounds=250, prompts=200, samples=2),
+    1_000_000: online.Sizes(rounds=500, prompts=1_000, samples=2),
+}
+TRANSFORMER_SIZES = (1_000, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: order of the gold reward's interactions; the simple reward models have this order.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 3
+    gold_order: int = 1
+    pairs: int = 512
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature"), ("gold_order",))
+
+
+PRESETS = {
+    "quick": Grid({}, seeds=24),
+    "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
+    "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid({}, seeds=8),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: responses drawn (0: all sums exact), the tree, and the padded pairs."""
+
+    responses: int
+    tree: TokenTree
+    pairs: int
+
+
+class TransformerProgram(NamedTuple):
+    """``Program``, and whether the reward models are R(Pi)."""
+
+    responses: int
+    tree: TokenTree
+    pairs: int
+    equal: bool
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """Both classes of reward models with every size of the second stage; none where the order is beyond the tree."""
+    if config.gold_order >= config.horizon:
+        return []
+    tree, padded = TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs)
+    numbers = {
+        name: getattr(config, name) for name in ("pairs", "gold_order", "beta", "temperature", "reference_scale")
+    }
+    found = []
+    for responses in (0, *(SIZES if backend is TREE else TRANSFORMER_SIZES)):
+        labels: dict[str, str | int] = {"horizon": config.horizon, "responses": responses}
+        for order in (config.gold_order, config.horizon):
+            program = Program(responses, tree, padded)
+            if backend is not TREE:
+                program = TransformerProgram(responses, tree, padded, order == config.horizon)
+                labels |= {"backend": backend.name}
+            found.append(Cell("fits", program, labels, numbers | {"order": order}))
+    return found
+
+
+def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TREE) -> dict:
+    """DPO's regret (exact rows) or that of a sampled second stage, beside that of the exact one."""
+    tree, settings = program.tree, backend.settings
+    task, pairs_key, fit_key = task_of(cell, tree)
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    offline, verifier = _classes(program, cell, task, policy)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+    fit = algorithms.reward_model(fit_key, algorithms.Classes(offline, verifier), problem, settings)
+    exact, solved = _exact(fit_key, policy, verifier, fit, task, settings)
+    if program.responses:
+        environment = tasks.environment(tree, task, partial(verifier.score, fit.params))
+        rate = 0.1 if backend is TREE else settings.learning_rate
+        made = online.rloo(fit_key, policy, policy.init(fit_key), environment, SIZES[program.responses], rate)
+    else:
+        policy = offline
+        made = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
+    assert policy.leaf_log_probs is not None
+    log_policy = policy.leaf_log_probs(made.params)
+    return {
+        "regret": metrics.evaluate(log_policy, task).regret,
+        "regret_exact": metrics.evaluate(exact, task).regret,
+        "kl_to_exact": weighted_mean(kl(log_policy, exact), task.prompt_probs),
+        "penalty": made.penalty,
+        "penalty_exact": fit.penalty,
+        "converged": fit.converged & made.converged & solved,
+    }
+
+
+def _classes(
+    program: Program | TransformerProgram, cell: dict, task: tasks.Task, policy: Policy
+) -> tuple[Policy, Verifier]:
+    """The policies of DPO, and the reward models: R(Pi) of those policies, or simple ones."""
+    tree, verifier = program.tree, verifiers.nested_interactions(program.tree, cell["order"])
+    if isinstance(program, Program):
+        everything = verifiers.nested_interactions(tree, tree.horizon)
+        return verifiers.soft_optimal_class(tree, everything, task.reference, task.beta), verifier
+    if program.equal:
+        start = policies.tabular(tree, tree.conditionals(task.reference))
+        verifier = verifiers.implicit_verifier(policy, start, start.init(jax.random.key(0)), task.beta)
+    return policy, verifier
+
+
+def _exact(
+    key: PRNGKey, policy: Policy, verifier: Verifier, fit: Fit, task: tasks.Task, settings: algorithms.Settings
+) -> tuple[Float[Array, "X L"], Bool[Array, ""]]:
+    """The second stage without samples: log-probabilities of its policy, and whether it converged."""
+    assert verifier.leaf_scores is not None
+    scores = verifier.leaf_scores(fit.params)
+    if policy.from_log_probs is not None:
+        return soft_rl.soft_optimal_policy(scores, task.reference, task.beta), jnp.array(True)
+    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, task, settings)
+    assert policy.leaf_log_probs is not None
+    return policy.leaf_log_probs(second.params), second.converged
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """What exact RL gains without samples and what samples add to it, for either class; the control is Theorem 2.2."""
+    fits = records["fits"].with_columns((pl.col("order") == pl.col("horizon")).alias("equal"))
+    most = fits["responses"].max()
+    dpo, rows = fits.filter(responses=0), []
+    for equal, name in ((True, "R = R(Π)"), (False, "simple reward models")):
+        here = fits.filter(equal=equal, responses=most)
+        claim = f"{name}, {most:,} online samples: regret of the exact second stage less that of the sampled one"
+        rows.append(Finding(claim, _mean(here, pl.col("regret_exact") - pl.col("regret")), "nats", MATTERS, "above"))
+    both = dpo.filter(equal=True).join(fits.filter(equal=True, responses=most), on=_cell(fits), suffix="_sampled")
+    claim = f"R = R(Π): regret of DPO less that of RLHF with {most:,} online samples"
+    rows.append(Finding(claim, _mean(both, pl.col("regret") - pl.col("regret_sampled")), "nats", MATTERS, "above"))
+    claim = "simple reward models, no sample at all: regret of DPO less that of RLHF"
+    gap = pl.col("regret") - pl.col("regret_exact")
+    rows.append(Finding(claim, _mean(dpo.filter(equal=False), gap), "nats", 0.0, "above"))
+    claim = "R = R(Π) and equal penalties, no sample: largest difference of regret between DPO and RLHF"
+    same = dpo.filter(pl.col("equal"), pl.col("penalty") == pl.col("penalty_exact"))
+    largest = over_seeds(by_seed(same, gap.abs().nan_max()))
+    bound = MATTERS if "backend" in fits.columns else EQUAL
+    return [*rows, Finding(claim, largest, "nats", bound, "below", control=True)]
+
+
+def _cell(fits: pl.DataFrame) -> list[str]:
+    names = ("horizon", "pairs", "gold_order", "beta", "temperature", "reference_scale", "seed")
+    return [name for name in names if name in fits]
+
+
+def _mean(rows: pl.DataFrame, statistic: pl.Expr) -> Interval:
+    return over_seeds(by_seed(rows, statistic.mean()))
+
+
+def sampled_curve(fits: pl.DataFrame, equal: bool, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of responses, and a column's mean over a seed's cells [seeds, responses]."""
+    chosen = fits.filter((pl.col("order") == pl.col("horizon")) == equal, pl.col("responses") > 0)
+    return curves_by_seed(chosen, "responses", pl.col(column).mean())
+
+
+CAPTIONS = {
+    "h1_information": (
+        "Regret of two-stage RLHF whose second stage sees so many sampled responses (blue), of the same reward model "
+        "with an exact second stage that draws none (black), and of offline DPO (orange); bands and bars are 95 % "
+        "intervals over seeds. Samples bring the blue curve to the black line and not beyond it."
+    )
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One panel a class of reward models."""
+    fits = load(folder, "fits")
+    with style(2.8):
+        figure, panels = plt.subplots(1, 2, sharey=True)
+        for axis, equal in zip(panels, (True, False), strict=True):
+            axis.set_xscale("log")
+            axis.set_yscale("log")
+            curve(axis, *sampled_curve(fits, equal, "regret"), "RLHF, sampled second stage", color=RLHF)
+            here = fits.filter((pl.col("order") == pl.col("horizon")) == equal, responses=0)
+            _level(axis, here, "regret_exact", "RLHF, exact second stage", BLACK, "--")
+            _level(axis, here, "regret", "offline DPO", DPO, "-")
+            axis.set_title("reward models as rich as policies" if equal else "simple reward models")
+            axis.set_xlabel("online samples of the second stage")
+        panels[0].set_ylabel("regret KL(π‖π*) [nats]")
+        legend_below(figure)
+    return {"h1_information": figure}
+
+
+def _level(axis, rows: pl.DataFrame, column: str, label: str, colour: str, line: str) -> None:
+    interval = over_seeds(by_seed(rows, pl.col(column).mean()))
+    axis.axhline(interval.estimate, label=label, color=colour, linestyle=line, linewidth=1)
+    axis.axhspan(interval.low, interval.high, color=colour, alpha=0.12, linewidth=0)

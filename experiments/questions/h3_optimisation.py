@@ -1,0 +1,355 @@
+"""Does RLHF beat offline preference learning because online optimisation is easier?
+
+Both arms are fitted by gradient descent (Adam), for few steps, twice as many, and many, and to the certified optimum
+of their convex problem (Newton's method; the gradient norm is in the records). At the certified optimum no arm was
+easier to optimise. The second stage of RLHF is solved exactly throughout.
+
+Prompt augmentation is the other half: pairs cover only some prompts (not those whose tokens sum to a multiple of the
+vocabulary), and the RL stage runs once over the prompts with pairs and once over all of them. Policies share their
+parameters across prompts, since they are the soft-optimal policies of interactions of prompt and response, of one
+order more than the gold reward. (With two prompt tokens and two orders more, the smallest parameters that do well on
+some prompts leave the others at the reference.) Reward models are interactions of the gold order.
+
+Task, pairs and held-out fifth are the same in all arms. What could still mislead: gradient descent is regularised by
+stopping early on the held-out pairs, the certified optimum by a ridge penalty selected on them, so that a difference
+between the solvers is not optimisation alone; equal steps are not equal progress; and as policies can express every
+optimum for a reward model, the RL stage trades no prompt for another, so augmentation cannot move prompts with pairs.
+
+Transformers have no certified optimum: there optimisation ends where held-out pairs say stop, or where the gradient of
+the RL stage is small. With few steps the RL stage has as few as the reward model, and DPO as few as either. Reward
+models as rich as policies are the local rewards of the transformers themselves. A transformer trades prompts for one
+another, so what augmentation does to prompts with pairs is a finding there and no control.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Question, by_seed, over_seeds, ratio_of_means
+from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
+from experiments.kit.problems import check, problem_of, task_of
+from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import PRNGKey
+
+MEANING = 1
+QUESTION = Question(
+    place=30,
+    label="H3",
+    claim="RLHF stays ahead at certified optima of both arms: its advantage is not that optimisation is easier.",
+    reported=(
+        "More prompts for the online arm change its win rate from 56.1 to 56.6 and from 60.8 to 61.2, a second epoch "
+        "DPO's from 49.7 to 52.2 (arXiv 2503.01067)."
+    ),
+)
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+RICH = "RLHF, R(Pi)"  # the program of transformers whose reward models are their own local rewards
+LEARNING_RATE = 0.003  # the tenth of the usual: a coefficient moves so far in a step, and few steps must be few
+OPTIMUM = 0  # the number of steps of a fit that goes on to its end: a certified optimum on the tree
+EQUAL = {"newton": 1e-3, "adam": 1e-2}  # nats: two roads that must end at one policy, by what carries them there
+REMAINS = (
+    0.5  # share of the gap of gradient descent that must remain at the optimum for optimisation not to be its cause
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of the comparison.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      prompt_length: tokens of a prompt, at least 1; there are V**prompt_length prompts.
+      horizon: tokens of a response (H).
+      gold_order: the gold reward and the reward models are interactions of up to so many positions of prompt and
+        response.
+      policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``;
+        transformers can read all positions, whatever it says.
+      pairs: labelled pairs, a fifth of which is held out for selection and early stopping.
+      steps: of gradient descent; every point has the end of optimisation beside it.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    prompt_length: int = 2
+    horizon: int = 3
+    gold_order: int = 2
+    policy_order: int = 3
+    pairs: int = 512
+    steps: int = 10
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 0.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature"), ("prompt_length", "gold_order", "steps"))
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2, or no prompt has pairs; got {self.vocabulary}.")
+        longest = self.prompt_length + self.horizon
+        if not self.gold_order <= self.policy_order <= longest:
+            raise ValueError(
+                f"policy_order must be between gold_order, {self.gold_order}, and the {longest} positions of prompt "
+                f"and response, got {self.policy_order}."
+            )
+
+
+PRESETS = {
+    "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=16),
+    "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (3, 4),
+            "policy_order": (3, 4, 5),
+            "pairs": tuple(2**power for power in range(6, 14)),
+            "steps": (5, 10, 20, 40, 80, 160, 4000),
+            "reference_scale": (0.0, 1.0),
+        },
+        seeds=128,
+    ),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=8),
+    "full": Grid(
+        {
+            "horizon": (3, 4),
+            "pairs": tuple(2**power for power in range(6, 14)),
+            "steps": (5, 10, 20, 40, 80, 160, 4000),
+            "reference_scale": (0.0, 1.0),
+        },
+        seeds=128,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the arm, the solver, the tree and the padded number of pairs."""
+
+    arm: str
+    solver: str
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """DPO, and RLHF with and without more prompts, to the end and by few steps; and rewards as rich as policies."""
+    found, policy_order = [], config.policy_order
+    if backend is not TREE:
+        policy_order = config.prompt_length + config.horizon
+    for solver, steps in ((backend.settings.solver, OPTIMUM), ("adam", config.steps)):
+        found += [
+            _cell(config, "DPO", solver, steps, policy_order, policy_order, 0),
+            _cell(config, "RLHF", solver, steps, policy_order, config.gold_order, 0),
+            _cell(config, "RLHF", solver, steps, policy_order, config.gold_order, 1),
+        ]
+    if policy_order > config.gold_order:
+        arm = "RLHF" if backend is TREE else RICH
+        found.append(_cell(config, arm, backend.settings.solver, OPTIMUM, policy_order, policy_order, 1))
+    return found
+
+
+def _cell(
+    config: Config, arm: str, solver: str, steps: int, policy_order: int, reward_order: int, augmented: int
+) -> Cell:
+    tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order, "policy_order": policy_order}
+    numbers |= {name: getattr(config, name) for name in ("pairs", "beta", "temperature", "reference_scale")}
+    numbers |= {"steps": steps, "reward_order": reward_order, "augmented": augmented}
+    road = "DPO" if arm == "DPO" else "RLHF"
+    labels: dict[str, str | int] = {"arm": road, "solver": solver, "horizon": config.horizon}
+    labels["prompt_length"] = config.prompt_length
+    return Cell("fits", Program(arm, solver, tree, preferences.padded(config.pairs)), labels, numbers)
+
+
+def with_pairs(tree: TokenTree) -> Float[Array, "X"]:
+    """Probabilities of the prompts that pairs cover: equal, but 0 where the tokens sum to a multiple of V."""
+    tokens = tree.prompt_tokens(jnp.arange(tree.prompts))
+    covered = jnp.sum(tokens, axis=-1) % tree.vocabulary != 0
+    return covered / jnp.sum(covered)
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
+    """One fit of one arm, judged on the prompts with pairs, on those without, and on all of them."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    covered, everywhere = with_pairs(tree), task.prompt_probs
+    problem = problem_of(cell, tree, task._replace(prompt_probs=covered), pairs_key, program.pairs)
+    # Only the RL stage reads the distribution of prompts from here on.
+    prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
+    problem = problem._replace(task=task._replace(prompt_probs=prompts))
+    road = ROADS.get(program.arm, algorithms.rlhf)
+    classes = _classes(program, cell, task, backend, fit_key)
+    fit = road(fit_key, classes, problem, _settings(program, cell, backend))
+    policy = classes.policy
+    assert policy.leaf_log_probs is not None
+    log_policy = policy.leaf_log_probs(fit.params)
+    judged = {"with_pairs": covered, "without_pairs": (covered == 0) / jnp.sum(covered == 0), "all": everywhere}
+    # Gradient descent is meant to be stopped before its optimum: what it must be is finite.
+    converged = fit.converged | jnp.isfinite(fit.loss) & (cell["steps"] != OPTIMUM)
+    measured = {f"regret_{name}": metrics.evaluate(log_policy, task, probs).regret for name, probs in judged.items()}
+    names = ("loss", "held_out_loss", "gradient_norm", "penalty")
+    taken = {name: getattr(fit, name) for name in names}
+    return measured | taken | {"steps_taken": fit.steps, "converged": converged}
+
+
+def _classes(program: Program, cell: dict, task: Task, backend: Backend, key: PRNGKey) -> algorithms.Classes:
+    tree = program.tree
+    verifier = verifiers.nested_interactions(tree, cell["reward_order"])
+    if backend is TREE:
+        teacher = verifiers.nested_interactions(tree, cell["policy_order"])
+        policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+        return algorithms.Classes(policy, verifier)
+    base = tree.conditionals(task.reference)
+    policy, start = backend.policy(tree, base), policies.tabular(tree, base)
+    if program.arm == RICH:
+        verifier = verifiers.implicit_verifier(policy, start, start.init(key), task.beta)
+        verifier = verifier._replace(init=lambda _: policy.init(key))  # where DPO starts: a network ends where it began
+    return algorithms.Classes(policy, verifier)
+
+
+def _settings(program: Program, cell: dict, backend: Backend) -> algorithms.Settings:
+    """Those of few steps, or of optimisation to its end."""
+    if backend is not TREE:
+        few, end = cell["steps"] != OPTIMUM, backend.settings
+        steps = [jnp.where(few, cell["steps"], most) for most in (end.adam_steps, end.rl_steps)]
+        return replace(end, adam_steps=steps[0], rl_steps=steps[1])
+    if program.solver == "newton":
+        return backend.settings
+    return algorithms.Settings(solver="adam", learning_rate=LEARNING_RATE, adam_steps=cell["steps"])
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """The gap at the end and what of gradient descent's remains; more steps; more prompts; the control."""
+    fits = records["fits"]
+    certified = "newton" in fits["solver"]
+    steps = sorted(set(fits["steps"].unique()) - {OPTIMUM})
+    fewest, most = steps[0], steps[-1]
+    at_optimum = gap(fits, OPTIMUM)
+    claim = "optimisation to its end in both arms, prompts with pairs: regret of DPO - RLHF"
+    rows = [Finding(claim, over_seeds(at_optimum), "nats", 0.0, "above")]
+    claim = f"share of the gap of gradient descent ({most:,} steps, stopped early) that remains at the end"
+    rows.append(Finding(claim, ratio_of_means(at_optimum, gap(fits, most)), "", REMAINS, "above"))
+    for number in sorted({fewest, 2 * fewest, most} & set(steps)):
+        claim = f"gradient descent, {number:,} steps: regret of DPO - RLHF"
+        rows.append(Finding(claim, over_seeds(gap(fits, number)), "nats", 0.0, "above"))
+    if 2 * fewest in steps:
+        gain = of_seed(fits.filter(arm="DPO", steps=fewest)) - of_seed(fits.filter(arm="DPO", steps=2 * fewest))
+        claim = f"{2 * fewest:,} steps instead of {fewest:,}: fall of DPO's regret"
+        rows.append(Finding(claim, over_seeds(gain), "nats", 0.0, "above"))
+    for prompts in ("all", "without_pairs") if certified else PROMPTS:
+        claim = f"RL over all prompts instead of those with pairs, at the end: fall of regret, {PROMPTS[prompts]}"
+        rows.append(Finding(claim, over_seeds(augmentation(fits, prompts)), "nats", 0.0, "at"))
+    if certified:
+        moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
+        claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
+        rows.append(Finding(claim, moved, "nats", EQUAL["newton"], "below", control=True))
+    return [*rows, *_control(fits)]
+
+
+def _control(fits: pl.DataFrame) -> list[Finding]:
+    """Equal classes at the end, where both arms selected the same penalty."""
+    offline = fits.filter(arm="DPO", steps=OPTIMUM)
+    equal = two_stage(fits, augmented=1, simple=False).filter(steps=OPTIMUM)
+    both = offline.join(equal, on=[*CELL, "seed", "penalty"], suffix="_rlhf")
+    if not len(both):
+        return []
+    difference = (pl.col("regret_all") - pl.col("regret_all_rlhf")).abs().nan_max()
+    largest = over_seeds(by_seed(both, difference))
+    claim = "reward models as rich as policies, same penalty, at the end: largest difference of regret"
+    return [Finding(claim, largest, "nats", EQUAL[offline["solver"][0]], "below", control=True)]
+
+
+PROMPTS = {"with_pairs": "prompts with pairs", "without_pairs": "prompts without pairs", "all": "all prompts"}
+CELL = ["horizon", "prompt_length", "gold_order", "policy_order", "pairs", "beta", "temperature", "reference_scale"]
+
+
+def two_stage(fits: pl.DataFrame, augmented: int, simple: bool = True) -> pl.DataFrame:
+    """RLHF's rows with the RL stage over all prompts or those with pairs; rewards simple, or as rich as policies."""
+    order = "gold_order" if simple else "policy_order"
+    return fits.filter(pl.col("reward_order") == pl.col(order), arm="RLHF", augmented=augmented)
+
+
+def of_seed(rows: pl.DataFrame, prompts: str = "with_pairs") -> np.ndarray:
+    """Mean regret over the rows of each seed [seeds], on these prompts."""
+    return by_seed(rows, pl.col(f"regret_{prompts}").mean())
+
+
+def gap(fits: pl.DataFrame, steps: int) -> np.ndarray:
+    """Regret of DPO less RLHF's on the prompts with pairs, without more prompts, after so many steps [seeds]."""
+    return of_seed(fits.filter(arm="DPO", steps=steps)) - of_seed(two_stage(fits, 0).filter(steps=steps))
+
+
+def augmentation(fits: pl.DataFrame, prompts: str) -> np.ndarray:
+    """RLHF's regret with RL over prompts with pairs less that with RL over all, at the end [seeds]."""
+    without, with_more = (of_seed(two_stage(fits, augmented).filter(steps=OPTIMUM), prompts) for augmented in (0, 1))
+    return without - with_more
+
+
+CAPTIONS = {
+    "h3_optimisation": (
+        "Left: regret on the prompts with pairs after few to many steps of gradient descent, and at the end of "
+        "optimisation: a certified optimum of both arms on the tree, where neither was easier to optimise, and early "
+        "stopping on held-out pairs for transformers. Right: regret at the end with the RL stage over the prompts "
+        "with pairs, or over all prompts (prompt augmentation)."
+    ),
+}
+JUDGED = {"with_pairs": "with\npairs", "without_pairs": "without\npairs", "all": "all"}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One figure for each setting that is not the number of steps; bars are 95 % intervals over seeds."""
+    fits = load(folder, "fits")
+    return {f"h3_optimisation{name}": _panels(rows) for name, rows in slices(fits, CELL)}
+
+
+def _panels(fits: pl.DataFrame) -> Figure:
+    with style(2.8):
+        figure, (left, right) = plt.subplots(1, 2, sharey=True, width_ratios=(3, 2))
+        without, with_more = (two_stage(fits, augmented) for augmented in (0, 1))
+        offline = fits.filter(arm="DPO")
+        arms = (
+            ("offline DPO", offline, {"color": DPO, "marker": "s"}),
+            ("two-stage RLHF, RL over prompts with pairs", without, {"color": RLHF, "marker": "o"}),
+            ("two-stage RLHF, RL over all prompts", with_more, {"color": PALE, "marker": "^"}),
+        )
+        for place, (label, rows, look) in enumerate(arms):
+            if place < 2:
+                _steps(left, rows, label, look)
+            _prompts(right, rows.filter(steps=OPTIMUM), label, look | {"place": place})
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+        left.set_ylabel("regret KL(π‖π*) [nats]")
+        left.set_xlabel("steps of gradient descent")
+        left.set_title("optimisation")
+        right.set_xlabel("prompts judged")
+        right.set_title("prompt augmentation, at the end")
+        legend_below(figure, columns=2)
+    return figure
+
+
+def _steps(axis, rows: pl.DataFrame, label: str, look: dict) -> None:
+    """Regret by the number of steps, the end of optimisation last."""
+    numbers = [*sorted(set(rows["steps"].unique()) - {OPTIMUM}), OPTIMUM]
+    by_seed = np.stack([of_seed(rows.filter(steps=number)) for number in numbers], axis=1)
+    curve(axis, range(len(numbers)), by_seed, label, **look)
+    end = "certified\noptimum" if "newton" in rows["solver"] else "to the\nend"
+    axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers[:-1]] + [end])
+
+
+def _prompts(axis, rows: pl.DataFrame, label: str, look: dict) -> None:
+    by_seed = np.stack([of_seed(rows, prompts) for prompts in JUDGED], axis=1)
+    places = np.arange(len(JUDGED)) + 0.15 * (look.pop("place") - 1)
+    curve(axis, places, by_seed, label, linestyle="none", **look)
+    axis.set_xticks(range(len(JUDGED)), list(JUDGED.values()))

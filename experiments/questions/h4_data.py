@@ -1,0 +1,330 @@
+"""Does RLHF beat offline preference learning because its reward models can use more, or broader, data?
+
+Both arms always get the same pairs. Their responses come from the reference policy pi_ref, or from a law proportional
+to pi_ref**tilt: 2 is narrower than the reference (what it likes already), 1 the reference itself, 0 broad (every
+response alike), -1 off its support (what it hardly ever writes). If data that only a reward model can use were the
+cause, the gap would be gone with pairs from the reference alone. The number of pairs grows until the gap closes.
+
+The offline arm is DPO over all policies, the two-stage arm a simple reward model that holds the gold reward, with an
+exact second stage. What could still mislead: a coverage changes how much the labels say, for both arms, so each is set
+beside its effective dimension under that coverage, which foretells the regret with many pairs (infinite, in single
+precision, where narrow pairs all but hide a direction); and a reward model that does not hold the gold reward could go
+wrong off the support, which is not tested here.
+
+Transformers are beside tables here: d_eff is that of the full table, which holds every policy, and a third arm is
+two-stage RLHF whose reward model has the policy's own backbone. There breadth can also help a reward model to
+generalise, which a simple one, right everywhere, has no need of.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_of_means
+from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, slices, style
+from experiments.kit.problems import TRAINED, check, problem_of, record_of, task_of
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
+from gvgap_jax.sweep import Cell, Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=40,
+    label="H4",
+    claim="RLHF stays ahead on the same pairs, narrow or broad: its advantage is not one of broader data.",
+    reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
+)
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
+SMALLEST = 8192  # size that numbers of pairs are padded to
+MODERATE = 512  # pairs at which coverages are compared, or the nearest number there is
+CLOSED = 0.1  # share of the first gap
+# Nats, for two roads that must end at one policy: narrow coverage leaves directions so flat that the solver's tolerance
+# moves a regret in its third decimal.
+EQUAL = 1e-2
+FORETOLD = 0.5  # least share of the predicted gap: "within a factor of two"
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of the sweep.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: the gold reward and the reward models are interactions of up to so many positions.
+      tilt: responses of the pairs come from a law proportional to pi_ref**tilt.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 2
+    tilt: float = 1.0
+    pairs: int = 512
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("beta", "temperature", "reference_scale"), ("gold_order",))
+        if self.gold_order > self.horizon:
+            raise ValueError(f"gold_order must be at most the horizon, {self.horizon}, got {self.gold_order}.")
+        if not np.isfinite(self.tilt):
+            raise ValueError(f"tilt must be a finite number, got {self.tilt}.")
+
+
+TILTS = (2.0, 1.0, 0.0, -1.0)
+PRESETS = {
+    "quick": Grid({"tilt": TILTS, "pairs": (64, 256, 512, 2048, 8192)}, seeds=16),
+    "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (4, 5),
+            "gold_order": (1, 2, 4),
+            "tilt": (3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
+            "pairs": tuple(2**power for power in range(5, 17)),
+            "reference_scale": (0.5, 1.0, 2.0),
+        },
+        seeds=128,
+    ),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the arm (or the prediction), the tree, and the padded number of pairs."""
+
+    arm: str
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """Every arm, and the effective dimensions of reward models of the gold order and of all policies."""
+    tree = TokenTree(config.vocabulary, config.horizon)
+    names = ("gold_order", "tilt", "beta", "temperature", "reference_scale")
+    numbers = {name: getattr(config, name) for name in names}
+    found = []
+    for arm in ROADS if backend is TREE else (*ROADS, BACKBONE):
+        program = Program(arm, tree, preferences.padded(config.pairs, SMALLEST))
+        labels: dict[str, str | int] = {"arm": arm, "horizon": config.horizon}
+        found.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
+    labels = {"horizon": config.horizon}
+    for order in sorted({config.gold_order, config.horizon}):
+        found.append(Cell("dimensions", Program("d_eff", tree, 0), labels, numbers | {"order": order}))
+    return found
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
+    """One fit of one arm, or the effective dimension of one class under the coverage, as scalars."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree)
+    coverage = jax.nn.log_softmax(cell["tilt"] * task.reference, axis=-1)
+    if program.arm == "d_eff":
+        verifier = verifiers.nested_interactions(tree, cell["order"])
+        gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
+        return {"effective_dimension": complexity.effective_dimension(gradients, task, coverage)}
+    verifier = verifiers.nested_interactions(tree, cell["gold_order"])
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
+    if program.arm == BACKBONE:
+        verifier = backend.verifier(tree)
+    road = ROADS.get(program.arm, algorithms.rlhf)
+    fit = road(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
+    assert policy.leaf_log_probs is not None
+    measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
+    return measured._asdict() | record_of(fit)
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For every coverage the gap, whether it closes, and whether d_eff foretells it; what breadth adds; the control."""
+    paired, rows = gaps(records), []
+    sizes = sorted(paired["pairs"].unique())
+    moderate, most = min(sizes, key=lambda size: abs(size - MODERATE)), sizes[-1]
+    tilts = sorted(paired["tilt"].unique(), key=lambda tilt: (tilt != 1, -tilt))  # the reference's own pairs first
+    for tilt in tilts:
+        here = paired.filter(tilt=tilt)
+        gap = over_seeds(of_seed(here.filter(pairs=moderate)))
+        claim = f"pairs from {coverage_name(tilt)}: regret of DPO - RLHF at {moderate:,} pairs"
+        rows.append(Finding(claim, gap, "nats", 0.0, "above"))
+        own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
+        if len(own):
+            claim += ", reward model of the policy's own backbone"
+            rows.append(Finding(claim, over_seeds(of_seed(own)), "nats", 0.0, "at"))
+        at_most, widest = here.filter(pairs=most), _widest(here)
+        if len(sizes) > 1:
+            closure = ratio_of_means(of_seed(at_most), of_seed(here.filter(pairs=widest)))
+            claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over the widest, at {widest:,}"
+            rows.append(Finding(claim, closure, "times", CLOSED, "below"))
+        foretold = ratio_of_means(of_seed(at_most), of_seed(at_most, "predicted_gap"))
+        claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over what d_eff foretells"
+        rows.append(Finding(claim, foretold, "times", FORETOLD, "above"))
+    if 0.0 in tilts and 1.0 in tilts:
+        broad, policy = (of_seed(paired.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
+        claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"
+        rows.append(Finding(claim, over_seeds(broad - policy), "nats", 0.0, "above"))
+    claim = "same class and penalty on both roads: largest difference of regret, over coverages and n"
+    return [*rows, Finding(claim, equality_gap(records["fits"]), "nats", EQUAL, "below", control=True)]
+
+
+def _widest(paired: pl.DataFrame) -> int:
+    """The number of pairs of the largest mean gap; at the fewest, a gap can be nil because no arm knows anything."""
+    means = paired.group_by("pairs").agg(pl.col("gap").fill_nan(None).mean())
+    return means.sort("gap", descending=True, nulls_last=True)["pairs"][0]
+
+
+def coverage_name(tilt: float) -> str:
+    """A law proportional to pi_ref**tilt, in words."""
+    names = {1.0: "the reference", 0.0: "the uniform law"}
+    kind = "sharper than the reference" if tilt > 1 else "flatter than the reference" if tilt > 0 else "off its support"
+    return names.get(tilt, f"pi_ref^{tilt:g} ({kind})")
+
+
+CELL = ["horizon", "gold_order", "beta", "temperature", "reference_scale"]
+
+
+def gaps(records: dict[str, pl.DataFrame], arm: str = "RLHF") -> pl.DataFrame:
+    """Rows of DPO with ``gap``, its regret less that of RLHF (or of another arm) on the same data.
+
+    And with ``predicted_gap``, from d_eff / (2n) of all policies and of reward models of the gold order.
+    """
+    fits, cell = records["fits"], [*CELL, "tilt", "seed"]
+    both = fits.filter(arm="DPO").join(fits.filter(arm=arm), on=[*cell, "pairs"], suffix="_rlhf")
+    simple, every = (
+        records["dimensions"].filter(pl.col("order") == pl.col(order)).select(*cell, "effective_dimension")
+        for order in ("gold_order", "horizon")
+    )
+    both = both.join(every, on=cell).join(simple, on=cell, suffix="_rlhf")
+    excess = pl.col("effective_dimension") - pl.col("effective_dimension_rlhf")
+    return both.with_columns(
+        gap=pl.col("regret") - pl.col("regret_rlhf"), predicted_gap=excess / (2 * TRAINED * pl.col("pairs"))
+    ).sort(*CELL, "tilt", "pairs", "seed")
+
+
+def of_seed(paired: pl.DataFrame, column: str = "gap") -> np.ndarray:
+    """The mean of ``column`` over the rows of each seed [seeds]."""
+    return by_seed(paired, pl.col(column).mean())
+
+
+def equality_gap(fits: pl.DataFrame) -> Interval:
+    """Largest |regret of restricted MLE - regret of RLHF| of each seed, where both selected the same penalty."""
+    cell = [*CELL, "tilt", "pairs", "seed", "penalty"]
+    both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
+    difference = (pl.col("regret") - pl.col("regret_rlhf")).abs().nan_max()
+    return over_seeds(by_seed(both, difference))
+
+
+CAPTIONS = {
+    "h4_data": (
+        "Regret against the number of labelled pairs, both arms on the same pairs, from narrow to off-support coverage "
+        "(panels). Dashed: d_eff/(2n) under that coverage. If reward models won because they can use broader data, "
+        "the gap would vanish with pairs from the reference policy."
+    ),
+    "h4_data_gap": (
+        "The gap itself against the number of pairs, one curve a coverage; dotted: the gap that d_eff foretells. "
+        "It opens where pairs begin to tell the simple reward apart and closes once they tell policies apart."
+    ),
+}
+LOOKS = {
+    "DPO": ("offline DPO, all policies", DPO, "s"),
+    "RLHF": ("two-stage RLHF, simple rewards", RLHF, "o"),
+    "restricted MLE": ("control: DPO over RLHF's class", BLACK, "x"),
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Two figures for each setting that is neither coverage nor pairs; bars are 95 % intervals over seeds."""
+    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
+    figures = {}
+    for name, rows in slices(fits, CELL):
+        paired = gaps({"fits": rows, "dimensions": dimensions})
+        figures |= {f"h4_data{name}": _regrets(rows, paired), f"h4_data_gap{name}": _gaps(paired)}
+    return figures
+
+
+def _tilts(rows: pl.DataFrame) -> list[float]:
+    return sorted(rows["tilt"].unique(), reverse=True)
+
+
+def _by_seed(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs [n], and the column [seeds, n]."""
+    return curves_by_seed(rows, "pairs", pl.col(column).mean())
+
+
+def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
+    tilts = _tilts(fits)
+    columns = min(len(tilts), 4)
+    rows = -(-len(tilts) // columns)
+    with style(2.1 * rows + 0.6):
+        figure, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for axis in grid.flat[len(tilts) :]:
+            axis.set_axis_off()
+        for axis, tilt in zip(grid.flat, tilts, strict=False):
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            axis.set_title(_title(tilt))
+            axis.set_xlabel("labelled pairs n")
+            _panel(axis, fits.filter(tilt=tilt), paired.filter(tilt=tilt))
+        shown = fits["regret"].to_numpy()
+        grid[0, 0].set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
+        for axis in grid[:, 0]:
+            axis.set_ylabel("regret KL(π‖π*) [nats]")
+        legend_below(figure, columns=2)
+    return figure
+
+
+def _title(tilt: float) -> str:
+    words = {1.0: "from π_ref", 0.0: "uniform"}
+    kind = "narrow" if tilt > 1 else "flattened" if tilt > 0 else "off-support"
+    return words.get(tilt, rf"{kind}, ∝ π_ref$^{{{tilt:g}}}$")
+
+
+def _panel(axis, fits: pl.DataFrame, paired: pl.DataFrame) -> None:
+    for arm, (label, colour, marker) in LOOKS.items():
+        linestyle = "none" if arm == "restricted MLE" else "-"
+        curve(axis, *_by_seed(fits.filter(arm=arm), "regret"), label, marker=marker, color=colour, linestyle=linestyle)
+    pairs = np.array(sorted(paired["pairs"].unique()))
+    for column, colour in (("effective_dimension", DPO), ("effective_dimension_rlhf", RLHF)):
+        mean = over_seeds(by_seed(paired, pl.col(column).first())).estimate
+        predicted = mean / (2 * TRAINED * pairs)
+        axis.plot(pairs, predicted, color=colour, linestyle="--", linewidth=0.8, zorder=1)
+    axis.plot([], [], color="0.4", linestyle="--", linewidth=0.8, label=r"$d_\mathrm{eff}/(2n)$ of either arm")
+
+
+def _gaps(paired: pl.DataFrame) -> Figure:
+    tilts = _tilts(paired)
+    with style(2.9):
+        figure, axis = plt.subplots()
+        axis.set_xscale("log", base=2)
+        axis.axhline(0, color="0.6", linewidth=0.8)
+        shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
+        for tilt, shade, marker in zip(tilts, shades, _markers(len(tilts)), strict=True):
+            here = paired.filter(tilt=tilt)
+            curve(axis, *_by_seed(here, "gap"), _title(tilt), marker=marker, color=shade)
+            pairs, predicted = _by_seed(here, "predicted_gap")
+            axis.plot(pairs, np.nanmean(predicted, axis=0), color=shade, linestyle=":", linewidth=1, zorder=1)
+        measured = paired.group_by("tilt", "pairs").agg(pl.col("gap").mean())["gap"].to_numpy()
+        axis.set_ylim(min(-0.05, 1.3 * np.nanmin(measured)), 1.4 * np.nanmax(measured))
+        axis.plot([], [], color="0.4", linestyle=":", linewidth=1, label=r"$\Delta d_\mathrm{eff}/(2n)$")
+        axis.set_xlabel("labelled pairs n")
+        axis.set_ylabel("regret of DPO less RLHF's [nats]")
+        legend_below(figure, columns=5)
+    return figure
+
+
+def _markers(count: int) -> list[str]:
+    return [("o", "s", "^", "D", "v", "P", "X", "*")[index % 8] for index in range(count)]

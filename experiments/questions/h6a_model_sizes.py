@@ -1,0 +1,363 @@
+"""Under best-of-n, which size matters: that of the policy that writes, or that of the reward model that picks?
+
+A human writes responses: the soft-optimal policy of the gold reward at some temperature, on top of a random reference
+policy. Policies of every size, Markov of growing order, are fitted to the exact law of the human's responses (as many
+demonstrations as one likes), so that size alone decides how well they write. Reward models of every size, all
+interactions of up to some number of token positions, are fitted to the same labelled pairs of responses of the
+reference policy. Every reward model then picks the best of 25 responses of every policy, and the gold reward judges it
+against the human's. With the simple gold reward even the smallest reward model holds it; its twin is a full
+table, which only the largest holds.
+
+On transformers sizes are widths, of a policy and of a reward model with two layers each. None of them holds a gold
+reward exactly: simple is what is not a full table. A narrow policy may have used up its steps before it writes as well
+as it can (its records are not converged then), so that part of what looks like size can be optimisation.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend, check_width
+from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
+from experiments.kit.plots import BLACK, DPO, curve, legend_below, row_name, style
+from experiments.kit.problems import check, problem_of, task_of
+from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=60,
+    label="H6",
+    claim="The size of the reward model barely matters for best-of-n; that of the policy does.",
+    reported="arXiv 2503.01067 reports it for best-of-25 over sizes of both, judged by win rate, with one run each.",
+    figure="win rate of best-of-n by policy size and reward model size",
+)
+
+COIN = "coin"
+SMALLEST = 4096  # size that numbers of pairs are padded to
+SETTING = ["horizon", "gold_order", "samples", "human_beta", "temperature", "reference_scale"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      gold_order: positions in an interaction of the gold reward; H is the full table.
+      policy_order: tokens that a policy looks back on, 0 to H-1; H-1 is every policy.
+      verifier_order: reward models are all interactions of up to so many positions.
+      labels: ``gold``, by the gold reward, or ``coin``, flips that know nothing of it.
+      pairs: labelled pairs, a fifth of which is held out to select the ridge penalty by.
+      samples: responses that the reward model picks from (n of best-of-n).
+      human_beta: temperature of the human, reward per nat; the larger, the nearer to the reference policy.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 5
+    gold_order: int = 2
+    policy_order: int = 0
+    verifier_order: int = 2
+    labels: str = "gold"
+    pairs: int = 512
+    samples: int = 25
+    human_beta: float = 2.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        _check(self, ("verifier_order",))
+        if self.policy_order < 0:
+            raise ValueError(f"policy_order must not be negative, got {self.policy_order}.")
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Settings of one point on transformers; those that ``Config`` has too mean the same.
+
+    Attributes:
+      policy_width: of the transformer that writes.
+      verifier_width: of the transformer that picks.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 2
+    policy_width: int = 32
+    verifier_width: int = 32
+    labels: str = "gold"
+    pairs: int = 512
+    samples: int = 25
+    human_beta: float = 2.0
+    temperature: float = 1.0
+    reference_scale: float = 1.0
+
+    def __post_init__(self):
+        _check(self, ())
+        check_width(self.policy_width)
+        check_width(self.verifier_width)
+
+
+def _check(config: Config | TransformerConfig, at_least_one: tuple[str, ...]) -> None:
+    check(config, ("human_beta", "temperature", "reference_scale"), ("gold_order", "samples", *at_least_one))
+    if config.labels not in ("gold", COIN):
+        raise ValueError(f"labels must be 'gold' or {COIN!r}, got {config.labels!r}.")
+    if config.vocabulary < 2:
+        raise ValueError(f"vocabulary must be at least 2 tokens, got {config.vocabulary}.")
+
+
+def _grid(seeds: int, **axes: tuple) -> Grid:
+    return Grid({"labels": ("gold", COIN)} | axes, seeds=seeds)
+
+
+PRESETS = {
+    "quick": _grid(16, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
+    "paper": _grid(
+        64,
+        gold_order=(2, 5),
+        policy_order=(0, 1, 2, 3, 4),
+        verifier_order=(2, 3, 4, 5),
+        pairs=(128, 512, 2048, 8192),
+        human_beta=(1.0, 2.0, 4.0),
+    ),
+    "full": _grid(
+        256,
+        horizon=(4, 6),
+        gold_order=(2, 4, 6),
+        policy_order=(0, 1, 2, 3, 4, 5),
+        verifier_order=(2, 3, 4, 5, 6),
+        pairs=tuple(2**power for power in range(7, 16)),
+        samples=(4, 25, 128),
+        human_beta=(1.0, 2.0, 4.0),
+        reference_scale=(0.5, 1.0, 2.0),
+    ),
+}
+
+
+TRANSFORMER_PRESETS = {
+    "quick": _grid(8, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
+    "paper": _grid(
+        64,
+        horizon=(5,),
+        gold_order=(2, 5),
+        policy_width=(2, 4, 8, 32),
+        verifier_width=(2, 4, 8, 32),
+        pairs=(128, 512, 2048, 8192),
+        human_beta=(1.0, 2.0, 4.0),
+    ),
+    "full": _grid(
+        256,
+        horizon=(4, 6),
+        gold_order=(2, 4, 6),
+        policy_width=(2, 4, 8, 32, 128),
+        verifier_width=(2, 4, 8, 32, 128),
+        pairs=tuple(2**power for power in range(7, 16)),
+        samples=(4, 25, 128),
+        human_beta=(1.0, 2.0, 4.0),
+        reference_scale=(0.5, 1.0, 2.0),
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the responses and the padded number of pairs."""
+
+    tree: TokenTree
+    pairs: int
+
+
+class TransformerProgram(NamedTuple):
+    """``Program``, and the widths of policy and reward model."""
+
+    tree: TokenTree
+    pairs: int
+    policy_width: int
+    verifier_width: int
+
+
+def cells(config: Config | TransformerConfig, backend: Backend = TREE) -> list[Cell]:
+    """The point, if the tree has interactions and policies of these orders."""
+    del backend  # its settings say all
+    tree, pairs = TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs, SMALLEST)
+    labels: dict[str, str | int] = {"horizon": tree.horizon}
+    if isinstance(config, TransformerConfig):
+        widths, orders = {"policy_width": config.policy_width, "verifier_width": config.verifier_width}, {}
+        program, most = TransformerProgram(tree, pairs, **widths), config.gold_order
+    else:
+        widths, orders = {}, {"policy_order": config.policy_order, "verifier_order": config.verifier_order}
+        program, most = Program(tree, pairs), max(config.gold_order, config.verifier_order, config.policy_order + 1)
+    if most > config.horizon:
+        return []
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order, **orders}
+    numbers |= {"pairs": config.pairs, "samples": config.samples}
+    numbers |= {name: float(getattr(config, name)) for name in ("human_beta", "temperature", "reference_scale")}
+    numbers |= {"informed": int(config.labels == "gold")}
+    return [Cell("fits", program, labels | widths, numbers)]
+
+
+def _classes(program: Program | TransformerProgram, cell: dict, backend: Backend) -> algorithms.Classes:
+    if isinstance(program, TransformerProgram):
+        policy = backend.network_policy(program.tree, program.policy_width, None)
+        return algorithms.Classes(policy, backend.network_verifier(program.tree, program.verifier_width, "final"))
+    verifier = verifiers.nested_interactions(program.tree, cell["verifier_order"])
+    return algorithms.Classes(policies.nested_markov(program.tree, cell["policy_order"]), verifier)
+
+
+def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TREE) -> dict:
+    """One policy and one reward model: what the best, the worst and the first of n responses are worth."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell | {"beta": cell["human_beta"]}, tree)
+    policy_key, verifier_key = jax.random.split(fit_key)
+    # Coin flips are labels of a gold reward of zero.
+    labelled = task._replace(reward=cell["informed"] * task.reward)
+    problem = problem_of(cell, tree, labelled, pairs_key, program.pairs)
+    problem = problem._replace(demonstrations=task.prompt_probs[:, None] * jnp.exp(task.optimal))
+
+    classes, settings = _classes(program, cell, backend), backend.settings
+    policy, verifier = classes.policy, classes.verifier
+    assert verifier is not None
+    written = algorithms.sft(policy_key, classes, problem, settings)
+    reward_model = algorithms.reward_model(verifier_key, classes, problem, settings)
+    assert policy.leaf_log_probs is not None
+    assert verifier.leaf_scores is not None
+    base, scores = policy.leaf_log_probs(written.params), verifier.leaf_scores(reward_model.params)
+    found = {"policy_parameters": policy.num_parameters, "verifier_parameters": verifier.num_parameters}
+    for name, law in {
+        "first": base,
+        "best": jnp.log(metrics.best_of_n(base, scores, cell["samples"])),
+        "worst": jnp.log(metrics.best_of_n(base, -scores, cell["samples"])),
+    }.items():
+        found[f"gold_reward_{name}"] = weighted_mean(jnp.sum(jnp.exp(law) * task.reward, axis=-1), task.prompt_probs)
+        found[f"win_rate_{name}"] = metrics.win_rate(law, task.optimal, task.reward, task.prompt_probs)
+    return found | {
+        "demonstration_loss": written.loss,
+        "held_out_loss": reward_model.held_out_loss,
+        "penalty": reward_model.penalty,
+        "gradient_norm": jnp.maximum(written.gradient_norm, reward_model.gradient_norm),
+        "converged": written.converged & reward_model.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For every gold reward and number of pairs the gain from either size, and their difference; then coin flips."""
+    informed, rows = records["fits"].filter(informed=1), []
+    for (horizon, gold, pairs), here in informed.group_by("horizon", "gold_order", "pairs", maintain_order=True):
+        policy_size, verifier_size = sizes(here)
+        held = gold < horizon if verifier_size == "verifier_width" else gold <= here[verifier_size].min()
+        name = f"H={horizon}, {'simple' if held else 'complex'} gold (order {gold}), {pairs:,} pairs: win rate"
+        policy, verifier = gains(here, policy_size), gains(here, verifier_size)
+        for size, gain, direction in (
+            ("policy", policy, "above"),
+            ("reward model", verifier, "at" if held else "above"),
+        ):
+            if gain is not None:
+                claim = f"{name}, largest {size} less the smallest"
+                rows.append(Finding(claim, over_seeds(gain), "", 0.0, direction))
+        if policy is not None and verifier is not None and held:
+            interval = over_seeds(policy - verifier)
+            rows.append(
+                Finding(f"{name}, gain from the policy's size less the reward model's", interval, "", 0.0, "above")
+            )
+    return rows + _coin_findings(records["fits"].filter(informed=0))
+
+
+def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
+    """Flipping every label turns the reward model around: on average its best is worth what its worst is.
+
+    Over a single response it gains nothing, but can lose: it picks evenly among distinct responses, where the
+    policy repeats those it likes.
+    """
+    if coins.is_empty():
+        return []
+    claim = "labels by coin flips: gold reward of the best less the"
+    return [
+        Finding(f"{claim} worst of n", _difference(coins, "gold_reward_worst"), "", 0.0, "at", control=True),
+        Finding(f"{claim} first of n", _difference(coins, "gold_reward_first"), "", 0.0, "at"),
+    ]
+
+
+def _difference(fits: pl.DataFrame, column: str) -> Interval:
+    return over_seeds(by_seed(fits, (pl.col("gold_reward_best") - pl.col(column)).mean()))
+
+
+def sizes(fits: pl.DataFrame) -> tuple[str, str]:
+    """The columns that say how large policies and reward models are: orders, or widths of transformers."""
+    kind = "width" if "policy_width" in fits.columns else "order"
+    return f"policy_{kind}", f"verifier_{kind}"
+
+
+def gains(fits: pl.DataFrame, size: str) -> np.ndarray | None:
+    """Win rate of best-of-n with the largest value of ``size`` less that with the smallest [seeds].
+
+    The mean over all else; None where there is a single size.
+    """
+    if fits[size].n_unique() == 1:
+        return None
+    smallest, largest = (
+        by_seed(fits.filter(pl.col(size) == end), pl.col("win_rate_best").mean())
+        for end in (fits[size].min(), fits[size].max())
+    )
+    return largest - smallest
+
+
+CAPTIONS = {
+    "h6a_model_sizes": (
+        "How often the best of n responses of a policy beats the human's, by the size of the policy (steps along a "
+        "curve) and of the reward model that picks (curves). Dotted: a coin; crosses: no picking; orange: a reward "
+        "model of labels by coin flips."
+    ),
+}
+SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of the transformer"}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One row a setting (gold reward, tree, human), one column a number of labelled pairs."""
+    return {"h6a_model_sizes": _win_rates(load(folder, "fits"))}
+
+
+def _win_rates(fits: pl.DataFrame) -> Figure:
+    rows = fits.select(SETTING).unique(maintain_order=True).sort(SETTING).to_dicts()
+    policy_size, verifier_size = sizes(fits)
+    numbers, orders = (sorted(fits[name].unique()) for name in ("pairs", verifier_size))
+    shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(orders)))
+    with style(1.7 * len(rows) + 0.6):
+        figure, grid = plt.subplots(len(rows), len(numbers), squeeze=False, sharex=True, sharey="row")
+        for row, axes in zip(rows, grid, strict=True):
+            for axis, pairs in zip(axes, numbers, strict=True):
+                here = fits.filter(pairs=pairs, **row)
+                for order, shade in zip(orders, shades, strict=True):
+                    chosen = here.filter(pl.col(verifier_size) == order, informed=1)
+                    label = f"reward model of {verifier_size.removeprefix('verifier_')} {order}"
+                    _curve(axis, chosen, "win_rate_best", label, color=shade)
+                look = {"color": DPO, "marker": "s", "linestyle": "--"}
+                _curve(axis, here.filter(informed=0), "win_rate_best", "of coin-flip labels, any size", **look)
+                _curve(axis, here, "win_rate_first", "one response, not picked", color=BLACK, marker="x")
+                axis.axhline(50, color="0.4", linestyle=":", linewidth=0.8)
+                if policy_size == "policy_width":
+                    axis.set_xscale("log", base=2)
+                axis.set_xticks(sorted(fits[policy_size].unique()))
+                axis.set_title(f"{pairs:,} labelled pairs")
+            axes[0].set_ylabel(f"{row_name(row, rows)}\nwin rate of best of {row['samples']} [%]")
+        for axis in grid[-1]:
+            axis.set_xlabel(f"size of the policy: {SIZES[policy_size]}")
+        legend_below(figure)
+    return figure
+
+
+def _curve(axis, fits: pl.DataFrame, column: str, label: str, **look) -> None:
+    """Percentages by the size of the policy, the mean of all else within a seed."""
+    if fits.is_empty():
+        return
+    orders, wins = curves_by_seed(fits, sizes(fits)[0], 100 * pl.col(column).mean())
+    curve(axis, orders, wins, label, **look)

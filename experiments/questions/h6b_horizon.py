@@ -1,0 +1,76 @@
+"""Does the gap between DPO and two-stage RLHF close where responses are so short that writing is as easy as judging?
+
+Responses grow from one token to several, while the gold reward and the reward models stay as simple as they are:
+sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). A response as
+long as the order leaves a policy nothing to learn that its reward model need not: there the gap should be gone, and
+it should open as policies grow and reward models do not. All roads get the same pairs, held-out fifth and candidate
+penalties; regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
+"""
+
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit import gap
+from experiments.kit.findings import Finding, Question
+from experiments.kit.gap import draw_series
+from experiments.kit.plots import slices
+from gvgap_jax.sweep import Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=61,
+    label="H6",
+    claim="The gap closes where generating is as easy as verifying, and only there.",
+    reported="With two-word summaries arXiv 2503.01067 reported 21.9 against 23.2: nearly no gap.",
+    figure="the two-word summaries, as a curve over the horizon",
+)
+
+
+def _grid(seeds: int, longest: dict[int, int], **axes: tuple) -> Grid:
+    """Horizons from 1 to the longest of each vocabulary."""
+    walked = [(vocabulary, horizon) for vocabulary, most in longest.items() for horizon in range(1, most + 1)]
+    vocabularies, horizons = zip(*walked, strict=True)
+    return Grid({"vocabulary": vocabularies, "horizon": horizons} | axes, (("vocabulary", "horizon"),), seeds)
+
+
+PRESETS = {
+    "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=16),
+    "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
+    "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
+}
+TRANSFORMER_PRESETS = {
+    "quick": Grid({"horizon": (1, 2, 4), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=8),
+    "paper": _grid(64, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
+    "full": _grid(256, {2: 8, 3: 6}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
+}
+Config, cells, run = gap.Config, gap.cells, gap.run
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For each order the gap of the longest responses, of the shortest, and the way between; then the controls."""
+    gaps, rows = records["gaps"], []
+    order_first = gaps.sort("gold_order", -pl.col("vocabulary"), "pairs")
+    for (order, vocabulary), series in order_first.group_by("gold_order", "vocabulary", maintain_order=True):
+        longest = series["horizon"].max()
+        far = series.filter(gap.OPEN, horizon=longest)
+        name = f"V = {vocabulary}, order {order}"
+        rows += gap.series_findings(series, far, name, f"at H = {longest}")
+    return rows + gap.equality_findings(gaps)
+
+
+CAPTIONS = {
+    "h6b_horizon": (
+        "Regret against the horizon, with gold reward and verifiers of one order: the roads part as responses become "
+        "longer than what the verifier reads together. Right: the ratio of regrets against what theory predicts it "
+        "to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
+    ),
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels an order."""
+    words = {"gold_order": "gold and verifier order", "horizon": "horizon H [tokens]"}
+    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    return {f"h6b_horizon{name}": draw_series(gaps, "gold_order", "horizon", words) for name, gaps in by_vocabulary}

@@ -1,0 +1,69 @@
+"""Does the gap between DPO and two-stage RLHF close where judging a response is as hard as writing it?
+
+The length of responses is fixed, and with it all that a policy has to learn. The gold reward, and the reward
+models with it, grow from sums over single token positions (order 1) to full tables (order H), which score a response
+by looking it up, as a policy would have to. There the gap should be gone, and it should be the wider the simpler reward
+models are. All roads get the same pairs, held-out fifth and candidate penalties; regret is KL(policy || soft-optimal
+policy of the gold reward), an exact sum over responses.
+"""
+
+from pathlib import Path
+
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit import gap
+from experiments.kit.findings import Finding, Question
+from experiments.kit.gap import draw_series
+from experiments.kit.plots import slices
+from gvgap_jax.sweep import Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=62,
+    label="H6",
+    claim="The gap closes where verifying is as hard as generating, and only there.",
+    reported="Rewarded by ROUGE-L against a hidden reference, arXiv 2503.01067 reported .354 against .352: no gap.",
+    figure="the ROUGE-L reward, as a curve over the verifier's order",
+)
+PRESETS = {
+    "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 3, 4, 5), "pairs": (128, 512, 2048)}, seeds=16),
+    "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
+    "full": Grid(
+        {"horizon": (4, 5, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384, 131072)}, seeds=256
+    ),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid({"horizon": (4,), "gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=8),
+    "full": Grid({"horizon": (4, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=256),
+}
+Config, cells, run = gap.Config, gap.cells, gap.run
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """For each horizon the gap with the simplest verifiers, with full tables, and between; then the controls."""
+    gaps, rows = records["gaps"], []
+    trees = ["vocabulary", "horizon"]
+    for (vocabulary, horizon), series in gaps.sort(*trees, "pairs").group_by(trees, maintain_order=True):
+        least = series["gold_order"].min()
+        far = series.filter(gap.OPEN, gold_order=least)
+        rows += gap.series_findings(series, far, f"V = {vocabulary}, H = {horizon}", f"at order {least}")
+    return rows + gap.equality_findings(gaps)
+
+
+CAPTIONS = {
+    "h6c_verifier_order": (
+        "Regret against the order of gold reward and verifiers, for responses of one length: the roads meet where "
+        "verifiers are full tables, as complex as policies. Right: the ratio of regrets against what theory predicts "
+        "it to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
+    ),
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels a horizon."""
+    words = {"horizon": "H =", "gold_order": "gold and verifier order [tokens]"}
+    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    return {
+        f"h6c_verifier_order{name}": draw_series(gaps, "horizon", "gold_order", words) for name, gaps in by_vocabulary
+    }

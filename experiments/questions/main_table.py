@@ -1,0 +1,232 @@
+"""What does each road win against the reference completions, and what does it cost?
+
+The paper's table, where everything can be summed exactly. A human policy is optimal for the gold reward; SFT is the
+Markov policy nearest to it, and the reference of all that follows. Pairs of SFT responses are labelled by the gold
+reward. Every trained arm gets the same pairs, batches, epochs and learning rates to choose from, and chooses on the
+same held-out pairs. Online DPO is one batch round: m responses a prompt, ranked by one fixed reward model, the top
+against the bottom. Three more arms say which part of that matters: labels by the reward model's own Bradley-Terry
+probabilities, fresh responses of the present policy in every round, or both. The win rate is the probability that a
+response has more gold reward than a human one; a tie counts one half. Two arms, marked optimum, solve the same
+likelihoods to a certified gradient norm; on transformers, which have none, they descend until held-out pairs say stop,
+and a third one's reward model has the policy's own backbone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Question, by_seed, over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, style
+from experiments.kit.problems import HELD_OUT_EVERY, check
+from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of
+from gvgap_jax import TokenTree, metrics
+from gvgap_jax.sweep import Cell, Grid, load
+
+MEANING = 3
+QUESTION = Question(
+    place=70,
+    label="main table",
+    claim="On the same data online arms win more often against the reference completions than offline DPO.",
+    reported=(
+        "Reported at 1.4B (2.8B) parameters, win rate in %: SFT 26.2 (30.5), DPO 49.7 (54.9), DPO with 2 epochs 52.2, "
+        "online DPO from SFT 56.1 (60.8), online DPO from DPO 59.3 (59.4); arXiv 2503.01067."
+    ),
+    figure="win rates of SFT, DPO and online DPO",
+)
+
+OF = ": "  # between an arm and what was measured of it, in the names of columns
+COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
+    ("online DPO from SFT", "DPO"),
+    ("online DPO from DPO", "DPO"),
+    ("online DPO, soft labels", "online DPO from SFT"),
+    ("online DPO, iterated", "online DPO from SFT"),
+    ("online DPO, iterated, soft labels", "online DPO, iterated"),
+    ("RLHF, exact", "DPO"),
+    ("RLHF, RLOO", "DPO"),
+    ("RLHF, PPO", "DPO"),
+    ("best of n", "DPO"),
+    ("RLHF, optimum", "DPO, optimum"),
+    ("RLHF, same backbone, optimum", "DPO, optimum"),
+    ("DPO, 2 epochs", "DPO"),
+    ("DPO", "SFT"),
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one table.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H).
+      prompt_length: tokens of a prompt; there are V**prompt_length prompts, equally frequent.
+      gold_order: order of the interactions of the gold reward.
+      verifier_order: order of the reward models.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      candidates: m, responses a prompt that online DPO and best-of-n choose from.
+      beta: strength of the KL regularisation, reward per nat.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    prompt_length: int = 1
+    gold_order: int = 2
+    verifier_order: int = 2
+    pairs: int = 1280
+    candidates: int = 25
+    beta: float = 1.0
+
+    def __post_init__(self):
+        check(self, positive=("beta",), at_least_one=("gold_order", "verifier_order", "prompt_length"))
+        if self.pairs * (HELD_OUT_EVERY - 1) // HELD_OUT_EVERY < BATCH:
+            raise ValueError(f"pairs must leave a batch of {BATCH} to train on, got {self.pairs}.")
+        if self.candidates < 2:
+            raise ValueError(f"candidates must be at least 2, got {self.candidates}.")
+
+
+PRESETS = {
+    "quick": Grid({}, seeds=16),
+    "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
+    "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid({}, seeds=8),
+}
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """One cell a table, all arms in it; none where an order is beyond what there is to read."""
+    del backend  # its arms are columns of one row
+    tree = TokenTree(config.vocabulary, config.horizon, config.prompt_length)
+    if max(config.gold_order, config.verifier_order) > config.horizon + config.prompt_length:
+        return []
+    numbers = {name: getattr(config, name) for name in ("gold_order", "verifier_order", "beta")}
+    program = Program(tree, config.pairs, config.candidates)
+    return [Cell("tables", program, {"horizon": config.horizon, "pairs": config.pairs}, numbers)]
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
+    """All arms of one table; a column is named by its arm and by what was measured (see ``by_arm``)."""
+    scene = scene_of(program, cell, backend)
+    task, policy, verifier = scene.problem.task, scene.classes.policy, scene.classes.verifier
+    assert verifier is not None
+    columns, converged = {}, jnp.array(True)
+    for arm, outcome in arms(scene).items():
+        flops = outcome.cost.flops(policy.num_parameters, verifier.num_parameters, program.tree.horizon)
+        wins = metrics.win_rate(outcome.log_policy, scene.human, task.reward, task.prompt_probs)
+        measured = metrics.evaluate(outcome.log_policy, task)._asdict()
+        measured |= {"win_rate": wins, "responses": outcome.cost.drawn, "flops": flops}
+        columns |= {f"{arm}{OF}{name}": value for name, value in measured.items()}
+        converged &= outcome.converged
+    return columns | {"converged": converged}
+
+
+def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
+    """Records with one row an arm, and a column for everything measured."""
+    cell = [name for name in tables.columns if OF not in name]
+    return pl.concat(
+        tables.select(
+            pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
+        )
+        for arm in ARMS
+        if f"{arm}{OF}win_rate" in tables.columns
+    )
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Paired differences of win rate, at the middling number of pairs; then the control."""
+    table = by_arm(records["tables"])
+    sizes = sorted(table["pairs"].unique())
+    pairs = sizes[len(sizes) // 2]
+    here, rows = table.filter(pairs=pairs), []
+    for arm, other in COMPARED:
+        if not len(here.filter(arm=arm)):
+            continue
+        claim = f"win rate of {arm} less that of {other}, {pairs:,} pairs"
+        rows.append(Finding(claim, over_seeds(difference(here, arm, other, "win_rate")), "points", 0.0, "above"))
+    claim = "same class and penalties on both roads: largest difference of win rate, restricted MLE against RLHF"
+    apart = over_seeds(difference(table, "restricted MLE, optimum", "RLHF, optimum", "win_rate", largest=True))
+    return [*rows, Finding(claim, apart, "points", 0.1, "below", control=True)]
+
+
+def difference(table: pl.DataFrame, arm: str, other: str, column: str, largest: bool = False) -> np.ndarray:
+    """Mean (or largest absolute) difference of two arms over a seed's cells, in percentage points, one a seed."""
+    cell = [name for name in ("horizon", "pairs", "gold_order", "verifier_order", "beta", "seed") if name in table]
+    both = table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
+    points = 100 * (pl.col(column) - pl.col(f"{column}_other"))
+    statistic = points.abs().nan_max() if largest else points.mean()
+    return by_seed(both, statistic)
+
+
+CAPTIONS = {
+    "main_table": (
+        "Left: probability that a response of each arm has more gold reward than a human one, ties one half "
+        "(bars: 95 % intervals over seeds). Right: the same against the floating-point operations spent. Orange: "
+        "offline; blue: two-stage RL; green: online DPO. Arms marked optimum are solved to a certified gradient norm; "
+        "numbers name the same arms on both sides."
+    )
+}
+MEASURED = ("win_rate", "objective", "gold_reward", "kl_to_reference", "regret", "responses", "flops")
+
+
+def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
+    """The figure at the middling number of pairs, and the whole table with intervals."""
+    table = by_arm(load(folder, "tables"))
+    sizes = sorted(table["pairs"].unique())
+    return {"main_table": _win_rates(table.filter(pairs=sizes[len(sizes) // 2])), "main_table_numbers": numbers(table)}
+
+
+def numbers(table: pl.DataFrame) -> pl.DataFrame:
+    """Mean and interval over seeds of everything measured, one row a cell."""
+    cell = [
+        name for name in table.columns if name in ("arm", "horizon", "pairs", "gold_order", "verifier_order", "beta")
+    ]
+    rows = []
+    for values, here in table.group_by(cell, maintain_order=True):
+        row = dict(zip(cell, values, strict=True))
+        for name in MEASURED:
+            interval = over_seeds(here[name])
+            row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        rows.append(row)
+    return pl.DataFrame(rows)
+
+
+def _colour(arm: str) -> str:
+    if arm.startswith("online"):
+        return THIRD
+    return DPO if arm.startswith("DPO") else BLACK if arm == "SFT" else RLHF
+
+
+def _win_rates(table: pl.DataFrame) -> Figure:
+    arms = table["arm"].unique(maintain_order=True).to_list()
+    ranks = table.group_by("arm").agg(pl.col("win_rate").mean()).sort("win_rate", "arm")["arm"].to_list()
+    with style(3.4):
+        figure, (left, right) = plt.subplots(1, 2, width_ratios=(1.5, 1), sharex=False)
+        for number, arm in enumerate(arms, start=1):
+            here = table.filter(arm=arm)
+            wins, flops = over_seeds(100 * here["win_rate"]), here["flops"].mean()
+            spread = [[wins.estimate - wins.low], [wins.high - wins.estimate]]
+            left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
+            if flops:
+                right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=4)
+                right.annotate(
+                    number,
+                    (flops, wins.estimate),
+                    xytext=(4 if ranks.index(arm) % 2 else -9, 2),
+                    textcoords="offset points",
+                    fontsize=6,
+                )
+        left.set_yticks(
+            [-number for number in range(1, len(arms) + 1)], [f"{arm}  {number}" for number, arm in enumerate(arms, 1)]
+        )
+        left.axvline(50, color="0.45", linestyle="--", linewidth=1)
+        left.set_xlabel("win rate against human responses [%]")
+        right.set_xscale("log")
+        right.set(xlabel="floating-point operations", ylabel="win rate [%]")
+    return figure

@@ -1,0 +1,289 @@
+"""Where does reinforcement learning pay? The gap in regret between offline DPO and two-stage RLHF, point by point.
+
+Points vary the number of pairs, how complex the gold reward, the reward models and the policies are, the
+horizon and beta. Both arms get the same task, pairs, held-out fifth and candidate penalties. Every point
+carries its prediction from theory alone, d_eff / (2n) and the regret that a class too small cannot get under,
+so that the records say where the theory is right, where it is wrong, and where it is silent.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import polars as pl
+
+from experiments.kit.findings import Finding, Question, finding_over_seeds
+from experiments.kit.problems import check, problem_of, record_of, task_of
+from experiments.questions.phase_diagram_figures import CAPTIONS, draw
+from experiments.questions.phase_diagram_records import (
+    EQUAL,
+    FACTOR,
+    IN_RANGE,
+    SAME_CLASS,
+    collapse,
+    explained,
+    gaps,
+    ratios,
+)
+from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
+from gvgap_jax.sweep.grid import Cell, Grid
+
+MEANING = 1
+QUESTION = Question(
+    place=64,
+    label="H6",
+    claim="RL pays exactly where reward models are simpler than policies and hold the gold reward.",
+    reported='arXiv 2503.01067 shows single points of this diagram and never defines "simple".',
+)
+__all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
+SMALLEST = 4096  # size that numbers of pairs are padded to
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+AT_DATA = ("interactions", "sparse")  # families of gold rewards whose complexity may be an array
+
+
+@dataclass(frozen=True)
+class Config:
+    """One point of the diagram.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); the tree has V**H responses.
+      task: family of the gold reward, a name in ``gvgap_jax.tasks.TASKS``.
+      gold_order: complexity of the gold reward: the order of its interactions, or what its family counts.
+      verifier_order: reward models are all interactions of up to so many positions.
+      policy: ``tabular``, every policy, or ``interactions``, the soft-optimal policies of all interactions
+        of up to ``policy_order`` positions.
+      policy_order: read where policies are ``interactions``.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: of the labels.
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    task: str = "interactions"
+    gold_order: int = 1
+    verifier_order: int = 1
+    policy: str = "tabular"
+    policy_order: int = 1
+    pairs: int = 2048
+    beta: float = 1.0
+    temperature: float = 1.0
+    reference_scale: float = 0.0
+
+    def __post_init__(self):
+        tasks.task_family(self.task)
+        if self.policy not in ("tabular", "interactions"):
+            raise ValueError(f"policy must be 'tabular' or 'interactions', got {self.policy!r}.")
+        if self.vocabulary < 2:
+            raise ValueError(
+                f"vocabulary must be at least 2: with 1 there is a single response, got {self.vocabulary}."
+            )
+        check(self, ("beta", "temperature"), ("gold_order", "verifier_order", "policy_order"))
+        if self.reference_scale < 0:
+            raise ValueError(f"reference_scale must not be negative, got {self.reference_scale}.")
+
+
+def _policies(tabular: tuple[int, ...], interactions: tuple[int, ...]) -> dict[str, tuple]:
+    """Zipped axes of the horizons with tabular policies, and of those with interactions of every order."""
+    rows = [(horizon, "tabular", 1) for horizon in tabular]
+    rows += [(horizon, "interactions", order) for horizon in interactions for order in range(1, horizon + 1)]
+    return dict(zip(("horizon", "policy", "policy_order"), zip(*rows, strict=True), strict=True))
+
+
+def _grid(seeds: int, tabular: tuple[int, ...], interactions: tuple[int, ...], **axes: tuple) -> Grid:
+    return Grid(_policies(tabular, interactions) | axes, (("horizon", "policy", "policy_order"),), seeds)
+
+
+PRESETS = {
+    "quick": _grid(
+        13,
+        tabular=(2, 4),
+        interactions=(4,),
+        gold_order=(1, 2, 3, 4),
+        verifier_order=(1, 2, 3, 4),
+        pairs=(64, 256, 1024, 4096),
+        beta=(0.5, 1.0, 2.0),
+    ),
+    "paper": _grid(
+        16,
+        tabular=(2, 4, 6),
+        interactions=(4,),
+        task=("interactions", "sparse", "automaton", "token_counts"),
+        gold_order=(1, 2, 3, 4),
+        verifier_order=(1, 2, 3, 4, 6),
+        pairs=tuple(2**power for power in range(6, 13)),
+        beta=(0.5, 1.0, 2.0),
+    ),
+    "full": _grid(
+        64,
+        tabular=(2, 3, 4, 5, 6),
+        interactions=(4, 5),
+        task=("interactions", "sparse", "automaton", "token_counts"),
+        gold_order=(1, 2, 3, 4, 5, 6),
+        verifier_order=(1, 2, 3, 4, 5, 6),
+        pairs=tuple(2**power for power in range(5, 16)),
+        beta=(0.25, 0.5, 1.0, 2.0, 4.0),
+        reference_scale=(0.0, 1.0),
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program.
+
+    Attributes:
+      arm: ``DPO`` or ``RLHF``, or ``dimensions`` for the prediction.
+      policy: the class of the policies.
+      tree: the responses.
+      pairs: the padded number of pairs.
+      task: family of the gold reward.
+      complexity: of the gold reward, where its family does not take an array.
+    """
+
+    arm: str
+    policy: str
+    tree: TokenTree
+    pairs: int
+    task: str
+    complexity: int | None
+
+
+def cells(config: Config) -> list[Cell]:
+    """Both arms of a point and both of their predictions; none where an order is beyond what the tree has.
+
+    Where the policies hold every soft-optimal policy of the reward models, the second stage of RLHF is
+    lossless and does not depend on them: it is the closed form of tabular policies, one cell for them all.
+    """
+    tree = TokenTree(config.vocabulary, config.horizon)
+    policy_order = config.horizon if config.policy == "tabular" else config.policy_order
+    if max(policy_order, config.verifier_order) > config.horizon or config.gold_order not in _complexities(config):
+        return []
+    lossless = policy_order >= config.verifier_order
+    second_stage = ("tabular", config.horizon) if lossless else ("interactions", policy_order)
+    return [
+        _cell(config, tree, "DPO", (config.policy, policy_order), 0),
+        _cell(config, tree, "RLHF", second_stage, config.verifier_order),
+        _cell(config, tree, "dimensions", ("tabular", config.horizon), policy_order),
+        _cell(config, tree, "dimensions", second_stage, config.verifier_order),
+    ]
+
+
+def _complexities(config: Config) -> range:
+    """What gold_order can be for the family on this tree; an automaton of one state cannot tell responses apart."""
+    return {
+        "interactions": range(1, config.horizon + 1),
+        "sparse": range(1, config.vocabulary**config.horizon),
+        "automaton": range(2, config.vocabulary**config.horizon + 1),
+        "token_counts": range(1, config.vocabulary + 1),
+    }[config.task]
+
+
+def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], verifier_order: int) -> Cell:
+    kind, policy_order = policy
+    fitted = arm in ROADS
+    program = Program(
+        arm,
+        kind,
+        tree,
+        preferences.padded(config.pairs, SMALLEST) if fitted else 0,
+        config.task,
+        None if config.task in AT_DATA else config.gold_order,
+    )
+    labels = {"task": config.task, "vocabulary": tree.vocabulary, "horizon": tree.horizon, "arm": arm, "policy": kind}
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order}
+    numbers |= {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
+    numbers |= {"policy_order": policy_order, "verifier_order": verifier_order}
+    if not fitted:
+        return Cell("dimensions", program, labels, numbers)
+    return Cell("fits", program, labels, numbers | {"pairs": config.pairs})
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one arm, or the prediction of one class, as scalars."""
+    tree = program.tree
+    task, pairs_key, fit_key = task_of(cell, tree, program.task, program.complexity)
+    verifier = verifiers.nested_interactions(tree, cell["verifier_order"])
+    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    if program.policy == "interactions":
+        teacher = verifiers.nested_interactions(tree, cell["policy_order"])
+        policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+    classes = algorithms.Classes(policy, verifier)
+    if program.arm == "dimensions":
+        return _prediction(fit_key, tree, classes, task, cell["policy_order"])
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs)
+    fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
+    assert policy.leaf_log_probs is not None
+    measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
+    return measured._asdict() | record_of(fit)
+
+
+def _prediction(key, tree: TokenTree, classes: algorithms.Classes, task: tasks.Task, policy_order) -> dict:
+    """d_eff of a two-stage arm at the gold reward, its regret with infinitely many pairs, and the reference's."""
+    policy, verifier = classes.policy, classes.verifier
+    assert verifier is not None
+    assert verifier.leaf_scores is not None
+    assert policy.leaf_log_probs is not None
+    start = verifier.init(key)
+    limit = complexity.population_fit(verifier, start, task)
+    reward = verifier.leaf_scores(limit.params)
+    projected = algorithms.second_stage(key, policy, reward, task, algorithms.Settings())
+    followed = None
+    if policy.from_log_probs is None:
+        followed = complexity.reward_gradients(verifiers.nested_interactions(tree, policy_order), start)
+    gradients = complexity.reward_gradients(verifier, start)
+    return {
+        "effective_dimension": complexity.effective_dimension(gradients, task, policy_gradients=followed),
+        "floor": jnp.maximum(metrics.evaluate(policy.leaf_log_probs(projected.params), task).regret, 0.0),
+        "reference_regret": metrics.evaluate(task.reference, task).regret,
+        "gradient_norm": jnp.maximum(limit.gradient_norm, projected.gradient_norm),
+        "converged": limit.converged & projected.converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Where RL should win and where it should lose, the control, how often theory names the sign, the collapse."""
+    paired = gaps(records)
+    return [*_gap_findings(paired), *_sign_findings(paired), *_collapse_findings(records)]
+
+
+def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
+    simpler = pl.col("verifier_order") < pl.col("policy_order")
+    most, rows = paired["pairs"].max(), []
+    for horizon in sorted(paired["horizon"].unique(), reverse=True):
+        here = paired.filter(simpler, pl.col("holds"), horizon=horizon)
+        claim = f"H={horizon}, reward models simpler than policies, and hold the gold: regret of DPO - RLHF"
+        rows += finding_over_seeds(claim, here.filter("holds_rlhf"), pl.col("gap").mean(), "nats", 0.0, "above")
+        loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
+        claim = f"H={horizon}, reward models too simple for the gold, {most:,} pairs: regret of DPO - RLHF"
+        rows += finding_over_seeds(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
+    claim = "same class and penalty on both roads: largest difference of regret"
+    equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
+    return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+
+
+def _sign_findings(paired: pl.DataFrame) -> list[Finding]:
+    finite = pl.col("gap").is_finite() & pl.col("predicted_gap").is_finite()
+    told = paired.filter(~SAME_CLASS, finite, pl.col("predicted_gap") != 0)
+    trusted = told.filter(pl.col("in_range") & pl.col("in_range_rlhf"))
+    agrees = (pl.col("gap").sign() == pl.col("predicted_gap").sign()).mean()
+    claim = "share of points where theory names the sign of the gap"
+    return [
+        *finding_over_seeds(claim, told, agrees, "", 0.9, "above"),
+        *finding_over_seeds(f"the same {IN_RANGE}", trusted, agrees, "", 0.9, "above"),
+    ]
+
+
+def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    fits = collapse(records)
+    ratio = (pl.col("log_regret") - pl.col("predicted").log()).mean().exp()
+    claim = f"measured over predicted regret {IN_RANGE}"
+    rows = finding_over_seeds(claim, fits.filter("in_range"), ratio, "times", 1 / FACTOR, "above")
+    claim = "share of the variance of log regret that n / d_eff explains, by one decreasing curve"
+    rows += finding_over_seeds(claim, fits, explained("log_regret", "curve"), "", 0.9, "above")
+    claim = "share of the variance of log(DPO / RLHF) that d_eff(DPO) / d_eff(RLHF) explains, by one increasing curve, "
+    return rows + finding_over_seeds(
+        claim + IN_RANGE, ratios(records), explained("log_ratio", "curve"), "", 0.9, "above"
+    )

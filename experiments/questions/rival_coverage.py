@@ -1,0 +1,279 @@
+"""Is the advantage of RLHF over DPO one of coverage: does DPO put mass where no pair ever looked?
+
+A share of all responses is withheld: no pair mentions them, though the reference policy writes them. DPO's
+likelihood says nothing about them; RLHF's second stage at least keeps to the reference there. Both roads get the
+same pairs and the same ridge penalties, chosen on held-out pairs, or next to none. If coverage is what RLHF gains
+from, its advantage vanishes where nothing is withheld, and a reward model as complex as a policy has it too. If simple
+verifiers are what it gains from, it is there with full coverage, and a full-table reward model has none of it.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import polars as pl
+from jaxtyping import Array, Bool, Float
+from matplotlib.figure import Figure
+
+from experiments.kit.findings import Finding, Question, curves_by_seed, finding_over_seeds, where_converged
+from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.problems import check, problem_of, task_of
+from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax.losses import weighted_mean
+from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import PRNGKey
+
+MEANING = 1
+QUESTION = Question(
+    place=81,
+    label="rival",
+    claim="DPO loses to RLHF because it needs pairs that cover every response.",
+    reported=(
+        "Song et al. (arXiv 2406.01462): DPO needs global coverage, RLHF only that of a KL ball around the reference. "
+        "Xu et al. (arXiv 2404.10719): an optimum of DPO can put mass on responses that no pair mentions."
+    ),
+)
+
+ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
+MARKED = 0.3  # share of the responses that are looked at where none is withheld
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); the tree has V**H responses.
+      gold_order: the gold reward is made of random interactions of up to so many positions.
+      pairs: number of labelled pairs, a fifth of which is held out for selection.
+      unseen: share of the responses that is withheld from all pairs, at random.
+      beta: strength of the KL regularisation, reward per nat.
+    """
+
+    vocabulary: int = 3
+    horizon: int = 4
+    gold_order: int = 1
+    pairs: int = 2048
+    unseen: float = 0.0
+    beta: float = 1.0
+
+    def __post_init__(self):
+        check(self, ("beta",), ("gold_order",))
+        leaves = TokenTree(self.vocabulary, self.horizon).leaves
+        if not self.unseen >= 0 or leaves - round(self.unseen * leaves) < 2:
+            raise ValueError(f"unseen must be at least 0 and leave two responses of {leaves}, got {self.unseen}.")
+
+
+HOLES = (0.0, 0.1, 0.3, 0.6)
+PRESETS = {
+    "quick": Grid({"pairs": (256, 2048), "unseen": HOLES}, seeds=24),
+    "paper": Grid({"gold_order": (1, 2), "pairs": (128, 512, 2048, 8192), "unseen": HOLES}, seeds=64),
+    "full": Grid(
+        {
+            "horizon": (5,), "gold_order": (1, 2, 3), "pairs": tuple(2**power for power in range(7, 16)),
+            "unseen": (0.0, 0.05, 0.1, 0.2, 0.3, 0.45, 0.6, 0.8), "beta": (0.5, 1.0, 2.0),
+        },
+        seeds=256,
+    ),
+}  # fmt: skip
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the road, the name of its penalties, the tree, the padded number of pairs."""
+
+    road: str
+    penalty: str
+    tree: TokenTree
+    pairs: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """DPO, RLHF with reward models of the gold reward's order and with full tables; each with both sets of penalties.
+
+    None where the gold reward's order is beyond what the tree has.
+    """
+    if config.gold_order > config.horizon:
+        return []
+    tree = TokenTree(config.vocabulary, config.horizon)
+    numbers: dict[str, int | float] = {"gold_order": config.gold_order, "pairs": config.pairs}
+    numbers |= {"unseen": float(config.unseen), "beta": float(config.beta), "temperature": 1.0, "reference_scale": 0.0}
+    orders = {"DPO": [config.horizon], "RLHF": sorted({config.gold_order, config.horizon})}
+    found = []
+    for road in ROADS:
+        for penalty in PENALTIES:
+            program = Program(road, penalty, tree, preferences.padded(config.pairs))
+            labels: dict[str, str | int] = {"horizon": config.horizon, "road": road, "penalties": penalty}
+            found += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[road]]
+    return found
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one road, and the mass that it and the optimal policy put on the withheld responses."""
+    tree = program.tree
+    task, key, fit_key = task_of(cell, tree)
+    hole_key, pairs_key = jax.random.split(key)
+    share = jnp.where(cell["unseen"] > 0, cell["unseen"], MARKED)
+    hole = random_hole(hole_key, tree, share)
+    law = jnp.where(cell["unseen"] > 0, covered(task.reference, hole), task.reference)
+    problem = problem_of(cell, tree, task, pairs_key, program.pairs, law)
+    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
+    fit = ROADS[program.road](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
+    assert policy.leaf_log_probs is not None
+    leaves = policy.leaf_log_probs(fit.params)
+    masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}
+    kept = {name: getattr(fit, name) for name in ("penalty", "gradient_norm", "converged")}
+    return metrics.evaluate(leaves, task)._asdict() | masses | kept
+
+
+def random_hole(key: PRNGKey, tree: TokenTree, share: Float[Array, ""]) -> Bool[Array, "X L"]:
+    """A random set of ``share`` of the responses to each prompt, to the nearest whole number."""
+    rank = jnp.argsort(jax.random.uniform(key, (tree.prompts, tree.leaves)), axis=-1)
+    return rank < jnp.round(share * tree.leaves)
+
+
+def covered(reference: Float[Array, "X L"], hole: Bool[Array, "X L"]) -> Float[Array, "X L"]:
+    """Log-probabilities of the reference policy given that the response is not in the hole; -inf in it."""
+    return jax.nn.log_softmax(jnp.where(hole, -jnp.inf, reference), axis=-1)
+
+
+def mass_in(hole: Bool[Array, "X L"], log_policy: Float[Array, "X L"], task: Task) -> Float[Array, ""]:
+    """Probability that a policy writes a response of the hole, averaged over prompts."""
+    return weighted_mean(jnp.sum(jnp.where(hole, jnp.exp(log_policy), 0.0), axis=-1), task.prompt_probs)
+
+
+def arms(fits: pl.DataFrame) -> pl.DataFrame:
+    """Fits with the columns arm (DPO, RLHF simple, RLHF table) and excess, the hole's mass beyond that of pi*.
+
+    The regret and the excess of what did not converge are NaN.
+    """
+    table = pl.col("order") == pl.col("horizon")
+    names = pl.when(road="DPO").then(pl.lit("DPO")).when(table).then(pl.lit("RLHF table"))
+    excess = pl.col("hole_mass") - pl.col("optimal_hole_mass")
+    return fits.with_columns(
+        arm=names.otherwise(pl.lit("RLHF simple")),
+        excess=where_converged(excess),
+        regret=where_converged(pl.col("regret")),
+    )
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Mass in the hole, then the gap in regret, where coverage and simple verifiers part; all at the most pairs."""
+    fits = arms(records["fits"])
+    most = max(fits["pairs"].to_list())
+    fits, pairs, rows = fits.filter(pl.col("pairs") == most), f"{most:,} pairs", []
+    holes = sorted(hole for hole in fits["unseen"].unique() if hole > 0)
+    if holes:
+        rows += _mass_findings(fits, holes[0], holes[-1], pairs)
+    rows += _gap_findings(fits, max(holes, default=0.0), pairs)
+    for penalty in PENALTIES:
+        claim = f"nothing withheld, {pairs}, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
+        chosen = fits.filter(arm="DPO", unseen=0, penalties=penalty)
+        rows += finding_over_seeds(claim, chosen, pl.col("excess").mean(), "", 0.0, "at", control=True)
+    return rows
+
+
+def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: str) -> list[Finding]:
+    rows, here = [], fits.filter(pl.col("unseen") == largest)
+    for penalty in PENALTIES:
+        where, chosen = f"{largest:.0%} withheld, {pairs}, penalty {penalty}", here.filter(penalties=penalty)
+        claim = f"{where}: mass of DPO on what no pair mentions - pi*'s"
+        rows += finding_over_seeds(claim, chosen.filter(arm="DPO"), pl.col("excess").mean(), "", 0.0, "above")
+        claim = f"{where}: mass of DPO there - that of RLHF with a full-table reward model"
+        rows += finding_over_seeds(claim, chosen, _between("excess", "DPO", "RLHF table"), "", 0.0, "above")
+    if smallest < largest:
+        offline = fits.filter(arm="DPO", penalties="next to none")
+        grown = _mean("excess", pl.col("unseen") == largest) - _mean("excess", pl.col("unseen") == smallest)
+        claim = f"{pairs}, penalty next to none: excess mass of DPO with {largest:.0%} withheld - with {smallest:.0%}"
+        rows += finding_over_seeds(claim, offline, grown, "", 0.0, "above")
+    return rows
+
+
+def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Finding]:
+    """Regret between the arms, where reward models of the gold reward's order are simpler than full tables."""
+    fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties="chosen")
+    full, hole = fits.filter(unseen=0), fits.filter(pl.col("unseen") == largest, pl.col("unseen") > 0)
+    gap, share = _between("regret", "DPO", "RLHF simple"), f"{largest:.0%} withheld, {pairs}"
+    claim = f"nothing withheld, {pairs}: regret of DPO - RLHF with simple verifiers, which coverage says is 0"
+    rows = finding_over_seeds(claim, full, gap, "nats", 0.0, "above")
+    claim = f"{share}: regret of DPO - RLHF with full tables, which coverage says is above 0"
+    rows += finding_over_seeds(claim, hole, _between("regret", "DPO", "RLHF table"), "nats", 0.0, "above")
+    claim = f"{share}: regret of RLHF with full tables - with simple verifiers, which reach what was withheld"
+    rows += finding_over_seeds(claim, hole, _between("regret", "RLHF table", "RLHF simple"), "nats", 0.0, "above")
+    if not len(full) or not len(hole):
+        return rows
+    is_hole = pl.col("unseen") > 0
+    wider = _between("regret", "DPO", "RLHF simple", is_hole) - _between("regret", "DPO", "RLHF simple", ~is_hole)
+    claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
+    return rows + finding_over_seeds(claim, pl.concat([full, hole]), wider, "nats", 0.0, "above")
+
+
+def _between(column: str, left: str, right: str, where: pl.Expr | bool = True) -> pl.Expr:
+    """Mean of a column over one arm less that over another, within a seed."""
+    return _mean(column, (pl.col("arm") == left) & where) - _mean(column, (pl.col("arm") == right) & where)
+
+
+def _mean(column: str, where: pl.Expr) -> pl.Expr:
+    return pl.col(column).filter(where).mean()
+
+
+CAPTIONS = {
+    "rival_coverage": (
+        "Mass on responses that no pair mentions beyond that of the optimal policy, regret, and gold reward, against "
+        "the share of responses withheld (at 0: the mass on a random 30 % that are mentioned). Coverage explains a gap "
+        "that opens with that share, and DPO's mass above 0; simple verifiers one that is there at 0."
+    ),
+}
+ARMS = {
+    "DPO": ("offline DPO, tabular policy", DPO, "s"),
+    "RLHF simple": ("two-stage RLHF, simple verifier", RLHF, "o"),
+    "RLHF table": ("two-stage RLHF, full-table verifier", PALE, "^"),
+}
+COLUMNS = {
+    "excess": "mass on the unseen\nbeyond that of π*",
+    "regret": "regret KL(π‖π*) [nats]",
+    "gold_reward": "gold reward",
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """A row a penalty, for the fewest and the most pairs; a figure for each horizon, gold order and beta."""
+    fits, task, figures = arms(load(folder, "fits")), ["horizon", "gold_order", "beta"], {}
+    points = fits.select(task).unique().sort(task).to_dicts()
+    for point in points:
+        suffix = "" if len(points) == 1 else "_" + "_".join(f"{name}_{value:g}" for name, value in point.items())
+        figures[f"rival_coverage{suffix}"] = _panels(fits.filter(**point))
+    return figures
+
+
+def _panels(fits: pl.DataFrame) -> Figure:
+    sizes = sorted(fits["pairs"].unique())
+    rows = [(penalty, pairs) for penalty in PENALTIES for pairs in (sizes[0], sizes[-1])[: len(sizes)]]
+    with style(1.45 * len(rows) + 0.6):
+        figure, grid = plt.subplots(len(rows), len(COLUMNS), squeeze=False, sharex=True)
+        for row, (penalty, pairs) in zip(grid, rows, strict=True):
+            here = fits.filter(penalties=penalty, pairs=pairs)
+            for axis, (name, label) in zip(row, COLUMNS.items(), strict=True):
+                _panel(axis, here, name)
+                axis.set_ylabel(label)
+            row[1].set_title(f"{pairs:,} pairs, penalty {penalty}")
+        for axis in grid[-1]:
+            axis.set_xlabel("share of responses withheld")
+        legend_below(figure)
+    return figure
+
+
+def _panel(axis, fits: pl.DataFrame, name: str) -> None:
+    if name == "excess":
+        axis.axhline(0, color="0.45", linewidth=0.6)
+    for arm, (label, colour, marker) in ARMS.items():
+        here = fits.filter(arm=arm)
+        if len(here):
+            shares, values = curves_by_seed(here, "unseen", pl.col(name).mean())
+            curve(axis, shares, values, label, marker=marker, color=colour)

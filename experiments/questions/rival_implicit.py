@@ -1,0 +1,345 @@
+"""Do implicit reward models fail because of token cues, and must a policy generate in order to verify?
+
+Two settings of Razin et al. (arXiv 2507.07981) as exact sums. First, answers of one token: two groups of tokens, and
+the prompt says which group is right. Labelled pairs use half of the tokens; accuracy is over all pairs of the other
+half. The implicit reward model is a policy softmax(W h(x)) with one row of W a token. The explicit one is a linear head
+on h(x, y) = h(x) x e(y), where tokens of a group have embeddings of cosine ``similarity``. All hidden features are
+fixed. With similarity 0 the head's features are the policy's, with 1 a group is one token, and in between the head
+holds exactly the policy's rewards with exactly as many parameters: d_eff is equal (and infinite for unseen tokens, on
+both sides), so the generation-verification gap predicts no difference where token cues predict one.
+
+Second, answers that close a Hamiltonian cycle of a graph. The reference policy gives them next to no probability,
+labelled pairs put a cycle beside another answer half of the time. Does a policy that tells them apart write any, and
+does RL with a learned verifier of one parameter, or with the gold reward, at the same beta?
+
+On transformers no feature is fixed, and the explicit reward model is a transformer of the policy's own backbone with
+a head of its own; they start at random, without what pretraining knows of tokens. Every token is also seen as a prompt,
+where it says which group is right: an explicit model reads answers by the same embeddings, a policy writes them by
+rows of its head. RL is gradient descent on the exact objective, in place of its closed form: what the reference policy
+hardly ever writes hardly has a gradient, so that it may rest on a plateau, where a small gradient means no optimum.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import TREE, Backend
+from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.problems import check
+from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
+from gvgap_jax import TokenTree, preferences
+from gvgap_jax.sweep import Cell, Grid, load
+
+MEANING = 1
+QUESTION = Question(
+    place=83,
+    label="rival: token cues",
+    claim="Implicit reward models lean on tokens, whatever the size of the classes, and verify what they cannot write.",
+    reported="Razin et al., arXiv 2507.07981: with fixed features accuracy 0.5 on unseen single tokens, where a linear "
+    "head generalises; an implicit reward model of Hamiltonian cycles of accuracy 0.99 that writes none (reported).",
+)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point of both parts.
+
+    Attributes:
+      vocabulary: tokens, as many prompts, and twice the tokens of a half; a multiple of 4.
+      features: hidden features of a prompt; the first says which group is right. Transformers learn theirs.
+      similarity: cosine of the embeddings of two tokens of a group, in (0, 1), for the head that is no smaller;
+        transformers learn their embeddings.
+      test_share: share of the labelled responses drawn from the half that is tested; 0 is unseen, 0.5 alike.
+      vertices: of the graph, and tokens of an answer.
+      reference_mass: probability that the reference policy gives to all correct answers.
+      beta: strength of the KL regularisation in the second part, reward per nat; 1 in the first.
+      margin: gold reward of a right answer less that of a wrong one, log odds of a label.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+    """
+
+    vocabulary: int = 8
+    features: int = 3
+    similarity: float = 0.5
+    test_share: float = 0.0
+    vertices: int = 4
+    reference_mass: float = 1e-6
+    beta: float = 1.0
+    margin: float = 4.0
+    pairs: int = 512
+
+    def __post_init__(self):
+        check(self, positive=("beta", "margin"), at_least_one=("features",))
+        if self.vocabulary < 4 or self.vocabulary % 4:
+            raise ValueError(f"vocabulary must be a positive multiple of 4, got {self.vocabulary}.")
+        if self.vertices < 3:
+            raise ValueError(f"vertices must be at least 3 for a cycle, got {self.vertices}.")
+        for name in ("similarity", "reference_mass"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+        if not 0 <= self.test_share <= 1:
+            raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
+
+
+SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
+_AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
+PRESETS = {
+    "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
+    "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
+    "full": Grid(
+        {
+            "vocabulary": (8, 16),
+            "similarity": (0.1, 0.5, 0.9),
+            "test_share": (0.0, 0.01, 0.1, 0.5),
+            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+            "pairs": tuple(2**power for power in range(5, 14)),
+        },
+        seeds=128,
+    ),
+}
+TRANSFORMER_PRESETS = PRESETS | {
+    "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
+    "full": Grid(
+        {
+            "vocabulary": (8, 16),
+            "test_share": (0.0, 0.01, 0.1, 0.5),
+            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+            "pairs": tuple(2**power for power in range(5, 14)),
+        },
+        seeds=128,
+    ),
+}
+
+
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
+    """Part one: the policy and three heads, or one reward model of its backbone.
+
+    Part two: DPO, and RL with a learned one-parameter verifier.
+    """
+    padded = preferences.padded(config.pairs, smallest=1024)
+    answers = TokenTree(config.vocabulary, 1, prompt_length=1)
+    cycles = TokenTree(config.vertices, config.vertices)
+    shared = {"pairs": config.pairs, "margin": config.margin}
+    found = []
+    if backend is TREE:
+        features, heads = config.features, [0.0, config.similarity, 1.0]
+        arms = [("implicit", {"similarity": 0.0}), *(("explicit", {"similarity": cosine}) for cosine in heads)]
+    else:
+        features, arms = 0, [("implicit", {}), ("explicit", {})]
+    for arm, similarity in arms:
+        labels: dict[str, str | int] = {"arm": arm, "vocabulary": config.vocabulary, "features": features}
+        numbers = {**shared, "test_share": config.test_share, **similarity}
+        found.append(Cell("tokens", Program(arm, answers, features, padded), labels, numbers))
+    for arm in ("DPO", "RLHF"):
+        labels = {"arm": arm, "vertices": config.vertices}
+        numbers = {**shared, "beta": config.beta, "reference_mass": config.reference_mass}
+        found.append(Cell("cycles", Program(arm, cycles, 0, padded), labels, numbers))
+    return found
+
+
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
+    """One fit of one arm, as scalars."""
+    judge = judge_tokens if program.arm in ("implicit", "explicit") else judge_cycles
+    return judge(program, cell, backend)
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Token cues first, where they and the gap part; then verifying without generating; then the controls."""
+    tokens, cycles = records["tokens"], records["cycles"]
+    most = max(tokens["pairs"])
+    unseen = tokens.filter(pairs=most, test_share=0)
+    rows = []
+    if len(unseen):
+        where = f"unseen tokens, {most:,} pairs"
+        for claim, heads in _heads(tokens).items():
+            rows.append(
+                Finding(f"{where}, {claim}: accuracy gained", head_less_policy(unseen, heads), "", 0.1, "above")
+            )
+        implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
+        rows.append(Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"))
+    return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
+
+
+def _heads(tokens: pl.DataFrame) -> dict[str, pl.Expr]:
+    """The explicit reward models that are compared with the policy: what they are, and which rows."""
+    if "similarity" not in tokens.columns:
+        return {"explicit reward model of the policy's own backbone": pl.lit(True)}
+    return {
+        "head of the same rewards, parameters and d_eff (token cues say yes, the gap says no)": SAME,
+        "head of one embedding a group (smaller d_eff: both explanations agree)": pl.col("similarity") == 1,
+    }
+
+
+def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
+    cycles = cycles.filter(reference_mass=cycles["reference_mass"].min())
+    weak, strong = (cycles.filter(beta=beta) for beta in (cycles["beta"].max(), cycles["beta"].min()))
+    dpo, rlhf = (weak.filter(arm=arm) for arm in ("DPO", "RLHF"))
+    where = f"cycles, reference mass {cycles['reference_mass'][0]:.3g}, {pairs:,} pairs, beta {weak['beta'][0]:.3g}"
+    rows = [
+        Finding(f"{where}: accuracy of the policy's own reward", _mean(dpo, "accuracy"), "", 0.99, "above"),
+        Finding(f"{where}: probability that this policy writes a cycle", _mean(dpo, "mass"), "", 1e-3, "below"),
+        Finding(f"{where}: RL with a one-parameter verifier writes one", _mean(rlhf, "mass"), "", 1e-3, "below"),
+        Finding(f"{where}: RL with the gold reward writes one", _mean(rlhf, "mass_gold"), "", 1e-3, "below"),
+    ]
+    if strong["beta"][0] < weak["beta"][0]:
+        where = f"the same, beta {strong['beta'][0]:.3g}: RL with a one-parameter verifier less the policy of DPO"
+        gained = over_seeds(_rlhf_less_dpo(strong, "accuracy")), over_seeds(_rlhf_less_dpo(strong, "mass"))
+        rows += [
+            Finding(f"{where}, accuracy", gained[0], "", 0.01, "below"),
+            Finding(f"{where}, probability of a cycle (the gap says more)", gained[1], "", 0.1, "above"),
+        ]
+    return rows
+
+
+def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
+    alike, (name, heads) = (
+        tokens.filter(test_share=0.5, pairs=tokens["pairs"].max()),
+        next(iter(_heads(tokens).items())),
+    )
+    rows = _fixed_feature_controls(tokens) if "similarity" in tokens.columns else []
+    if len(alike):
+        name = name.split(",")[0]
+        claim = f"tested tokens trained as often as the others, {name}: accuracy gained"
+        rows.append(Finding(claim, head_less_policy(alike, heads), "", 0.0, "at", control=True))
+    plain = cycles.filter(
+        arm="DPO", reference_mass=0.5, beta=cycles["beta"].min(), pairs=cycles["pairs"].max()
+    ).with_columns(blocked=pl.col("accuracy") - pl.col("mass"))
+    if len(plain):
+        claim = "reference writes a cycle half of the time, smallest beta: accuracy less probability of a cycle, DPO"
+        rows.append(Finding(claim, _mean(plain, "blocked"), "", 0.1, "below", control=True))
+    return rows
+
+
+def _fixed_feature_controls(tokens: pl.DataFrame) -> list[Finding]:
+    own = pl.col("similarity") == 0
+    dimensions = _joined(tokens, SAME, "effective_dimension_trained").with_columns(pl.col("head") / pl.col("policy"))
+    return [
+        Finding(
+            "head on the policy's own features: largest difference of accuracy on unseen tokens, over n and shares",
+            over_seeds(_largest(_joined(tokens, own, "accuracy_tested"), pl.col("head") - pl.col("policy"))),
+            "", 0.01, "below", control=True,
+        ),
+        Finding(
+            "head of the same rewards: largest |log of d_eff(head) / d_eff(policy)| on trained tokens",
+            over_seeds(_largest(dimensions, pl.col("head").log())),
+            "", 1e-3, "below", control=True,
+        ),
+    ]  # fmt: skip
+
+
+def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:
+    """Accuracy on tested tokens of the chosen heads less that of the policy, paired by seed."""
+    both = _joined(tokens, heads, "accuracy_tested")
+    return over_seeds(by_seed(both, (pl.col("head") - pl.col("policy")).mean()))
+
+
+def _joined(tokens: pl.DataFrame, heads: pl.Expr, column: str) -> pl.DataFrame:
+    """``column`` of the policy and of the chosen heads on the same data, as columns ``policy`` and ``head``."""
+    point = ["vocabulary", "features", "test_share", "pairs", "margin", "seed"]
+    policy = tokens.filter(arm="implicit").select(*point, pl.col(column).alias("policy"))
+    return tokens.filter(heads, arm="explicit").select(*point, pl.col(column).alias("head")).join(policy, on=point)
+
+
+def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> np.ndarray:
+    signed = pl.when(pl.col("arm") == "RLHF").then(pl.col(column)).otherwise(-pl.col(column))
+    return 2 * by_seed(cycles, signed.mean())
+
+
+def _largest(rows: pl.DataFrame, value: pl.Expr) -> np.ndarray:
+    return by_seed(rows, value.abs().nan_max())
+
+
+def _mean(rows: pl.DataFrame, column: str) -> Interval:
+    return over_seeds(by_seed(rows, pl.col(column).mean()))
+
+
+CAPTIONS = {
+    "rival_implicit_tokens": (
+        "Accuracy of reward models on pairs of tokens that no training pair names (left), that a few name, and that "
+        "half of them name (right). A policy has parameters of its own for every token and says nothing about a new "
+        "one. A head with the same number of parameters and the same reward functions, but features in which tokens of "
+        "a group resemble each other, ranks them: the number of dimensions is not what decides here. "
+        "On transformers: a policy, and a reward model of its backbone that has read all tokens as prompts."
+    ),
+    "rival_implicit_cycles": (
+        "A policy fitted by DPO to pairs of Hamiltonian cycles and other answers. Its own reward ranks all of them "
+        "(orange, dashed), but it writes a cycle (orange, solid) only where the reference policy does (right) or beta "
+        "is small; nor does RL with a learned one-parameter verifier (blue) or with the gold reward (black). Where the "
+        "KL term lets a cycle through, RL with the small verifier writes far more of them than DPO at equal accuracy."
+    ),
+}
+
+_ARMS = (  # arm, which similarity, label, look
+    ("implicit", pl.col("similarity") == 0, "policy: a row a token", {"color": DPO, "marker": "s"}),
+    ("explicit", pl.col("similarity") == 0, "head, the policy's features (control)",
+     {"color": BLACK, "marker": "x", "linestyle": "none"}),
+    ("explicit", pl.col("similarity").is_between(0, 1, closed="none"), "head, same rewards and parameters",
+     {"color": RLHF}),
+    ("explicit", pl.col("similarity") == 1, "head, one embedding a group", {"color": PALE, "linestyle": "--"}),
+)  # fmt: skip
+_TRANSFORMERS = (
+    ("implicit", pl.lit(True), "policy: a transformer", {"color": DPO, "marker": "s"}),
+    ("explicit", pl.lit(True), "reward model of the policy's own backbone", {"color": RLHF}),
+)
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One figure a part of the experiment, with 95 % intervals over seeds."""
+    return {
+        "rival_implicit_tokens": _tokens(load(folder, "tokens")),
+        "rival_implicit_cycles": _cycles(load(folder, "cycles")),
+    }
+
+
+def _tokens(tokens: pl.DataFrame) -> Figure:
+    shares = sorted(tokens["test_share"].unique())
+    with style(2.5):
+        figure, grid = plt.subplots(1, len(shares), squeeze=False, sharey=True)
+        for axis, share in zip(grid[0], shares, strict=True):
+            axis.set_xscale("log", base=2)
+            axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
+            for arm, which, label, look in _ARMS if "similarity" in tokens.columns else _TRANSFORMERS:
+                curve(axis, *_by_seed(tokens.filter(which, arm=arm, test_share=share), "pairs", "accuracy_tested"),
+                      label, **look)  # fmt: skip
+            axis.set_title(f"{share:.3g} of responses are tested tokens")
+            axis.set_xlabel("labelled pairs n")
+        grid[0, 0].set_ylabel("accuracy on tested tokens")
+        legend_below(figure, 2)
+    return figure
+
+
+def _cycles(cycles: pl.DataFrame) -> Figure:
+    cycles = cycles.filter(pairs=cycles["pairs"].max())
+    masses = sorted(cycles["reference_mass"].unique())
+    dpo, rlhf = pl.col("arm") == "DPO", pl.col("arm") == "RLHF"
+    with style(2.6):
+        figure, grid = plt.subplots(1, len(masses), squeeze=False, sharey=True)
+        for axis, mass in zip(grid[0], masses, strict=True):
+            axis.set_xscale("log", base=2)
+            axis.set_yscale("log")
+            here = cycles.filter(reference_mass=mass)
+            curve(axis, *_by_seed(here.filter(dpo), "beta", "accuracy"), "accuracy of DPO's reward", "s", color=DPO,
+                  linestyle="--")  # fmt: skip
+            curve(axis, *_by_seed(here.filter(dpo), "beta", "mass"), "written by DPO", "s", color=DPO)
+            curve(
+                axis, *_by_seed(here.filter(rlhf), "beta", "mass"), "written by RL, one-parameter verifier", color=RLHF
+            )
+            curve(axis, *_by_seed(here.filter(rlhf), "beta", "mass_gold"), "written by RL, gold reward", "x",
+                  color=BLACK, linestyle=":")  # fmt: skip
+            axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
+            axis.set_title(f"reference mass of cycles {mass:.3g}")
+            axis.set_xlabel("beta [reward per nat]")
+        grid[0, 0].set_ylabel("accuracy, probability")
+        legend_below(figure, 3)
+    return figure
+
+
+def _by_seed(rows: pl.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """Points [x] and values [seeds, x], averaged over any other axis."""
+    return curves_by_seed(rows, x, pl.col(y).mean())

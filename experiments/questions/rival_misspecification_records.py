@@ -1,0 +1,198 @@
+"""What the records of misspecified classes say, and their figures: gold reward over three arms, regret on trees."""
+
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.findings import Finding, curves_by_seed, finding_over_seeds, over_seeds, where_converged
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
+from gvgap_jax.sweep import folder_at, load
+from gvgap_jax.sweep.records import folder_tables
+
+POLICIES = {0: "one parameter", 1: "every policy"}  # over three arms, by the number ``free``
+REFERENCE_REWARD = 1.0  # mean reward of the three arms
+FEWER = 16  # times fewer pairs, where a gap of sample size was that many times wider
+EQUAL = 1e-3  # what the solvers' tolerance leaves between equal policies, in nats or units of reward
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Three arms, then token trees; each with the points where misspecification and simple verifiers part."""
+    rows = _arm_findings(gaps(records["arms"])) if "arms" in records else []
+    return rows + (_tree_findings(gaps(records["fits"]), gaps(records["limits"])) if "fits" in records else [])
+
+
+def gaps(rows: pl.DataFrame) -> pl.DataFrame:
+    """Rows with ``gap``, how much better RLHF is: regret DPO - RLHF in nats, of arms gold reward RLHF - DPO.
+
+    NaN for what did not converge. On trees also ``holds_policy`` and ``holds_reward``: the class holds the gold
+    reward.
+    """
+    gap = pl.col("regret_dpo") - pl.col("regret_rlhf")
+    if "skew" in rows.columns:
+        gap = pl.col("gold_reward_rlhf") - pl.col("gold_reward_dpo")
+    else:
+        rows = rows.with_columns(
+            holds_policy=pl.col("policy_order") >= pl.col("gold_order"),
+            holds_reward=pl.col("verifier_order") >= pl.col("gold_order"),
+        )
+    return rows.with_columns(gap=where_converged(gap))
+
+
+def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
+    one, most, gap = arms.filter(free=0), arms["pairs"].max(), pl.col("gap").mean()
+    skew = one["skew"].max()
+    here = one.filter(pl.col("skew") == skew)
+    last, where = here.filter(pairs=most), f"three arms, one parameter, compared (1, 1, {skew:g}) times, {most:,} pairs"
+    reward = where_converged(pl.col("gold_reward_dpo")).mean()
+    rows = finding_over_seeds(
+        f"{where}: gold reward of DPO; the reference's is 1", last, reward, "reward", REFERENCE_REWARD, "below"
+    )
+    claim = f"{where}: gold reward of RLHF - DPO; DPO fits 1 dimension, RLHF 2, so that simplicity favours DPO"
+    rows += finding_over_seeds(claim, last, gap, "reward", 0.0, "above")
+    rows += _left(here, "three arms, the same gap", "reward", "above")
+    even = one.filter(pl.col("skew") == 1.0, pl.col("pairs") == most)
+    if len(even) and even["skew"][0] != skew:
+        paired = last.join(even, on=["beta", "seed"], suffix="_even")
+        more = (pl.col("gap") - pl.col("gap_even")).mean()
+        claim = f"three arms, {most:,} pairs: how much wider the gap is than where all are compared equally often"
+        rows += finding_over_seeds(claim, paired, more, "reward", 0.0, "above")
+    claim = "three arms, every policy, same penalty: largest difference of gold reward"
+    every = arms.filter(pl.col("penalty_dpo") == pl.col("penalty_rlhf"), free=1)
+    return rows + finding_over_seeds(claim, every, pl.col("gap").abs().nan_max(), "reward", EQUAL, "below", True)
+
+
+def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
+    small_policy = pl.col("holds_reward") & ~pl.col("holds_policy")
+    small_reward = pl.col("holds_policy") & ~pl.col("holds_reward")
+    simple = pl.col("holds_policy") & pl.col("holds_reward") & (pl.col("verifier_order") < pl.col("policy_order"))
+    fewest, most, gap = min(fits["pairs"].to_list()), max(fits["pairs"].to_list()), pl.col("gap").mean()
+    rows = []
+    for which, name, infinite, few in (
+        (small_policy, "policies too small, reward models hold the gold", "above", "below"),
+        (small_reward, "reward models too small, policies hold the gold", "below", "above"),
+    ):
+        claim = f"{name}, infinitely many pairs: regret of DPO - RLHF"
+        rows += finding_over_seeds(claim, limits.filter(which), gap, "nats", 0.0, infinite)
+        claim = f"{name}, {most:,} pairs: the same"
+        rows += finding_over_seeds(claim, fits.filter(which, pairs=most), gap, "nats", 0.0, infinite)
+        if fewest < most:
+            claim = f"{name}, {fewest:,} pairs: the same, where the simpler class should win"
+            rows += finding_over_seeds(claim, fits.filter(which, pairs=fewest), gap, "nats", 0.0, few)
+    simpler = "both hold the gold, reward models simpler"
+    if fewest < most:
+        claim = f"{simpler}, {fewest:,} pairs: regret of DPO - RLHF, which misspecification says is 0"
+        rows += finding_over_seeds(claim, fits.filter(simple, pairs=fewest), gap, "nats", 0.0, "above")
+    rows += _left(fits.filter(simple), simpler, "nats", "below")
+    claim = "both hold the gold, infinitely many pairs: largest difference of regret"
+    both = limits.filter("holds_policy", "holds_reward")
+    rows += finding_over_seeds(claim, both, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+    claim = "same class and penalty on both roads, any number of pairs: largest difference of regret"
+    equal = pl.col("policy_order") == pl.col("verifier_order"), pl.col("penalty_dpo") == pl.col("penalty_rlhf")
+    same = fits.filter(*equal)
+    return rows + finding_over_seeds(claim, same, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+
+
+def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Finding]:
+    """Whether more (``above``) or less than half of the gap with ``FEWER`` times fewer pairs is left with the most."""
+    most = max(rows["pairs"].to_list(), default=0)
+    fewer = rows.filter(pl.col("pairs") * FEWER == most)
+    if not len(fewer):
+        return []
+    change = (pl.col("gap").filter(pairs=most).mean()) - pl.col("gap").filter(pl.col("pairs") < most).mean() / 2
+    share = "more" if direction == "above" else "less"
+    claim = f"{name}: with {most:,} pairs less half of it with {most // FEWER:,}; {share} than half is left"
+    both = pl.concat([fewer, rows.filter(pairs=most)])
+    return finding_over_seeds(claim, both, change, unit, 0.0, direction)
+
+
+CAPTIONS = {
+    "rival_misspecification_arms": (
+        "Gold reward against the number of pairs, in three arms. With one parameter DPO depends on which arms were "
+        "compared how often, and may end below the reference, however many pairs there are; two-stage RLHF does not. "
+        "With every policy the two are one."
+    ),
+    "rival_misspecification_orders": (
+        "Regret of DPO less that of two-stage RLHF against the number of pairs; above 0 RLHF is better. Dashed: "
+        "infinitely many pairs. Classes too small for the gold reward leave a gap that stays and whose sign is that "
+        "of the class that is too small; where both hold it, simple reward models win while pairs are few."
+    ),
+}
+CASES = {  # whether policies and reward models hold the gold reward
+    (False, True): "policies\ntoo small",
+    (True, False): "reward models\ntoo small",
+    (True, True): "both hold\nthe gold reward",
+    (False, False): "both\ntoo small",
+}
+COLOURS = (THIRD, FOURTH, PALE, BLACK)
+MARKERS = "osv^D"
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One figure for the arms and one for the trees, as far as there are records of them."""
+    tables, figures = folder_tables(folder_at(folder)), {}
+    if "arms" in tables:
+        figures["rival_misspecification_arms"] = _arms(load(folder, "arms"))
+    if "fits" in tables:
+        figures["rival_misspecification_orders"] = _orders(load(folder, "fits"), load(folder, "limits"))
+    return figures
+
+
+def _by_seed(rows: pl.DataFrame, name: str):
+    """Pairs [n] and one column of the records, [seeds, n]."""
+    return curves_by_seed(rows, "pairs", pl.col(name).mean())
+
+
+def _arms(arms: pl.DataFrame) -> Figure:
+    betas = sorted(arms["beta"].unique())
+    panels = [(free, skew) for free in POLICIES for skew in sorted(arms["skew"].unique())]
+    with style(1.7 * len(betas) + 0.6):
+        figure, grid = plt.subplots(len(betas), len(panels), squeeze=False, sharex=True, sharey=True)
+        for row, beta in zip(grid, betas, strict=True):
+            for axis, (free, skew) in zip(row, panels, strict=True):
+                here = arms.filter(pl.col("skew") == skew, pl.col("beta") == beta, free=free)
+                axis.set_xscale("log", base=2)
+                curve(axis, *_by_seed(here, "gold_reward_dpo"), "offline DPO", color=DPO, marker="s")
+                curve(axis, *_by_seed(here, "gold_reward_rlhf"), "two-stage RLHF", color=RLHF, linestyle="--")
+                axis.axhline(REFERENCE_REWARD, color="0.45", linestyle=":", label="reference policy")
+                axis.set_title(f"{POLICIES[free]}\ncompared (1, 1, {skew:g}) times")
+            row[0].set_ylabel("gold reward" + (f", β = {beta:g}" if len(betas) > 1 else ""))
+        for axis in grid[-1]:
+            axis.set_xlabel("labelled pairs n")
+        legend_below(figure)
+    return figure
+
+
+def _orders(fits: pl.DataFrame, limits: pl.DataFrame) -> Figure:
+    fits, limits = gaps(fits), gaps(limits)
+    task = ["vocabulary", "horizon", "gold_order", "beta"]
+    tasks = fits.select(task).unique().sort(task).to_dicts()
+    found = set(fits.select("holds_policy", "holds_reward").iter_rows())
+    cases = [case for case in CASES if case in found]
+    with style(2.4 * len(tasks) + 0.4):
+        figure, grid = plt.subplots(len(tasks), len(cases), squeeze=False, sharex=True, sharey="row")
+        for row, point in zip(grid, tasks, strict=True):
+            for axis, case in zip(row, cases, strict=True):
+                which = point | dict(zip(("holds_policy", "holds_reward"), case, strict=True))
+                _panel(axis, fits.filter(**which), limits.filter(**which))
+                axis.set_title(CASES[case])
+            about = f"H = {point['horizon']}, gold order {point['gold_order']}"
+            row[0].set_ylabel(f"regret of DPO - RLHF [nats]\n{about}, β = {point['beta']:g}")
+        for axis in grid[-1]:
+            axis.set_xlabel("labelled pairs n")
+    return figure
+
+
+def _panel(axis, fits: pl.DataFrame, limits: pl.DataFrame) -> None:
+    axis.set_xscale("log", base=2)
+    axis.axhline(0, color="0.45", linewidth=0.6)
+    orders = sorted(fits.select("policy_order", "verifier_order").unique().iter_rows())
+    for index, (policy, verifier) in enumerate(orders):
+        point = {"policy_order": policy, "verifier_order": verifier}
+        look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+        curve(axis, *_by_seed(fits.filter(**point), "gap"), f"{policy}, {verifier}", **look)
+        limit = over_seeds(limits.filter(**point)["gap"]).estimate
+        axis.axhline(limit, color=look["color"], linestyle="--", linewidth=0.8)
+    if orders:
+        axis.legend(title="orders: policy, reward", fontsize=5, title_fontsize=5, ncols=1 + len(orders) // 4)

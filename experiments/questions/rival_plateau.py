@@ -1,0 +1,333 @@
+"""Do all roads to a target distribution converge as 1/n, and where does a two-stage forward KL stop?
+
+Yun et al. (arXiv 2506.01523) see alignment as learning a target policy pi* from labels
+P(y1 > y2) = sigmoid(gamma log pi*(y1)/pi*(y2)), and prove rates of 1/n for three objectives. Here in a setting of their
+toy's size: 10 prompts, 10 responses, gamma 0.5; assumed are uniform prompts and compared responses, and a pi* with
+normal logits of standard deviation 1. In this project's terms the reference is uniform, beta is gamma, and the gold
+reward gamma log pi*. Five arms get the same labelled pairs: preference maximum likelihood over all policies (one
+stage); and, from one fitted reward model, its soft-optimal policy (two-stage reverse KL), a policy fitted to its
+probabilities on ``samples`` unlabelled pairs (preference distillation), and a policy fitted by forward KL to as many
+responses drawn from it, or to as many as there are labelled pairs.
+
+Rewards are a full table, exactly the policies' own, or linear in a few random features that hold the gold reward.
+There the generation-verification gap (d_eff of the classes) puts every two-stage arm before the one-stage one at every
+n; a forward KL on a fixed sample has a floor of its own, and must fall behind where n is large. There the two part.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib.pyplot as plt
+import numpy as np
+import polars as pl
+from jaxtyping import Array, Float
+from matplotlib.figure import Figure
+
+from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve, legend_below, style
+from experiments.kit.problems import HELD_OUT_EVERY, TRAINED, check
+from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
+from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import Count, Fit, Preferences, PRNGKey
+
+MEANING = 1
+QUESTION = Question(
+    place=85,
+    label="rival: distribution learning",
+    claim="One and two stages learn the target at rate 1/n; a two-stage bound has ln|R| where one stage has ln|Pi|.",
+    reported="Yun et al., arXiv 2506.01523: preference maximum likelihood, preference distillation and reverse KL all "
+    "converge to the target at O(1/n).",
+)
+
+TABLE, FEATURES = "table", "features"
+ONE, REVERSE, DISTILLED = "one-stage likelihood", "two-stage reverse KL", "preference distillation"
+FIXED, GROWING = "forward KL, fixed sample", "forward KL, growing sample"
+ARMS = (ONE, REVERSE, DISTILLED, FIXED, GROWING)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of one point.
+
+    Attributes:
+      vocabulary: responses, and as many prompts.
+      gamma: log odds of a label per nat of log pi*.
+      dimension: features of the small reward class.
+      samples: responses, or unlabelled pairs, that a fixed second stage is fitted to.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+    """
+
+    vocabulary: int = 10
+    gamma: float = 0.5
+    dimension: int = 9
+    samples: int = 512
+    pairs: int = 1024
+
+    def __post_init__(self):
+        check(self, positive=("gamma",), at_least_one=("samples", "dimension"))
+        if self.vocabulary < 2:
+            raise ValueError(f"vocabulary must be at least 2, got {self.vocabulary}.")
+        if self.dimension > self.vocabulary**2:
+            raise ValueError(f"dimension must be at most {self.vocabulary**2}, got {self.dimension}.")
+
+
+PRESETS = {
+    "quick": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=16),
+    "paper": Grid({"pairs": tuple(2**power for power in range(7, 18))}, seeds=64),
+    "full": Grid(
+        {
+            "pairs": tuple(2**power for power in range(7, 20)),
+            "samples": (128, 512, 2048),
+            "dimension": (1, 3, 9, 27),
+            "gamma": (0.25, 0.5, 1.0),
+        },
+        seeds=256,
+    ),
+}
+
+
+class Program(NamedTuple):
+    """What decides a compiled program: the fit (one stage, two stages, distillation, or d_eff), the tree, the draws."""
+
+    fit: str
+    tree: TokenTree
+    draws: int
+
+
+def cells(config: Config) -> list[Cell]:
+    """Every arm for both reward classes, and the effective dimension of both."""
+    tree = TokenTree(config.vocabulary, 1, prompt_length=1)
+    draws = preferences.padded(max(config.pairs, config.samples), smallest=2**16)
+    samples = {REVERSE: 0, FIXED: config.samples, GROWING: config.pairs, DISTILLED: config.samples}
+    found = []
+    for rewards in (TABLE, FEATURES):
+        labels: dict[str, str | int] = {"rewards": rewards, "vocabulary": config.vocabulary}
+        gold = {"gamma": config.gamma, "dimension": config.dimension, "small": int(rewards == FEATURES)}
+        found.append(Cell("dimensions", Program("d_eff", tree, 0), labels, gold))
+        for arm in ARMS:
+            program = Program(arm if arm in (ONE, DISTILLED) else "two stages", tree, draws)
+            # ``fixed`` names the point in every arm, ``samples`` is what this arm is fitted to.
+            data = {"pairs": config.pairs, "fixed": config.samples, "samples": samples.get(arm, 0)}
+            found.append(Cell("fits", program, {"arm": arm} | labels, gold | data))
+    return found
+
+
+def run(program: Program, cell: dict) -> dict:
+    """One fit of one arm, or the effective dimension of one class, as scalars."""
+    tree = program.tree
+    task_key, pairs_key, fit_key, sample_key = jax.random.split(jax.random.key(cell["seed"]), 4)
+    task, features = target(task_key, tree, cell["gamma"], cell["dimension"], cell["small"])
+    if program.fit == "d_eff":
+        every = jnp.eye(features.shape[-1]).reshape(features.shape)
+        return {
+            "effective_dimension": complexity.effective_dimension(features, task),
+            "policy_dimension": complexity.effective_dimension(every, task),
+        }
+    problem = algorithms.Problem(task, *counted(pairs_key, tree, task, program.draws, cell["pairs"]))
+    if program.fit == ONE:
+        log_policy, fit = _over_all_policies(fit_key, tree, problem, algorithms.Settings())
+        return _measured(log_policy, task, fit, fit.converged)
+    verifier = verifiers.linear(tree, features)
+    fit = algorithms.reward_model(
+        fit_key, algorithms.Classes(policies.tabular(tree), verifier), problem, algorithms.Settings()
+    )
+    learned = task._replace(reward=features @ fit.params)
+    if program.fit == DISTILLED:
+        soft = soft_labels(sample_key, tree, learned, program.draws, cell["samples"])
+        settings = algorithms.Settings(penalties=(0.0,))  # soft labels have no noise to be held against
+        log_policy, second = _over_all_policies(fit_key, tree, algorithms.Problem(task, soft, soft), settings)
+        return _measured(log_policy, task, fit, fit.converged & second.converged)
+    sampled = forward_kl_fit(sample_key, learned, program.draws, cell["samples"])
+    return _measured(jnp.where(cell["samples"] > 0, sampled, learned.optimal), task, fit, fit.converged)
+
+
+def target(key: PRNGKey, tree: TokenTree, gamma, dimension: Count, small) -> tuple[Task, Float[Array, "X L D"]]:
+    """A task whose pi* has logits of variance 1, and features [X, L, X*L] in which its reward is linear.
+
+    The features are gamma times one-hot rows, or, where ``small`` is 1, gamma times ``dimension`` normal ones (the
+    others are 0): a coefficient then has the unit of a logit on both roads, and a penalty the same meaning.
+    """
+    feature_key, coefficient_key = jax.random.split(key)
+    size = tree.prompts * tree.leaves
+    used = jnp.arange(size) < dimension
+    normal = jax.random.normal(feature_key, (tree.prompts, tree.leaves, size)) / jnp.sqrt(dimension)
+    one_hot = jnp.eye(size).reshape(tree.prompts, tree.leaves, size)
+    features = gamma * jnp.where(small == 1, normal * used[None, None], one_hot)
+    reward = features @ jax.random.normal(coefficient_key, (size,))
+    uniform = jnp.full(reward.shape, -jnp.log(tree.leaves))
+    return Task(reward, uniform, jnp.full(tree.prompts, 1 / tree.prompts), gamma, jnp.ones(())), features
+
+
+def tally(key: PRNGKey, probabilities: Float[Array, "K"], counts: Float[Array, "draws"]) -> Float[Array, "K"]:
+    """How often each of K outcomes comes in independent draws, each counted so often (0 leaves a draw out)."""
+    cumulative = jnp.cumsum(probabilities)
+    drawn = jnp.searchsorted(cumulative, cumulative[-1] * jax.random.uniform(key, counts.shape), side="right")
+    return jnp.zeros_like(probabilities).at[jnp.minimum(drawn, probabilities.shape[0] - 1)].add(counts)
+
+
+def counted(key: PRNGKey, tree: TokenTree, task: Task, draws: int, pairs: Count) -> tuple[Preferences, Preferences]:
+    """Training and held-out pairs among ``pairs`` independent labelled ones, every fifth held out.
+
+    Each is the list of all X * L**2 ordered pairs, weighted by how often they came: the fit of any number of
+    pairs costs the same. The first ``pairs`` of ``draws`` count, so that more pairs contain fewer.
+    """
+    every, index = preferences.population(tree, task), jnp.arange(draws)
+    held_out = index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
+
+    def among(chosen):
+        counts = (chosen & (index < pairs)).astype(every.weight.dtype)
+        return every._replace(weight=tally(key, every.weight, counts))
+
+    return among(~held_out), among(held_out)
+
+
+def soft_labels(key: PRNGKey, tree: TokenTree, learned: Task, draws: int, pairs: Count) -> Preferences:
+    """``pairs`` unlabelled pairs of reference responses, in both orders, weighted by a reward model's probabilities."""
+    every = preferences.population(tree, learned)
+    counts = (jnp.arange(draws) < pairs).astype(every.weight.dtype)
+    times = tally(key, every.weight, counts).reshape(tree.prompts, tree.leaves, tree.leaves)
+    margin = (learned.reward[:, :, None] - learned.reward[:, None, :]) / learned.temperature
+    return every._replace(weight=((times + times.swapaxes(1, 2)) * jax.nn.sigmoid(margin)).reshape(-1))
+
+
+def forward_kl_fit(key: PRNGKey, teacher: Task, draws: int, samples: Count) -> Float[Array, "X L"]:
+    """Log-probabilities of the policy that ``samples`` responses of a task's optimal policy select.
+
+    Maximum likelihood over all policies is their frequencies, which forbid what was not drawn; half a response
+    more of each (Krichevsky and Trofimov, 1981) keeps both KLs finite.
+    """
+    law = teacher.prompt_probs[:, None] * jnp.exp(teacher.optimal)
+    counts = (jnp.arange(draws) < samples).astype(law.dtype)
+    times = tally(key, law.reshape(-1), counts).reshape(law.shape) + 0.5
+    return jnp.log(times / jnp.sum(times, axis=-1, keepdims=True))
+
+
+def _over_all_policies(key, tree: TokenTree, problem, settings) -> tuple[Float[Array, "X L"], Fit]:
+    policy = policies.tabular(tree)
+    fit = algorithms.dpo(key, algorithms.Classes(policy), problem, settings)
+    assert policy.leaf_log_probs is not None
+    return policy.leaf_log_probs(fit.params), fit
+
+
+def _measured(log_policy: Float[Array, "X L"], task: Task, fit: Fit, converged) -> dict:
+    return {
+        "reverse_kl": losses.weighted_mean(divergence.kl(log_policy, task.optimal), task.prompt_probs),
+        "forward_kl": losses.weighted_mean(divergence.kl(task.optimal, log_policy), task.prompt_probs),
+        "penalty": fit.penalty,
+        "converged": converged,
+    }
+
+
+def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
+    """Rates of all arms over a table; where the plateau and d_eff part, over few features; the control."""
+    fits = records["fits"]
+    table, features = fits.filter(rewards=TABLE), fits.filter(rewards=FEATURES)
+    fewest, most = min(fits["pairs"]), max(fits["pairs"])
+    last, rows = features.filter(pairs=most), []
+    if fewest < most:
+        for arm in ARMS:
+            bound, direction = (-0.2, "above") if arm == FIXED else (-0.8, "below")
+            says = "stops" if arm == FIXED else "1/n is -1"
+            claim = f"rewards a full table: slope of log KL(policy, target) in log n at its end, {arm} ({says})"
+            rows.append(Finding(claim, slope(table.filter(arm=arm)), "", bound, direction))
+        claim = f"few features: the same slope, {FIXED} (stops)"
+        rows.append(Finding(claim, slope(features.filter(arm=FIXED)), "", -0.2, "above"))
+        claim = f"few features, {fewest:,} pairs: KL of the forward KL on a fixed sample over that of one stage"
+        rows.append(Finding(claim, kl_ratio(features.filter(pairs=fewest), FIXED, ONE), "times", 1.0, "below"))
+    claim = f"few features, {most:,} pairs: the same (d_eff says below 1, a floor above)"
+    rows.append(Finding(claim, kl_ratio(last, FIXED, ONE), "times", 1.0, "above"))
+    claim = f"few features, {most:,} pairs: KL of one stage over that of two-stage reverse KL"
+    rows.append(Finding(claim, kl_ratio(last, ONE, REVERSE), "times", 2.0, "above"))
+    claim = f"few features, {most:,} pairs: that ratio over the ratio of d_eff"
+    rows.append(Finding(claim, over_prediction(last, records["dimensions"]), "times", 1.0, "at"))
+    claim = f"few features, {most:,} pairs: KL of preference distillation over that of two-stage reverse KL"
+    rows.append(Finding(claim, kl_ratio(last, DISTILLED, REVERSE), "times", 1.05, "below"))
+    claim = "equal classes: largest |log KL of two-stage reverse KL - log KL of one stage|, over n"
+    return [*rows, Finding(claim, largest_gap(table), "nats", 0.01, "below", control=True)]
+
+
+def arms(fits: pl.DataFrame) -> pl.DataFrame:
+    """KL(policy || target) side by side: one row a data set, one column an arm."""
+    point = ["vocabulary", "gamma", "dimension", "pairs", "fixed", "seed"]
+    return fits.pivot("arm", index=point, values="reverse_kl").sort("seed")
+
+
+def slope(fits: pl.DataFrame) -> Interval:
+    """Slope of log KL(policy || target) in log n between the two largest n, of one arm."""
+    pairs, logs = curves_by_seed(fits, "pairs", pl.col("reverse_kl").log().mean())
+    return over_seeds((logs[:, -1] - logs[:, -2]) / math.log(pairs[-1] / pairs[-2]))
+
+
+def kl_ratio(fits: pl.DataFrame, arm: str, other: str) -> Interval:
+    """Geometric mean ratio of two arms' KL(policy || target), paired by seed."""
+    log_ratio = (pl.col(arm).log() - pl.col(other).log()).mean()
+    return ratio_over_seeds(by_seed(arms(fits), log_ratio))
+
+
+def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
+    """Ratio of KLs of one stage and two-stage reverse KL over the ratio of the effective dimensions of the classes.
+
+    Policies are all policies here: their local rewards are a full table, at the same task.
+    """
+    both = arms(fits).join(dimensions.filter(rewards=FEATURES), on=["vocabulary", "gamma", "dimension", "seed"])
+    log = pl.col(ONE).log() - pl.col(REVERSE).log() - pl.col("policy_dimension").log()
+    log = (log + pl.col("effective_dimension").log()).mean()
+    return ratio_over_seeds(by_seed(both, log))
+
+
+def largest_gap(table: pl.DataFrame) -> Interval:
+    """Largest |log KL of two-stage reverse KL - log KL of one stage| of each seed."""
+    gap = (pl.col(REVERSE).log() - pl.col(ONE).log()).abs().nan_max()
+    return over_seeds(by_seed(arms(table), gap))
+
+
+CAPTIONS = {
+    "rival_plateau": (
+        "KL between the learned policy and the target against the number of labelled pairs. One stage, two stages with "
+        "an exact reverse KL, and preference distillation fall as 1/n (dashed: d_eff/(2n) of the rewards). A forward "
+        "KL on a fixed sample of the second stage stops at a floor of its own, however simple the rewards; on a sample "
+        "that grows it does not. With few features (right) two stages win by the ratio of the dimensions, but a fixed "
+        "sample loses the advantage where labelled pairs are many."
+    ),
+}
+
+_LOOK = {
+    ONE: {"color": DPO, "marker": "s"},
+    REVERSE: {"color": RLHF},
+    DISTILLED: {"color": BLACK, "marker": "x", "linestyle": "none"},
+    FIXED: {"color": FOURTH, "marker": "^"},
+    GROWING: {"color": PALE, "marker": "v", "linestyle": "--"},
+}
+_WAYS = {"reverse_kl": "KL(π‖π*) [nats]", "forward_kl": "KL(π*‖π) [nats]"}
+_TITLES = {TABLE: "rewards: full table", FEATURES: "rewards: few features"}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """Curves of the five arms with 95 % intervals over seeds: one row a direction of the KL, one column a class."""
+    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
+    with style(4.4):
+        figure, grid = plt.subplots(len(_WAYS), len(_TITLES), squeeze=False, sharex=True, sharey=True)
+        for axes, (way, label) in zip(grid, _WAYS.items(), strict=True):
+            for axis, (rewards, title) in zip(axes, _TITLES.items(), strict=True):
+                _panel(axis, fits.filter(rewards=rewards), dimensions.filter(rewards=rewards), way)
+                axis.set_title(title if way == "reverse_kl" else "")
+            axes[0].set_ylabel(label)
+        for axis in grid[-1]:
+            axis.set_xlabel("labelled pairs n")
+        legend_below(figure)
+    return {"rival_plateau": figure}
+
+
+def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None:
+    axis.set_xscale("log", base=2)
+    axis.set_yscale("log")
+    pairs = np.array(sorted(fits["pairs"].unique()))
+    for arm, look in _LOOK.items():
+        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col(way).mean()), arm, **look)
+    predicted = over_seeds(dimensions["effective_dimension"]).estimate / (2 * TRAINED * pairs)
+    axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, label=r"$d_\mathrm{eff}/(2n)$", zorder=1)

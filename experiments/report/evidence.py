@@ -1,0 +1,237 @@
+"""What a report says of an experiment, gathered from its folder of records; nothing is computed anew."""
+
+import contextlib
+import inspect
+import io
+import warnings
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import polars as pl
+from matplotlib.figure import Figure
+
+from experiments.kit.backends import BackendName, named
+from experiments.kit.findings import Finding, Question, doubtful
+from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
+from gvgap_jax.runtime.files import Folder
+from gvgap_jax.runtime.provenance import environment
+from gvgap_jax.sweep import folder_at, load, make_plan
+from gvgap_jax.sweep.records import MANIFEST, failures, folder_tables, manifest, provenances
+from gvgap_jax.sweep.store import differences
+
+LONGEST = 300  # characters of an error's message
+
+
+class Picture(NamedTuple):
+    """A figure as PNG, with the words that belong to it."""
+
+    title: str
+    caption: str
+    png: bytes
+
+
+class Listing(NamedTuple):
+    """A table that belongs to figures, as CSV."""
+
+    title: str
+    rows: int
+    csv: str
+
+
+class Evidence(NamedTuple):
+    """Everything that a report says of one experiment on one backend.
+
+    Attributes:
+      question, setting: first line and first paragraph of the module's docstring.
+      about: its claim, and what the claim's authors reported.
+      captions: of its figures, by title.
+      preset, folder, command: which records these are, where they lie, and what makes or completes them.
+      problems: why findings or figures are missing, one sentence each.
+      notes: what a reader should know about the records that are there.
+      origin: what made the records: a name and a text each.
+    """
+
+    name: str
+    backend: BackendName
+    question: str
+    setting: str
+    about: Question
+    captions: dict[str, str]
+    preset: str
+    folder: str
+    command: str
+    problems: list[str]
+    notes: list[str]
+    findings: list[Finding]
+    pictures: list[Picture]
+    listings: list[Listing]
+    origin: dict[str, str]
+
+    @property
+    def key(self) -> str:
+        """Name of the experiment on its backend, which no other evidence has."""
+        return named(self.name, self.backend)
+
+    @property
+    def readable(self) -> bool:
+        """Whether the records are there, complete and not stale."""
+        return bool(self.origin)
+
+    @property
+    def claims(self) -> list[Finding]:
+        """The findings that speak to the question; the first one is the headline."""
+        return [finding for finding in self.findings if not finding.control]
+
+    @property
+    def controls(self) -> list[Finding]:
+        """The findings that speak for the instrument."""
+        return [finding for finding in self.findings if finding.control]
+
+
+def gather(
+    name: str, module, root: str = RESULTS, preset: str | None = None, backend: BackendName = "tree"
+) -> Evidence:
+    """The evidence of one experiment under the folder ``root``: that of ``preset``; ``module`` is it on that backend.
+
+    Without a preset, that of the most thorough one whose records are complete and not stale.
+    """
+    presets = (preset,) if preset else PRESET_NAMES
+    folders = {each: default_folder(name, each, root, backend) for each in presets}
+    plans = {each: (named(name, backend), module, module.PRESETS[each]) for each in presets}
+    troubles = {each: trouble(folder_at(folders[each]), plans[each]) for each in presets}
+    there = [each for each in presets if _exists(folder_at(folders[each]))] or [presets[0]]
+    chosen = next((each for each in reversed(there) if not troubles[each]), there[-1])
+    notes = [
+        f"Records of the preset {each} are there too, but: {' '.join(troubles[each])}"
+        for each in there
+        if PRESET_NAMES.index(each) > PRESET_NAMES.index(chosen)
+    ]
+    question, setting = words_of(module)
+    folder, problems = folders[chosen], list(troubles[chosen])
+    option = "" if backend == "tree" else f" --backend {backend}"
+    command = f"python -m experiments run {name}{option} --preset {chosen}"
+    command += f" --out {folder}" if root != RESULTS else ""
+    words = question, setting, module.QUESTION, module.CAPTIONS
+    evidence = Evidence(name, backend, *words, chosen, folder, command, problems, notes, [], [], [], {})
+    return evidence if problems else _with_records(evidence, module)
+
+
+def words_of(module) -> tuple[str, str]:
+    """The question and the setting that a module's docstring begins with."""
+    question, *rest = inspect.cleandoc(module.__doc__ or "").split("\n\n")
+    return " ".join(question.split()), " ".join(" ".join(rest).split())
+
+
+def trouble(folder: Folder, plan: tuple) -> list[str]:
+    """Why the records in a folder cannot be shown, one sentence each; none where they can.
+
+    Records are stale where the plan in their manifest is not the one that the present code makes: ``plan`` has its
+    name, experiment and grid.
+    """
+    if not _exists(folder):
+        return [f"There are no records in {folder}."]
+    try:
+        changed = differences(manifest(folder), make_plan(*plan))
+        if changed:
+            return [f"The records in {folder} are stale ({changed}). Move that folder away before making them anew."]
+        left, chunks = sum(folder_tables(folder).values()), len(manifest(folder)["chunks"])
+        failed = [f"Chunk {chunk} failed: {_line(reason)}" for chunk, reason in sorted(failures(folder).items())]
+    except Exception as error:
+        return [f"The records in {folder} cannot be read: {_words(error)}"]
+    return [f"{left:,} of {chunks:,} chunks are missing in {folder}.", *failed] if left else []
+
+
+def _exists(folder: Folder) -> bool:
+    return (folder / MANIFEST).exists()
+
+
+def _line(text: str) -> str:
+    """The first line, or its beginning."""
+    return (text.splitlines() or [""])[0][:LONGEST]
+
+
+def _words(error: Exception) -> str:
+    return _line(f"{type(error).__name__}: {error}")
+
+
+def _with_records(evidence: Evidence, module) -> Evidence:
+    """The evidence with what the records give; what raises an error becomes a problem."""
+    folder, problems, notes = folder_at(evidence.folder), evidence.problems, evidence.notes
+    findings: list[Finding] = []
+    origin: dict[str, str] = {}
+    drawn: tuple[list[Picture], list[Listing]] = ([], [])
+    with _noted(problems, notes, "The records cannot be read"):
+        records = {table: load(folder, table) for table in folder_tables(folder)}
+        origin = _origin(folder, records)
+        notes += doubtful(records)
+        with _noted(problems, notes, "The findings cannot be computed"):
+            findings = module.findings(records)
+            if not findings:
+                notes.append("These records speak to none of the experiment's claims.")
+        with _noted(problems, notes, "The figures cannot be drawn"):
+            drawn = _draw(module, folder, evidence.question)
+    return evidence._replace(findings=findings, pictures=drawn[0], listings=drawn[1], origin=origin)
+
+
+@contextlib.contextmanager
+def _noted(problems: list[str], notes: list[str], what: str) -> Iterator[None]:
+    """Turn an error into a problem, and warnings into notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            yield
+        except Exception as error:
+            problems.append(f"{what}: {_words(error)}")
+    notes += [text for text in dict.fromkeys(str(warning.message) for warning in caught) if text not in notes]
+
+
+def _draw(module, folder: Folder, question: str) -> tuple[list[Picture], list[Listing]]:
+    captions, pictures, listings = module.CAPTIONS, [], []
+    try:
+        for title, drawn in module.draw(folder).items():
+            if isinstance(drawn, pl.DataFrame):
+                listings.append(Listing(title, len(drawn), drawn.write_csv()))
+                continue
+            known = max((key for key in captions if title.startswith(key)), key=len, default="")
+            pictures.append(Picture(title, captions.get(known, question), png_of(drawn)))
+    finally:
+        plt.close("all")
+    place = {title: number for number, title in enumerate(captions)}
+    return sorted(pictures, key=lambda picture: place.get(picture.title, len(place))), listings
+
+
+def png_of(drawn: Figure) -> bytes:
+    """A figure as PNG."""
+    png = io.BytesIO()
+    drawn.savefig(png, format="png", dpi=200)
+    return png.getvalue()
+
+
+def _origin(folder: Folder, records: dict[str, pl.DataFrame]) -> dict[str, str]:
+    plan, grid = manifest(folder)["chunks"], manifest(folder)["grid"]
+    makers = [made_by for name, made_by in provenances(folder).items() if name in plan]
+    days = sorted({maker["created"][:10] for maker in makers})
+    rows = ", ".join(f"{len(frame):,} of {table}" for table, frame in records.items())
+    axes = (f"{name} {', '.join(map(str, values))}" for name, values in grid["axes"].items())
+    return {
+        "grid": f"{'; '.join(axes)}; {grid['seeds']} seeds",
+        "made": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+        "records": f"{rows}; {sum(maker['seconds'] for maker in makers):.0f} s of runs",
+        "device": _distinct(f"{maker['devices']} × {maker['device']}" for maker in makers),
+        "versions": _distinct(
+            ", ".join(f"{name} {version}" for name, version in {"Python": maker["python"], **maker["versions"]}.items())
+            for maker in makers
+        ),
+        "revision": _revision({maker["revision"] for maker in makers}),
+    }
+
+
+def _distinct(texts: Iterator[str]) -> str:
+    return " and ".join(sorted(set(texts)))
+
+
+def _revision(revisions: set[str]) -> str:
+    now = environment()["revision"]
+    made = " and ".join(sorted(revisions))
+    return made if revisions == {now} else f"{made}; this report was made at {now}"

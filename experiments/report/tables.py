@@ -1,0 +1,83 @@
+"""Tables of a Markdown file that are made from records: verdicts by hypothesis, and the command behind each figure."""
+
+import re
+from collections.abc import Mapping, Sequence
+
+from experiments.kit.findings import Finding
+from experiments.report.evidence import Evidence
+from experiments.report.page import Section, between, number, sections
+
+END = "<!-- end -->"
+
+
+def tables(evidence: Sequence[Evidence]) -> dict[str, str]:
+    """Name of each table and its Markdown."""
+    ordered = sections(evidence)
+    return {"verdicts": _verdicts(ordered), "figures": _figures([section.tree for section in ordered])}
+
+
+def rewritten(text: str, found: Mapping[str, str]) -> str:
+    """``text`` with each table between ``<!-- table: NAME -->`` and ``<!-- end -->``.
+
+    Raises:
+      ValueError: the markers of a table are not there.
+    """
+    for name, table in found.items():
+        start = f"<!-- table: {name} -->"
+        between_markers = re.compile(f"{re.escape(start)}.*?{re.escape(END)}", re.DOTALL)
+        if not between_markers.search(text):
+            raise ValueError(f"the file has no place for the table {name!r}: put {start} and {END} where it shall be.")
+        text = between_markers.sub(lambda _, new=f"{start}\n{table}\n{END}": new, text)
+    return text
+
+
+def _verdicts(found: Sequence[Section]) -> str:
+    rows = []
+    for each, transformer in found:
+        there = _on_transformers(transformer)
+        passing = f"{sum(finding.passes for finding in each.controls)} of {len(each.controls)}"
+        name = f"`{each.name}`, {each.preset}"
+        if not each.claims:
+            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–", there))
+            continue
+        finding = each.claims[0]
+        rows.append((each.about.label, name, finding.claim, _estimate(finding), finding.verdict, passing, there))
+    headings = (
+        "place",
+        "experiment, preset",
+        "first finding",
+        "estimate (95 % interval)",
+        "verdict",
+        "controls passed",
+        "first finding on transformers",
+    )
+    return _markdown(headings, rows)
+
+
+def _on_transformers(evidence: Evidence | None) -> str:
+    if evidence is None or not evidence.claims:
+        return "–"
+    finding = evidence.claims[0]
+    return f"{finding.claim}: {_estimate(finding)}, {finding.verdict}; preset {evidence.preset}"
+
+
+def _estimate(finding: Finding) -> str:
+    return f"{number(finding.interval.estimate)} {finding.unit}".strip() + f" ({between(finding)})"
+
+
+def _figures(evidence: Sequence[Evidence]) -> str:
+    rows = [
+        (
+            ", ".join(f"`{title}`" for title in each.captions),
+            f"`{each.command}`",
+            f"`{each.folder}`",
+            each.about.figure or "–",
+        )
+        for each in evidence
+    ]
+    return _markdown(("figure", "command", "records", "of the paper"), rows)
+
+
+def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

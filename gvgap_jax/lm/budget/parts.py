@@ -1,0 +1,184 @@
+"""One kind of work, and the bytes on a device of each thing that its compiled programs keep alive.
+
+The counts are those of the programs in ``transformer``, ``backend``, ``objectives`` and ``loop``: what a block saves
+for its backward pass are the residuals of its operations. How many copies of the largest arrays a compiler holds at
+once cannot be read off the program; ``AT_WORK`` and ``OF_LOGITS`` were calibrated once, against XLA's for CPUs.
+"""
+
+import functools
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+
+from gvgap_jax.lm.model import transformer
+from gvgap_jax.lm.model.shape import Shape
+
+TOKEN = 4  # bytes: int32
+AT_WORK = 2  # of its largest intermediate that a block holds at once: calibrated
+OF_LOGITS = 4  # log-probabilities, the gradient in their shape, that of the logits, its transpose: calibrated
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of work on one layout of devices.
+
+    Attributes:
+      shape: of the transformer.
+      kind: which objective: it decides the head, and how many sequences a row is.
+      rows: demonstrations, pairs or prompts of a batch, over all devices.
+      prompt_tokens, response_tokens: P and H.
+      accumulate: equal parts of a batch, one after another (``Training.accumulate``); 1 but for training.
+      data, fsdp, tensor: devices along each axis of the layout.
+      keeps_best: a copy of the parameters of the lowest held-out loss is kept.
+      stored_rows: rows of the data set, which lies on the devices whole or split by rows.
+    """
+
+    shape: Shape
+    kind: Literal["sft", "reward_model", "dpo"]
+    rows: int
+    prompt_tokens: int
+    response_tokens: int
+    accumulate: int = 1
+    data: int = 1
+    fsdp: int = 1
+    tensor: int = 1
+    keeps_best: bool = False
+    stored_rows: int = 0
+
+    @property
+    def devices(self) -> int:
+        """Of the layout."""
+        return self.data * self.fsdp * self.tensor
+
+    @property
+    def outputs(self) -> int:
+        """Of the head: a scalar, or the vocabulary."""
+        return 1 if self.kind == "reward_model" else self.shape.vocabulary
+
+    @property
+    def sequences(self) -> int:
+        """That one device has in memory at a time: chosen and rejected responses are scored in one pass."""
+        each = 1 if self.kind == "sft" else 2
+        return each * math.ceil(self.rows / (self.accumulate * self.data * self.fsdp))
+
+    @property
+    def length(self) -> int:
+        """Tokens of a sequence that are fed: a policy's last token is predicted, and not read."""
+        return self.shape.start + self.prompt_tokens + self.response_tokens - (self.kind != "reward_model")
+
+
+def _number(shape: Shape) -> int:
+    """Bytes of a parameter, of a logit and of a score."""
+    return jnp.dtype(shape.param_dtype).itemsize
+
+
+def _activation(shape: Shape) -> int:
+    """Bytes of an activation."""
+    return jnp.dtype(shape.dtype).itemsize
+
+
+_count = functools.cache(transformer.num_parameters)
+
+
+def parameter_bytes(work: Work) -> float:
+    """Bytes of a device's share of the parameters."""
+    return _count(work.shape, work.outputs) * _number(work.shape) / (work.fsdp * work.tensor)
+
+
+def passed_bytes(work: Work) -> float:
+    """Bytes of the gradients that are there while blocks are passed: all but the embedding's, which comes last."""
+    shape = work.shape
+    tied = shape.tied and work.outputs == shape.vocabulary
+    embedding = 0 if tied else (shape.vocabulary + shape.start) * shape.width * _number(shape)
+    return parameter_bytes(work) - embedding / (work.fsdp * work.tensor)
+
+
+def head_bytes(work: Work) -> float:
+    """Bytes of the head's gradient, the first to be there."""
+    return work.shape.width * work.outputs * _number(work.shape) / (work.fsdp * work.tensor)
+
+
+def data_bytes(work: Work) -> float:
+    """Tokens, weight and reference margin of every row; rows that cannot be shared out evenly are everywhere."""
+    responses, numbers = (1, 1) if work.kind == "sft" else (2, 2)
+    shares = work.data * work.fsdp
+    stored = work.stored_rows / shares if work.stored_rows % shares == 0 else work.stored_rows
+    return stored * TOKEN * (work.prompt_tokens + responses * work.response_tokens + numbers)
+
+
+def _scores(work: Work, length: int) -> float:
+    """Numbers in [n, heads, T, T] of one layer."""
+    return work.sequences * work.shape.heads * work.length * length / work.tensor
+
+
+def _residuals(work: Work) -> tuple[float, float]:
+    """Bytes that one block saves for its backward pass, without and with scores.
+
+    Each of two norms saves three arrays of its width in float32 and its output; heads are saved after rotation, and
+    what they attended to; exact GELU and its matrix products save four arrays of the hidden width, SwiGLU six. Scores
+    are saved as float32 from the softmax, and as activations for the product with the values.
+    """
+    shape, tokens = work.shape, work.sequences * work.length
+    number, activation = _number(shape), _activation(shape)
+    states = shape.width * (6 * number + 2 * activation) + 8 * number
+    heads = 2 * (shape.heads + shape.key_value_heads) * shape.head_width * activation / work.tensor
+    feed = (6 if shape.gated else 4) * shape.hidden * activation / work.tensor
+    return tokens * (states + heads + feed), _scores(work, work.length) * (number + activation)
+
+
+def saved_bytes(work: Work) -> tuple[float, float]:
+    """Bytes that all blocks save: their residuals and one mask of scores, or with ``remat`` their inputs alone."""
+    shape = work.shape
+    if shape.remat:
+        return shape.layers * work.sequences * work.length * shape.width * _activation(shape), 0
+    activations, attention = _residuals(work)
+    mask = _scores(work, work.length) * (_number(shape) + 1)  # what is added for it, and where it is
+    return shape.layers * activations, shape.layers * attention + mask
+
+
+def work_bytes(work: Work) -> float:
+    """Bytes of a block's backward pass: its intermediates beside what it has recomputed, or takes out of what is saved.
+
+    Taken out are the two kinds of scores, and of the rest one array at a time.
+    """
+    at_work = AT_WORK * _largest(work, work.length)
+    if work.shape.remat:
+        return sum(_residuals(work)) + at_work
+    return at_work + max(2 * _scores(work, work.length) * _number(work.shape), at_work)
+
+
+def forward_bytes(work: Work, length: int) -> float:
+    """Bytes of a block's forward pass, and of its input and output."""
+    states = 2 * work.sequences * work.length * work.shape.width * _activation(work.shape)
+    return states + AT_WORK * _largest(work, length)
+
+
+def _largest(work: Work, length: int) -> float:
+    """Bytes of a block's largest intermediate: scores in float32, or hidden units."""
+    hidden = work.sequences * work.length * work.shape.hidden * _activation(work.shape) / work.tensor
+    return max(_scores(work, length) * _number(work.shape), hidden)
+
+
+def logits_bytes(work: Work) -> float:
+    """Bytes of [n, H, V] in float32; nothing to speak of where the head is a scalar."""
+    return work.sequences * work.response_tokens * work.outputs * _number(work.shape) / work.tensor
+
+
+def gathered_bytes(work: Work) -> float:
+    """Bytes of the parameters that ``fsdp`` gathers for a block or an end at work, and of their gradients."""
+    if work.fsdp == 1:
+        return 0
+    shape = work.shape
+    ends = shape.width * (shape.vocabulary + work.outputs)
+    block = (_count(shape, work.outputs) - ends) / shape.layers
+    return 2 * max(block, shape.width * shape.vocabulary) * _number(shape) / work.tensor
+
+
+def cache_bytes(work: Work) -> float:
+    """Bytes of a device's keys and values: a slot for every token of a prompt and a response but the last."""
+    shape, slots = work.shape, work.shape.start + work.prompt_tokens + work.response_tokens - 1
+    prompts = math.ceil(work.rows / (work.data * work.fsdp))
+    numbers = 2 * shape.layers * prompts * slots * shape.key_value_heads * shape.head_width
+    return numbers * _activation(shape) / work.tensor

@@ -1,0 +1,130 @@
+"""How prompts and responses are put to a model: templates, chat, separators, and what happens to what is too long."""
+
+import re
+import string
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from gvgap_jax.lm.data.tokenizer import Fields, Messages, Prompt, Tokenizer
+
+
+@dataclass(frozen=True)
+class Format:
+    """How prompts and responses become text, and how long they may be.
+
+    A prompt is the template's fields, or a text of the template's form, or, with ``chat``, messages. A response is
+    over with the end token: it is appended where a text or the chat template lacks it, and nothing may follow it.
+
+    Attributes:
+      template: of a prompt, with fields in braces.
+      chat: put prompts (as the user's message, if they are not messages) and responses through the chat template.
+      separator: what a response begins with, in place of the blanks it has there; empty: leave its beginning alone.
+      shorten: field of a too long prompt that is cut at its last newline, or by a character where there is none left,
+        until the prompt fits; None: such prompts are dropped.
+      prompt_tokens, response_tokens: the most there may be, P and H, the end token included.
+      long_response: ``drop`` the row, or ``cut`` the response, which then has no end token.
+      start: put the tokenizer's start token before every prompt; chat templates write their own.
+
+    Raises:
+      ValueError: no room for tokens, fields without a name of their own, none of the name ``shorten``, or another
+        ``long_response``.
+    """
+
+    template: str = "{prompt}"
+    chat: bool = False
+    separator: str = ""
+    shorten: str | None = None
+    prompt_tokens: int = 512
+    response_tokens: int = 53
+    long_response: Literal["drop", "cut"] = "drop"
+    start: bool = False
+
+    def __post_init__(self):
+        if self.prompt_tokens < 1 or self.response_tokens < 1:
+            raise ValueError(
+                f"Format: prompts and responses need room for at least 1 token, got {self.prompt_tokens} and "
+                f"{self.response_tokens}."
+            )
+        if len(set(self.fields)) < len(self.fields) or not all(name.isidentifier() for name in self.fields):
+            raise ValueError(f"Format: fields need names, each its own, got {self.fields} in {self.template!r}.")
+        if self.shorten is not None and self.shorten not in self.fields:
+            raise ValueError(f"Format: the template has no field {self.shorten!r} to shorten; it has {self.fields}.")
+        if self.long_response not in ("drop", "cut"):
+            raise ValueError(f"Format: long_response must be 'drop' or 'cut', got {self.long_response!r}.")
+
+    @property
+    def fields(self) -> list[str]:
+        """Names of the template's fields, in order."""
+        return [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+
+    def parse(self, prompt: Prompt) -> Fields | Messages:
+        """The fields of the template that a prompt has, or its messages.
+
+        Raises:
+          ValueError: it has not; the message goes on after "the prompt".
+        """
+        if isinstance(prompt, list):
+            if not self.chat:
+                raise ValueError("is messages, which need a Format with chat")
+            return prompt
+        if isinstance(prompt, dict):
+            if not set(self.fields) <= set(prompt):
+                raise ValueError(f"has not all fields of the template ({', '.join(self.fields)})")
+            return prompt
+        found = _pattern(self.template).fullmatch(prompt)
+        if found is None:
+            raise ValueError("has not the form of the template")
+        return found.groupdict()
+
+    def query(self, found: Fields | Messages, tokenizer: Tokenizer) -> str:
+        """The text of what ``parse`` has found, up to where a response begins; raises as ``Tokenizer.render``."""
+        if self.chat or isinstance(found, list):
+            return tokenizer.render(self._messages(found), ask=True)
+        return self.template.format_map(found)
+
+    def prompt(self, prompt: Prompt, tokenizer: Tokenizer) -> str:
+        """The text of a prompt, of whatever length; raises as ``parse`` and ``query``."""
+        return self.query(self.parse(prompt), tokenizer)
+
+    def response(self, prompt: Prompt, answer: str, tokenizer: Tokenizer) -> str:
+        """The text that follows the prompt, of whatever length.
+
+        Raises:
+          ValueError: as ``prompt``, or the chat template writes the prompt of a conversation in another way.
+        """
+        answer = self.separator + answer.lstrip() if self.separator else answer
+        if not self.chat:
+            return answer
+        messages = self._messages(self.parse(prompt))
+        asked = tokenizer.render(messages, ask=True)
+        whole = tokenizer.render([*messages, {"role": "assistant", "content": answer}], ask=False)
+        if not whole.startswith(asked):
+            raise ValueError("is not written behind the prompt by the chat template")
+        return whole[len(asked) :]
+
+    def _messages(self, found: Fields | Messages) -> Messages:
+        if isinstance(found, list):
+            return found
+        return [{"role": "user", "content": self.template.format_map(found)}]
+
+
+TLDR = Format("SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:", separator=" ", shorten="post")
+"""Summaries of Reddit posts as in arXiv 2403.17031, sections 3 and 4, and the paper's released code.
+
+There the compared summaries of a reward model have room for 169 tokens, demonstrations and samples for 53.
+"""
+
+TRANSCRIPT = Format(separator=" ")
+"""Prompts that say all themselves, such as transcripts that end in "Assistant:"."""
+
+CHAT = Format(chat=True)
+"""Messages through the tokenizer's own template."""
+
+
+@cache
+def _pattern(template: str) -> re.Pattern:
+    parts = string.Formatter().parse(template)
+    return re.compile(
+        "".join(re.escape(text) + (f"(?P<{name}>.*?)" if name else "") for text, name, _, _ in parts), re.DOTALL
+    )

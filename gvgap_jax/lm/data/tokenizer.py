@@ -1,0 +1,197 @@
+"""Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
+
+import importlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import jinja2
+import numpy as np
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from gvgap_jax.runtime.files import Folder, folder_at
+from gvgap_jax.types import PADDING
+
+VOCABULARY, SETTINGS, SPECIAL, TEMPLATE = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    "chat_template.jinja",
+)
+
+Fields = dict[str, str]
+Messages = list[dict[str, str]]  # of "role" and "content"
+Prompt = str | Fields | Messages
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How one checkpoint reads and writes text; ``open_tokenizer`` makes it.
+
+    Special tokens that are spelled out in a text are read as such, as transformers does; none are added.
+
+    Attributes:
+      inner: of the ``tokenizers`` library.
+      end: the token after which a response is over.
+      size: 1 + the largest token. A model's vocabulary is often rounded up, and never smaller.
+      start: the token that some checkpoints want before every prompt, None for none.
+      chat_template: Jinja, None for none.
+      named: special tokens as chat templates know them (``eos_token``, …).
+    """
+
+    inner: Any = field(repr=False)
+    end: int
+    size: int
+    start: int | None = None
+    chat_template: str | None = field(default=None, repr=False)
+    named: Fields = field(default_factory=dict, hash=False)
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text."""
+        return self.inner.encode(text, add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text, on all cores."""
+        return [found.ids for found in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, tokens) -> str:
+        """The text of a response [H]: padding, special tokens, and all from the first end token on are no text."""
+        return self.decode_batch(np.asarray(tokens)[None])[0]
+
+    def decode_batch(self, responses) -> list[str]:
+        """The texts of responses [N, H]; tokens that only the model's rounded vocabulary has are no text either."""
+        return self.inner.decode_batch([self._before_end(row) for row in np.asarray(responses)])
+
+    @property
+    def template(self) -> str:
+        """The chat template; ValueError if there is none."""
+        if self.chat_template is None:
+            raise ValueError(
+                f"this tokenizer has no chat template ({TEMPLATE}, or chat_template in {SETTINGS}); use the tokenizer "
+                "of a chat model, or a Format without chat."
+            )
+        return self.chat_template
+
+    def render(self, messages: Messages, ask: bool) -> str:
+        """Messages through the chat template; ``ask``: up to where the next answer begins.
+
+        ``strftime_now`` is left undefined: the same messages give the same text on another day.
+
+        Raises:
+          ValueError: there is no template, or it refuses the messages.
+        """
+        try:
+            return _compiled(self.template).render(
+                self.named, messages=messages, add_generation_prompt=ask, tools=None, documents=None
+            )
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ValueError(f"the chat template refuses the messages: {error}") from error
+
+    def _before_end(self, row) -> list[int]:
+        over = np.flatnonzero(row == self.end)
+        row = row[: over[0]] if len(over) else row
+        return row[row != PADDING].tolist()
+
+
+def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
+    """The tokenizer in a folder (or object store), or of a repository of the Hugging Face hub.
+
+    ``end``: the end token's name, where it is not the one that the tokenizer's settings name.
+
+    Raises:
+      ValueError: there is none, it cannot be read, it has no such end token, or a package is not installed.
+    """
+    tokenizers = imported("tokenizers")
+    folder = _folder_of(source)
+    try:
+        inner = tokenizers.Tokenizer.from_str((folder / VOCABULARY).read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing narrower
+        raise ValueError(f"{folder / VOCABULARY} is no tokenizer of the tokenizers library: {error}.") from error
+    inner.no_truncation()
+    inner.no_padding()
+    settings = _json(folder / SPECIAL) | _json(folder / SETTINGS)
+    named = _special(settings) | ({"eos_token": end} if end else {})
+    return Tokenizer(
+        inner=inner,
+        end=_token(folder, inner, named.get("eos_token")),
+        size=1 + max(inner.get_vocab(with_added_tokens=True).values()),
+        start=_token(folder, inner, named["bos_token"]) if "bos_token" in named else None,
+        chat_template=_template(folder, settings),
+        named=named,
+    )
+
+
+def imported(name: str) -> Any:
+    """A package of the extra ``tldr``; ValueError says how to install it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(f"{name} is needed and not installed: pip install 'gvgap_jax[tldr]'.") from error
+
+
+def _folder_of(source: str | Folder) -> Folder:
+    folder = folder_at(source)
+    if (folder / VOCABULARY).exists():
+        return folder
+    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
+        raise ValueError(f"{source}: there is no {VOCABULARY}; name a folder that has one, or a repository of the hub.")
+    huggingface_hub = imported("huggingface_hub")
+    wanted = [VOCABULARY, SETTINGS, SPECIAL, TEMPLATE]
+    try:
+        found = folder_at(huggingface_hub.snapshot_download(str(source), allow_patterns=wanted))
+    except Exception as error:  # of the network, of the hub, or of its cache
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(f"{source} is no folder, and cannot be had from the hub: {reason}") from error
+    if not (found / VOCABULARY).exists():
+        raise ValueError(f"the hub's {source} has no {VOCABULARY}; name a repository with a fast tokenizer.")
+    return found
+
+
+def _json(path: Folder) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is no JSON object: {error}.") from error
+
+
+def _special(settings: dict[str, Any]) -> Fields:
+    """Special tokens by name; a token is its text, or an object with its text."""
+    texts = {name: value["content"] if isinstance(value, dict) else value for name, value in settings.items()}
+    return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}
+
+
+def _token(folder: Folder, inner, text: str | None) -> int:
+    token = None if text is None else inner.token_to_id(text)
+    if token is None:
+        what = f"no token {text!r} in {VOCABULARY}" if text else f"no end token (eos_token in {SETTINGS} or {SPECIAL})"
+        raise ValueError(f"{folder} has {what}; name one with end=, such as '<|endoftext|>'.")
+    return token
+
+
+def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
+    """A file of its own, one text, or several by name of which one is the default."""
+    if (folder / TEMPLATE).exists():
+        return (folder / TEMPLATE).read_text(encoding="utf-8")
+    found = settings.get("chat_template")
+    if isinstance(found, list):
+        found = {each["name"]: each["template"] for each in found}.get("default")
+    return found
+
+
+@cache
+def _compiled(template: str) -> jinja2.Template:
+    def raise_exception(message: str):
+        raise jinja2.TemplateError(message)
+
+    def to_json(value, ensure_ascii=False, **options):  # jinja2's own escapes for HTML
+        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = raise_exception
+    return environment.from_string(template)

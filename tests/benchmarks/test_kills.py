@@ -1,0 +1,117 @@
+"""The demonstration that nothing is lost tells sameness from any difference."""
+
+import json
+import shutil
+
+import numpy as np
+import polars as pl
+import pytest
+
+from experiments.benchmarks import kills
+from experiments.cli import main as command
+from gvgap_jax.runtime import files
+from gvgap_jax.sweep import records, store
+
+ARGUMENTS = ("equivalence", "--grid.horizon", "1", "--grid.pairs", "16", "--seeds", "300")
+
+
+@pytest.fixture(scope="module")
+def demonstrated(tmp_path_factory):
+    """The command, its kills and comparisons: three chunks, two processes killed."""
+    command = kills.Command(ARGUMENTS, tmp_path_factory.mktemp("kills"))
+    return command, *kills.demonstrate(command, 2)
+
+
+@pytest.fixture
+def copy(demonstrated, tmp_path):
+    """The shared folder, to be spoilt."""
+    command, *_ = demonstrated
+    return shutil.copytree(command.root / "shared", tmp_path / "copy")
+
+
+def compared(demonstrated, folder):
+    return kills.compare(folder, demonstrated[0].root / "undisturbed")
+
+
+def test_killed_and_shared_runs_end_at_the_same_bits(demonstrated, capsys):
+    command, killed, comparisons = demonstrated
+    assert len(killed) == 2
+    assert killed[0].stage in ("running", "ending")
+    assert all(0 <= kill.stored <= kill.chunks == 3 for kill in killed)
+    assert {row.folder for row in comparisons} >= {"killed-01", "shared"}
+    assert all(row.same and row.rows == 300 for row in comparisons)
+    kills.console.print(kills.kill_table(killed))
+    kills.conclude(comparisons, command.root)
+    assert "the same" in capsys.readouterr().out
+
+
+def test_an_altered_number_is_a_difference(demonstrated, copy, capsys):
+    path = sorted(copy.glob("*.parquet"))[0]
+    records = pl.read_parquet(path)
+    records.with_columns(kl=pl.col("kl") * (1 + np.finfo(np.float32).eps)).write_parquet(
+        path, metadata=pl.read_parquet_metadata(path)
+    )
+    row = compared(demonstrated, copy)
+    assert row.differing == ("distances.kl",)
+    with pytest.raises(SystemExit) as stopped:
+        kills.conclude([row], copy.parent)
+    assert stopped.value.code == 1
+    assert "different" in capsys.readouterr().out
+
+
+def test_a_lost_chunk_is_a_difference(demonstrated, copy):
+    sorted(copy.glob("*.parquet"))[0].unlink()
+    row = compared(demonstrated, copy)
+    assert row.lost == 100
+    assert not row.same
+
+
+def test_rows_that_are_there_twice_are_a_difference(demonstrated, copy):
+    first = sorted(copy.glob("*.parquet"))[0]
+    shutil.copy(first, copy / "distances-0000000000000000.parquet")
+    row = compared(demonstrated, copy)
+    assert row.twice == 100
+    assert row.unexpected == ("distances-0000000000000000.parquet",)
+
+
+def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demonstrated, copy):
+    chunk = next(iter(json.loads((copy / records.MANIFEST).read_text())["chunks"]))
+    (copy / files.LOCKS).mkdir(exist_ok=True)
+    (copy / files.LOCKS / chunk).touch()
+    (copy / f".{chunk}.parquet.host.1").touch()
+    assert compared(demonstrated, copy).same
+    assert compared(demonstrated, copy).stale == 2
+    (copy / store.SET_ASIDE).mkdir()
+    (copy / store.SET_ASIDE / f"{chunk}.parquet").touch()
+    assert compared(demonstrated, copy).unexpected == (f"set_aside/{chunk}.parquet",)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "differing"),
+    [
+        ([1.0, float("nan")], [1.0, float("nan")], []),
+        ([0.0], [-0.0], ["x"]),
+        ([1.0], [1.0, 1.0], ["x"]),
+        ([1.0], [1], ["x"]),
+        (["ok"], ["not converged"], ["x"]),
+    ],
+)
+def test_columns_are_compared_by_their_bits(found, wanted, differing):
+    assert kills.differing_columns(pl.DataFrame({"x": found}), pl.DataFrame({"x": wanted})) == differing
+
+
+def test_a_missing_column_differs():
+    assert kills.differing_columns(pl.DataFrame({"x": [1]}), pl.DataFrame({"x": [1], "y": [1]})) == ["y"]
+
+
+def test_a_run_that_fails_names_its_log(tmp_path):
+    command = kills.Command(("equivalence", "--seeds", "0"), tmp_path)
+    with pytest.raises(RuntimeError, match=r"status 2: see .*undisturbed.log"):
+        command.finish(tmp_path / "undisturbed")
+
+
+def test_the_command_writes_tables_and_keeps_no_records(demonstrated, tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "demonstrate", lambda command, count: demonstrated[1:])
+    command.main(["bench", "kills", "--out", str(tmp_path)])
+    assert {path.name for path in (tmp_path / "kills").iterdir()} == {"kills.csv", "comparisons.csv"}
+    assert len(pl.read_csv(tmp_path / "kills" / "kills.csv")) == 2

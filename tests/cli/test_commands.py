@@ -1,0 +1,193 @@
+"""The commands beside ``run``: what they print, and what they say to bad input."""
+
+import jax
+import pytest
+
+from experiments.cli import arguments, doctor, folders, runner
+from experiments.questions import equivalence, questions
+from gvgap_jax.runtime import compile_cache, files
+from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+
+TINY = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.pairs", "8", "--seeds", "2"]
+
+
+def printed_by(capsys, *command, status=0):
+    """What a command prints, in one line."""
+    if status:
+        with pytest.raises(SystemExit) as stopped:
+            command.main([str(argument) for argument in command])
+        assert stopped.value.code == status
+    else:
+        command.main([str(argument) for argument in command])
+    captured = capsys.readouterr()
+    return " ".join((captured.out + captured.err).split())
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    monkeypatch.setattr(folders.console, "_width", 300)
+
+
+@pytest.fixture
+def half(tmp_path, capsys):
+    """A folder in which one of two programs is done."""
+    printed = printed_by(capsys, *TINY, "--shard", "0/2", "--out", tmp_path)
+    assert "Chunks left for other shards: 1 of 'distances'" in printed
+    return tmp_path
+
+
+def test_status_of_a_half_done_folder(half, capsys):
+    printed = printed_by(capsys, "status", half)
+    assert "2 of 10 cells done, 8 left" in printed
+    assert "horizon=1" in printed
+    assert "horizon=2" in printed
+    one, two = folders.programs(folder_at(half))
+    assert (one.done, one.cells, two.done, two.cells) == (2, 2, 0, 8)
+    assert len(one.compile_seconds) == 1
+    assert two.compile_seconds == []
+    assert one.left_seconds == 0
+    assert two.left_seconds == pytest.approx(8 * one.seconds / one.done)
+
+
+def test_status_names_what_failed_and_what_was_set_aside(half, capsys):
+    files.save_failure(folder_at(half), "distances-0", "[it] rained")
+    (half / store.SET_ASIDE).mkdir()
+    (half / store.SET_ASIDE / "odd.parquet").touch()
+    printed = printed_by(capsys, "status", half)
+    assert "distances-0 failed: [it] rained" in printed
+    assert "set aside: odd.parquet" in printed
+
+
+def test_the_other_shard_finishes_and_prints_the_findings(half, capsys):
+    printed = printed_by(capsys, *TINY, "--shard", "1/2", "--out", half)
+    assert "classes equal" in printed
+    assert "10 of 10 cells done, 0 left" in printed_by(capsys, "status", half)
+    assert "distances.parquet: 2 chunks" in printed_by(capsys, "compact", half)
+    assert "10 of 10 cells done, 0 left" in printed_by(capsys, "status", half)
+    assert len(load(half, "distances")) == 10
+
+
+def test_damaged_files_are_named_when_a_run_goes_on(half, capsys):
+    (victim,) = half.glob("distances-*.parquet")
+    victim.write_bytes(b"not parquet at all")
+    printed = printed_by(capsys, *TINY, "--out", half)
+    assert f"{victim.name} cannot be read" in printed
+    assert "10 cells computed" in printed
+
+
+def test_a_failing_chunk_ends_in_status_1_and_the_command_that_tries_again(tmp_path, capsys, monkeypatch):
+    def fails(plan, folder, stopped):
+        report = run_plan(plan, folder, stopped=stopped)
+        return report._replace(failed={"distances-1": "RuntimeError: it rained"})
+
+    with pytest.raises(SystemExit) as stopped:
+        runner.execute("equivalence", equivalence, arguments.grid_of(tiny_options()), tmp_path, fails)
+    assert stopped.value.code == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "distances-1 failed: RuntimeError: it rained" in printed
+    assert "Try the failed ones again with: python -m experiments" in printed
+
+
+def tiny_options():
+    options = arguments.options_of("equivalence", equivalence, "quick")
+    axes = type(options().grid)(horizon=(2,), pairs=(8,))
+    return options(grid=axes, seeds=2)
+
+
+def test_quickstart_and_run_share_a_folder(tmp_path, capsys):
+    """The grid of a preset and the options that repeat it are the same plan."""
+    grid = equivalence.PRESETS["quick"]
+    plan = make_plan("equivalence", equivalence, grid)
+    open_folder(folder_at(tmp_path), plan)
+    options = arguments.options_of("equivalence", equivalence, "quick")()
+    assert open_folder(folder_at(tmp_path), make_plan("equivalence", equivalence, arguments.grid_of(options))) == []
+
+
+def test_axes_can_be_zipped_and_pairs_called_n(tmp_path, capsys):
+    command = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.n", "8", "16", "--zip", "horizon,pairs"]
+    printed_by(capsys, *command, "--seeds", "2", "--out", tmp_path)
+    found = load(tmp_path, "distances").select("horizon", "pairs").unique().sort("horizon").rows()
+    assert found == [(1, 8), (2, 16)]
+
+
+def test_records_go_to_an_object_store(capsys):
+    command = [*TINY, "--out", "memory://commands/equivalence"]
+    assert "10 cells computed" in printed_by(capsys, *command)
+    assert "0 cells computed, 10 found done" in printed_by(capsys, *command)
+    assert "10 of 10 cells done" in printed_by(capsys, "status", "memory://commands/equivalence")
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["status", "nowhere"], "nowhere holds no records. Run the experiment first"),
+        (["compact", "nowhere"], "nowhere holds no records. Run the experiment first"),
+        ([*TINY, "--shard", "2/2"], "a shard is i/n with 0 <= i < n, got 2/2"),
+        ([*TINY, "--shard", "one"], "--shard must be i/n, as in 0/4, got 'one'"),
+        ([*TINY, "--engine", "slurm", "--shard", "0/2"], "give --slurm.jobs instead of --shard"),
+        ([*TINY, "--engine", "ray", "--ray.cpus", "0"], "needs at least 1 CPU"),
+        ([*TINY, "--engine", "spark"], "invalid choice"),
+        ([*TINY, "--grid.horizons", "2"], "--grid.horizon"),
+        ([*TINY, "--grid.beta", "0"], "beta must be positive, got 0.0"),
+        ([*TINY, "--zip", "horizon,beta"], "zipped axes need the same number of values"),
+        ([*TINY, "--seeds", "0"], "seeds must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_ends_in_one_clear_line(tmp_path, monkeypatch, capsys, command, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in printed_by(capsys, *command, status=2)
+    assert not list(tmp_path.glob("results/*/*.parquet"))
+
+
+def test_doctor_shows_the_machine(capsys, monkeypatch):
+    monkeypatch.setattr(doctor.console, "_width", 300)
+    printed = printed_by(capsys, "doctor")
+    for fact in ("platform", f"{jax.local_device_count()} (cpu)", jax.__version__, "GiB", "compiled programs"):
+        assert fact in printed
+
+
+def test_doctor_fails_when_the_platform_is_another_one(capsys):
+    printed = printed_by(capsys, "doctor", "--platform", "tpu", status=1)
+    assert 'wanted tpu, but jax runs on cpu. On a TPU VM: pip install "jax[tpu]"' in printed
+    assert "wanted" not in printed_by(capsys, "doctor", "--platform", "cpu")
+
+
+@pytest.fixture
+def cache_folder():
+    """Sets jax's cache folder for the length of a test."""
+    before = jax.config.jax_compilation_cache_dir
+    yield lambda path: jax.config.update("jax_compilation_cache_dir", path)
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def test_doctor_sees_the_cache(tmp_path, cache_folder):
+    (tmp_path / "program").write_bytes(b"0" * 2**20)
+    for path, state in ((tmp_path, "1 files, 1 MiB"), (tmp_path / "none", "(empty)"), (None, "compiles again")):
+        cache_folder(path and str(path))
+        assert state in doctor.facts()["compiled programs"]
+
+
+def test_every_experiment_has_every_preset():
+    for module in questions().values():
+        assert tuple(module.PRESETS) == arguments.PRESET_NAMES
+
+
+def test_compiled_programs_are_kept_apart_by_processor_and_jaxlib(monkeypatch, cache_folder):
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    compile_cache.keep_compiled_programs()
+    here = jax.config.jax_compilation_cache_dir
+    monkeypatch.setattr(compile_cache.platform, "machine", lambda: "another")
+    compile_cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir != here
+    monkeypatch.undo()
+    monkeypatch.setattr(compile_cache, "version", lambda package: "0.0.1")
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    compile_cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir != here
+
+
+def test_a_cache_folder_named_by_the_user_is_left_alone(monkeypatch, cache_folder):
+    cache_folder("mine")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
+    compile_cache.keep_compiled_programs()
+    assert jax.config.jax_compilation_cache_dir == "mine"

@@ -1,0 +1,83 @@
+"""The site's source: what its pages name is there. Building it also runs every cell; this only reads."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import gvgap_jax
+import theory
+from tests.house.test_readme import missing
+
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
+TEXTS = {page.relative_to(DOCS).with_suffix("").as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+CELL = re.compile(r"```\{code-cell\}.*?\n(.*?)```", re.DOTALL)
+ROLE = re.compile(r"\{(?:func|class|meth|mod|data|attr)\}`~?([\w.]+)`")
+NOT_PYTHON = re.compile(r"^(%|:\w+:).*$", re.MULTILINE)
+
+
+def toctrees(page, text):
+    """Pages that the toctrees of a page name, relative to the folder of the site."""
+    entries = [line for block in re.findall(r"```\{toctree\}\n(.*?)```", text, re.DOTALL) for line in block.split("\n")]
+    return [(Path(page).parent / entry).as_posix() for entry in entries if entry and not entry.startswith(":")]
+
+
+def is_there(name):
+    """Whether a dotted name is a module, or an attribute of one."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for attribute in parts[length:]:
+            found = getattr(found, attribute, None)
+        return found is not None
+    return False
+
+
+def modules(package):
+    """Names of a package's modules that are no packages and not private."""
+    found = pkgutil.walk_packages(package.__path__, f"{package.__name__}.")
+    return {module.name for module in found if not module.ispkg and not module.name.split(".")[-1].startswith("_")}
+
+
+def test_every_page_is_in_a_toctree_and_every_toctree_names_pages():
+    named = [entry for page, text in TEXTS.items() for entry in toctrees(page, text)]
+    assert sorted(named) == sorted(set(TEXTS) - {"index"})
+
+
+@pytest.mark.parametrize("page", TEXTS)
+def test_what_a_page_refers_to_is_there(page):
+    text = TEXTS[page]
+    assert not [name for name in ROLE.findall(text) if not is_there(name)]
+    linked = [link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
+    assert not [link for link in linked if link and not (DOCS / page).parent.joinpath(link).exists()]
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if CELL.search(text)])
+def test_what_the_cells_of_a_page_use_is_there(page):
+    source = NOT_PYTHON.sub("", "\n".join(CELL.findall(TEXTS[page])))
+    assert not missing(source)
+
+
+def test_the_reference_names_every_module_once():
+    listed = re.findall(r"^   ((?:gvgap_jax|theory)\.[\w.]+)$", "\n".join(TEXTS.values()), re.MULTILINE)
+    assert sorted(listed) == sorted(modules(gvgap_jax) | modules(theory))
+
+
+def test_what_is_not_there_would_be_seen():
+    assert ROLE.findall("{func}`~gvgap_jax.losses.dpo` and {class}`gvgap_jax.types.Policy`") == [
+        "gvgap_jax.losses.dpo",
+        "gvgap_jax.types.Policy",
+    ]
+    assert is_there("gvgap_jax.tree.TokenTree.leaf_log_probs")
+    assert not is_there("gvgap_jax.tree.TokenTree.leaves_of")
+    assert not is_there("gvgap_jax.forest")
+    assert toctrees("guides/x", "```{toctree}\n:hidden:\n\na\nb/c\n```") == ["guides/a", "guides/b/c"]
+    assert sum(bool(CELL.search(text)) for text in TEXTS.values()) > 5
+    assert ast.parse(NOT_PYTHON.sub("", ":tags: [x]\n%config y\nz = 1")).body

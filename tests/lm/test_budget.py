@@ -1,0 +1,239 @@
+"""Memory, operations and hours of a run: against compiled programs, published numbers and plain arithmetic."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.benchmarks import memory
+from gvgap_jax.lm.budget import flops
+from gvgap_jax.lm.budget import memory as resources
+from gvgap_jax.lm.budget.chips import CHIPS, chip_named, chip_of
+from gvgap_jax.lm.budget.parts import Work, cache_bytes, parameter_bytes, saved_bytes
+from gvgap_jax.lm.model import classes, transformer
+from gvgap_jax.lm.model.pythia import SIZES, pythia
+from gvgap_jax.lm.model.shape import llama, neox
+from gvgap_jax.runtime.devices import USABLE
+
+PUBLISHED = {  # the model cards' numbers of all parameters
+    "70m": 70_426_624,
+    "160m": 162_322_944,
+    "410m": 405_334_016,
+    "1b": 1_011_781_632,
+    "1.4b": 1_414_647_808,
+    "2.8b": 2_775_208_960,
+    "6.9b": 6_857_302_016,
+}
+GIB = 2**30
+
+
+def tldr(size="1b", kind="dpo", rows=128, **changes):
+    return Work(pythia(size), kind, rows, 512, 53, **changes)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_pythia_has_as_many_parameters_as_published(size):
+    shape = pythia(size)
+    assert transformer.num_parameters(shape, shape.vocabulary) == PUBLISHED[size]
+    assert parameter_bytes(tldr(size, "sft")) == 4 * PUBLISHED[size]
+
+
+def test_a_pythia_that_is_not_there():
+    with pytest.raises(ValueError, match=r"no Pythia of size '3b'; its sizes are 70m, .*6\.9b"):
+        pythia("3b")
+
+
+@pytest.mark.parametrize(
+    ("size", "kind", "accumulate", "remat"),
+    [((3, 128, 4), "sft", 1, False), ((4, 256, 4), "reward_model", 2, True), ((6, 512, 8), "dpo", 2, False)],
+)
+def test_the_estimate_is_what_the_compiler_needs(size, kind, accumulate, remat):
+    row = memory.compiled(memory.work_of(size, kind, accumulate, remat))
+    assert row.ratio == pytest.approx(1, abs=memory.TOLERANCE)
+
+
+def residuals(shape, rows, length):
+    """Every array with tokens that the backward pass of the blocks is handed by the forward pass."""
+    params = jax.eval_shape(lambda: transformer.init(shape, 1, jax.random.key(0)))
+    tokens = jax.ShapeDtypeStruct((rows, length), jnp.int32)
+    backward = jax.eval_shape(
+        lambda params, tokens: jax.vjp(lambda params: transformer.forward(shape, params, tokens)[0], params)[1],
+        params,
+        tokens,
+    )
+    return [leaf for leaf in jax.tree.leaves(backward) if length in leaf.shape]
+
+
+def bytes_of(leaves):
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", [neox, llama])
+def test_what_blocks_save_is_what_differentiation_keeps(kind, dtype):
+    shape = kind(101, 9, 64, 4, key_value_heads=2, start=False, dtype=dtype)
+    found = sum(saved_bytes(Work(shape, "reward_model", 3, 170, 23)))
+    # Beside the blocks there are the last norm and positions, and in them sums of softmaxes and norms.
+    assert found == pytest.approx(bytes_of(residuals(shape, 6, 193)), rel=0.04)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_blocks_that_are_recomputed_save_their_input(dtype):
+    shape = neox(101, 9, 64, 4, start=False, dtype=dtype, remat=True)
+    stacked = [leaf for leaf in residuals(shape, 6, 193) if leaf.shape[0] == shape.layers]
+    assert sum(saved_bytes(Work(shape, "reward_model", 3, 170, 23))) == bytes_of(stacked)
+
+
+def test_a_state_is_four_numbers_a_parameter_and_splits():
+    whole = resources.training(tldr("70m"))
+    split = resources.training(tldr("70m", fsdp=4))
+    assert whole.parameters == 4 * PUBLISHED["70m"]
+    assert whole.moments == 2 * whole.parameters
+    assert split.parameters == whole.parameters / 4
+    assert resources.training(tldr("70m", keeps_best=True)).best == whole.parameters
+    assert resources.training(tldr("70m", stored_rows=1000)).data == 1000 * 4 * (512 + 2 * 53 + 2)
+    assert sum(size for _, size in resources.rows(whole)[:-1]) == pytest.approx(whole.total)
+
+
+def test_less_memory_at_a_time_for_parts_recomputing_and_splits():
+    work = tldr("410m", rows=64)
+    total = resources.training(work).total
+    assert resources.training(replace(work, accumulate=8)).total < total / 3
+    assert resources.training(replace(work, shape=replace(work.shape, remat=True))).total < total / 3
+    assert resources.training(replace(work, data=8)).total < total / 3
+    assert resources.scoring(work).total < resources.training(work).total
+
+
+def test_the_cache_holds_keys_and_values_of_every_token_but_the_last():
+    shape = pythia("1b")
+    cache = jax.eval_shape(lambda: transformer.empty_cache(shape, 8, 512 + 53 - 1))
+    assert cache_bytes(tldr(rows=8)) == sum(leaf.size * leaf.dtype.itemsize for leaf in (cache.key, cache.value))
+    assert resources.generation(tldr(rows=8)).cache == cache_bytes(tldr(rows=8))
+
+
+def test_what_fits_is_not_refused():
+    resources.check(resources.generation, tldr("70m", rows=8), chip_named("A100 80GB"), 1)
+
+
+@pytest.mark.parametrize("size", ["160m", "1b", "2.8b", "6.9b"])
+@pytest.mark.parametrize("chip", ["L4", "TPU v5e", "H100"])
+@pytest.mark.parametrize("needed", [resources.training, resources.scoring, resources.generation])
+def test_the_nearest_setting_fits_and_is_the_same_work(needed, size, chip):
+    work, chip = tldr(size, data=4), chip_named(chip)
+    found = resources.nearest(needed, work, chip)
+    assert found is not None
+    assert needed(found).total <= USABLE * chip.memory_bytes
+    assert found.rows % (found.accumulate * found.data * found.fsdp) == 0
+    assert found.rows == work.rows or needed is not resources.training
+    if resources.fits(needed, work, chip):
+        assert found == work
+
+
+def test_parts_come_before_recomputing_and_that_before_more_devices():
+    chip = chip_named("H100")
+    assert resources.describe(tldr("70m"), resources.nearest(resources.training, tldr("70m"), chip)) == "accumulate=2"
+    large = resources.nearest(resources.training, tldr("6.9b", data=2), chip)
+    assert (large.data, large.fsdp, large.shape.remat) == (1, 4, False)
+    assert resources.describe(tldr("6.9b", data=2), large).endswith(", data=1, fsdp=4 (4 devices)")
+    fewer = replace(large, fsdp=2, accumulate=64, shape=replace(large.shape, remat=True))
+    assert not resources.fits(resources.training, fewer, chip)
+
+
+def test_recomputing_is_found_where_one_sequence_is_too_much():
+    work = Work(pythia("70m"), "sft", 1, 4000, 53)
+    chip = chip_named("A100 80GB")._replace(memory_bytes=int(resources.training(work).total / USABLE) - GIB // 4)
+    assert resources.describe(work, resources.nearest(resources.training, work, chip)) == "remat=True"
+
+
+def test_a_refusal_says_what_there_is_and_what_would_fit():
+    words = (
+        r"needs [\d.,]+ GiB on each of 1 devices \(TPU v5e\).* 12\.8 GiB of the 16\.0 GiB.*nearest that fits: .*fsdp="
+    )
+    with pytest.raises(ValueError, match=words):
+        resources.check(resources.training, tldr("6.9b"), chip_named("v5e"), 1)
+    with pytest.raises(ValueError, match="a layout of 2 devices, and there are 1"):
+        resources.check(resources.training, tldr("70m", data=2), chip_named("H100"), 1)
+    huge = Work(neox(50_304, 10_000, 20_000, 100), "sft", 1024, 512, 53)
+    with pytest.raises(ValueError, match="not even 1024 of them"):
+        resources.check(resources.training, huge, chip_named("L4"), 1)
+
+
+def test_operations_are_those_of_the_compiled_forward_pass():
+    shape = neox(500, 2, 256, 4, start=False)  # unrolled: the compiler counts the body of a loop once
+    work = Work(shape, "sft", 3, 40, 9)
+    policy = classes.transformer_policy(shape, 9)
+    params = jax.eval_shape(policy.init, jax.random.key(0))
+    tokens = [jax.ShapeDtypeStruct((3, length), jnp.int32) for length in (40, 9)]
+    counted = jax.jit(policy.log_prob).lower(params, *tokens).compile().cost_analysis()["flops"]
+    assert flops.scoring_flops(work) == pytest.approx(counted, rel=0.1)
+    assert flops.scoring_flops(work) < counted
+
+
+def test_a_training_step_is_six_operations_a_parameter_and_token():
+    work = tldr("1b", "reward_model", rows=64)
+    matrices = 805_736_448  # parameters without embeddings
+    tokens, layers, width = 128 * 565, 16, 2048
+    expected = 6 * matrices * tokens + 12 * layers * 565 * width * tokens
+    assert flops.training_flops(work) == pytest.approx(expected, rel=1e-3)
+    remat = replace(work, shape=replace(work.shape, remat=True))
+    assert flops.training_flops(remat) == pytest.approx(4 / 3 * expected, rel=1e-3)
+    assert flops.training_flops(tldr("1b", "sft", rows=64)) > expected / 2
+
+
+def test_hours_are_operations_over_speed_and_devices():
+    work, chip = tldr("1b", rows=128), chip_named("H100")
+    seconds = 1000 * flops.training_flops(work) / (0.4 * 989e12)
+    assert flops.training_hours(work, chip, 1000) == pytest.approx(seconds / 3600)
+    assert flops.training_hours(replace(work, data=8), chip, 1000) == pytest.approx(seconds / 8 / 3600)
+    assert flops.scoring_hours(work, chip, 1000) == pytest.approx(seconds / 3 / 3600)
+
+
+def test_few_responses_wait_for_memory_and_many_for_arithmetic():
+    chip = chip_named("H100")
+    one, many = (flops.generation_hours(tldr("6.9b", rows=rows), chip, 1) for rows in (1, 512))
+    read = 53 * 2 * PUBLISHED["6.9b"] / chip.bandwidth_bytes_per_s / 3600
+    assert read < one < 1.1 * read
+    assert many == pytest.approx(flops.generation_flops(tldr("6.9b", rows=512)) / (0.4 * 989e12) / 3600)
+
+
+def test_chips_by_name():
+    assert [chip_named(chip.name.lower().replace(" ", "")) for chip in CHIPS] == list(CHIPS)
+    with pytest.raises(ValueError, match=r"no chip is called 'H10O'; did you mean H100"):
+        chip_named("H10O")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("TPU v4", "TPU v4"),
+        ("TPU v5 lite", "TPU v5e"),
+        ("TPU v5", "TPU v5p"),
+        ("TPU v5p", "TPU v5p"),
+        ("TPU v6 lite", "TPU v6e"),
+        ("NVIDIA A100-SXM4-40GB", "A100 40GB"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA A100 80GB PCIe", "A100 80GB"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA L4", "L4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("cpu", "cpu"),
+    ],
+)
+def test_chips_by_what_jax_calls_a_device(kind, name):
+    found = chip_of(kind)
+    assert found is not None
+    assert found.name == name
+
+
+@pytest.mark.parametrize("kind", ["NVIDIA L40S", "TPU v4 lite", "TPU v3", "AMD Instinct MI300X"])
+def test_a_device_that_is_not_known(kind):
+    assert chip_of(kind) is None
+
+
+def test_peaks_are_ordered_as_precision_costs():
+    for chip in CHIPS:
+        assert chip.flops_bfloat16 >= chip.flops_float32 > 0
+        assert np.isfinite(chip.bandwidth_bytes_per_s)

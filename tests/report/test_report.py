@@ -1,0 +1,263 @@
+"""The report and the README's tables over a toy experiment: its records whole, missing, unfinished, stale and odd."""
+
+import json
+import math
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from experiments.cli import main as command
+from experiments.cli import report as reporting
+from experiments.kit import findings as statistics
+from experiments.kit.findings import Finding, Interval, Question
+from experiments.questions import questions
+from experiments.report import evidence, page, tables
+from tests.report.toy_questions import PAPER, QUICK, install, toy
+from tests.sweep import toy_experiment
+
+REAL = list(questions())
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A folder of the quick records of two experiments, made by ``run all``."""
+    root = tmp_path_factory.mktemp("records")
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, {"toy": toy(), "twin": toy()})
+        command.main(["run", "all", "--out", str(root)])
+    return root
+
+
+@pytest.fixture
+def records(made, tmp_path, monkeypatch):
+    """A copy of the records, to be broken; the experiments are registered."""
+    install(monkeypatch, {"toy": toy(), "twin": toy()})
+    monkeypatch.setattr(reporting.console, "_width", 300)
+    return Path(shutil.copytree(made, tmp_path / "records"))
+
+
+class Page(HTMLParser):
+    """What a page is made of."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(text)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, wanted):
+        return [attributes for tag, attributes in self.tags if tag == wanted]
+
+
+def reported(records, *options):
+    out = records / "report.html"
+    command.main(["report", "--records", str(records), "--out", str(out), *options])
+    return Page(out.read_text())
+
+
+def gathered(records, module=None, preset="quick"):
+    return evidence.gather("toy", module or toy(), str(records), preset)
+
+
+def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
+    found = reported(records)
+    assert {section.get("id") for section in found.all("section")} >= {"toy", "twin"}
+    assert [image["alt"] for image in found.all("img")] == ["Small and empty."] * 2
+    for words in ("squares are large", "How large are powers ?", "Numbers are multiplied.", "Said <b>so</b> in",
+                  "undecided", "no effect", "python -m experiments run toy --preset quick", "All of it. Claim",
+                  "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
+        assert words in found.text
+    assert "Not shown" not in found.text
+    assert "0 of 2 controls that are tested at a value show an effect at the 95 % level" in found.text
+    assert "chance alone would give 0.1 on average" in found.text
+
+
+def test_a_page_loads_nothing_from_elsewhere(records):
+    found = reported(records)
+    assert all(image["src"].startswith("data:image/png;base64,") for image in found.all("img"))
+    assert not [tag for tag, _ in found.tags if tag in ("script", "link", "iframe", "object", "base")]
+    assert not [attributes for tag, attributes in found.tags if tag != "a" and "http" in str(attributes)]
+    styles = (records / "report.html").read_text().split("<style>")[1].split("</style>")[0]
+    assert "url(" not in styles
+    assert "@import" not in styles
+
+
+def test_a_page_can_be_read_by_machines(records):
+    found = reported(records)
+    assert found.all("html") == [{"lang": "en"}]
+    assert len(found.all("h1")) == 1
+    assert len(found.all("table")) == len(found.all("caption")) == 5
+    assert all("scope" in heading for heading in found.all("th"))
+    ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {link["href"][1:] for link in found.all("a") if link["href"].startswith("#")} <= set(ids)
+    assert {label for _, attributes in found.tags if (label := attributes.get("aria-labelledby"))} <= set(ids)
+
+
+def test_records_that_are_missing_are_named_with_the_command(records, capsys):
+    shutil.rmtree(records / "toy-quick")
+    found = reported(records)
+    command = f"python -m experiments run toy --preset quick --out {records / 'toy-quick'}"
+    printed = capsys.readouterr().out
+    assert f"There are no records in {records / 'toy-quick'}." in found.text
+    assert command in found.text
+    assert command in printed
+    assert "1 of 2 experiments complete" in printed
+    assert "no verdict" in found.text
+    assert len(found.all("img")) == 1
+
+
+def test_unfinished_sweeps_and_failed_chunks_get_no_verdict(records):
+    (lost,) = (records / "toy-quick").glob("even-*.parquet")
+    lost.with_suffix(".failed").write_text("RuntimeError: it <rained>\nmore")
+    lost.unlink()
+    found = gathered(records)
+    assert found.problems == [
+        f"1 of 2 chunks are missing in {records / 'toy-quick'}.",
+        f"Chunk {lost.stem} failed: RuntimeError: it <rained>",
+    ]
+    assert nothing_shown(found)
+    assert "it &lt;rained&gt;" in page.page([found])
+
+
+def nothing_shown(found):
+    return not any((found.findings, found.pictures, found.listings, found.readable))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"MEANING": 2}, "meaning 1 there, 2 now"),
+        ({"PRESETS": {"quick": PAPER}}, "seeds 3 there, 4 now"),
+        ({"cells": lambda config: toy_experiment.cells(config)[:1] if config.power == 2 else []}, "cut by another"),
+    ],
+)
+def test_stale_records_get_no_verdict(records, change, words):
+    found = gathered(records, toy(**change))
+    (problem,) = found.problems
+    assert "are stale" in problem
+    assert words in problem
+    assert nothing_shown(found)
+
+
+def test_another_revision_is_shown_and_no_more(records):
+    path = next((records / "toy-quick").glob("even-*.parquet"))
+    made_by = json.loads(pl.read_parquet_metadata(path)["gvgap_jax"]) | {"revision": "abc"}
+    pl.read_parquet(path).write_parquet(path, metadata={"gvgap_jax": json.dumps(made_by)})
+    found = gathered(records)
+    assert not found.problems
+    assert found.origin["revision"].startswith("abc and ") or " and abc; " in found.origin["revision"]
+
+
+@pytest.mark.parametrize("name", ["even-*.parquet", "manifest.json"])
+def test_damaged_records_are_said_to_be_unreadable(records, name):
+    next((records / "toy-quick").glob(name)).write_bytes(b"{")
+    found = gathered(records)
+    assert "cannot be read" in found.problems[0]
+    assert nothing_shown(found)
+
+
+def test_what_raises_an_error_is_named_and_the_rest_shown(records, monkeypatch):
+    def fails(_):
+        raise KeyError("no <such> column")
+
+    found = gathered(records, toy(findings=fails))
+    assert found.problems == ["The findings cannot be computed: KeyError: 'no <such> column'"]
+    assert len(found.pictures) == 1
+    monkeypatch.setattr(questions()["toy"], "draw", fails)
+    found = gathered(records)
+    assert found.problems == ["The figures cannot be drawn: KeyError: 'no <such> column'"]
+    assert len(found.findings) == 2
+    shown = Page(page.page([found])).text
+    assert "no <such> column" in shown
+    assert "Make what is missing" not in shown
+
+
+def test_the_most_thorough_complete_records_are_shown(records):
+    assert gathered(records, preset=None).preset == "quick"
+    shutil.copytree(records / "toy-quick", records / "toy-paper")
+    found = gathered(records, preset=None)
+    assert (found.preset, found.problems) == ("quick", [])
+    assert "preset paper are there too, but: The records in" in found.notes[0]
+    same = toy(PRESETS={"quick": QUICK, "paper": QUICK, "full": QUICK})
+    assert gathered(records, same, preset=None).preset == "paper"
+    assert gathered(records, toy(MEANING=2), preset=None).preset == "paper"
+
+
+def test_readme_tables_are_rewritten_between_their_markers(records, tmp_path):
+    readme = tmp_path / "README.md"
+    before = "# a\n<!-- table: verdicts -->\nold | numbers\n<!-- end -->\nb\n<!-- table: figures --><!-- end -->\nc\n"
+    readme.write_text(before)
+    reported(records, "--readme", str(readme))
+    once = readme.read_text()
+    reported(records, "--readme", str(readme))
+    assert readme.read_text() == once
+    assert re.sub(r"-->.*?<!-- end", "", once, flags=re.DOTALL) == re.sub(
+        r"-->.*?<!-- end", "", before, flags=re.DOTALL
+    )
+    assert "old | numbers" not in once
+    assert "| H2 | `toy`, quick | squares are large |" in once
+    assert "| undecided | 1 of 1 |" in once
+
+
+def test_a_readme_without_markers_is_refused():
+    with pytest.raises(ValueError, match="no place for the table 'verdicts'"):
+        tables.rewritten("# a", {"verdicts": "| a |"})
+
+
+def test_the_readme_names_every_experiment_and_figure(tmp_path):
+    found = [evidence.gather(name, questions()[name], str(tmp_path)) for name in REAL]
+    wanted = tables.tables(found)["figures"]
+    shown = README.read_text().split("<!-- table: figures -->")[1].split(tables.END)[0]
+
+    def figures(text):
+        return [line.split("|")[1].strip() for line in text.strip().splitlines()]
+
+    assert figures(shown) == figures(wanted)
+    assert all(f"run {name} " in shown for name in REAL)
+
+
+def control(low, high, direction="at"):
+    return Finding("", Interval((low + high) / 2, low, high, 5), "", 0.0, direction, control=True)
+
+
+def test_chance_is_binomial():
+    findings = [control(1, 2)] * 2 + [control(-1, 1)] * 3 + [control(1, 2, "below"), control(-2, -1, "below")]
+    chance = page.chance_of(findings)
+    exact = sum(math.comb(5, k) * 0.05**k * 0.95 ** (5 - k) for k in range(2, 6))
+    assert chance == (5, 2, pytest.approx(exact), 2, 1)
+    assert page.chance_of([findings[0]._replace(control=False)]) == (0, 0, 1.0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.3, "0.300"), (-1.834, "−1.83"), (12345.6, "12,346"), (6.9e-5, "6.90·10⁻⁵"), (174.0, "174"), (2e7, "2.00·10⁷"),
+     (math.nan, "–")],
+)  # fmt: skip
+def test_numbers_are_printed_as_in_a_paper(value, text):
+    assert page.number(value) == text
+
+
+def test_intervals_are_drawn_beside_their_bound():
+    interval = Interval(4.0, 2.0, 8.0, 5)
+    assert page.bar(Finding("", interval, "times", 1.0, "above")) == pytest.approx((36, 64, 92, 8))
+    assert page.bar(Finding("", interval, "nats", 0.0, "above")) == pytest.approx((29, 50, 92, 8))
+    assert page.bar(Finding("", statistics.over_seeds([1.0]), "nats", 0.0, "above")) is None
+
+
+def test_experiments_stand_in_the_order_of_the_argument(records):
+    labels = ["theorem 2.2", "rival", "H6", "other", "main table", "H1"]
+    found = [gathered(records)._replace(about=Question(label, "", "")) for label in labels]
+    shown = [each.about.label for each in page.in_order(found)]
+    assert shown == ["H1", "H6", "main table", "rival", "theorem 2.2", "other"]

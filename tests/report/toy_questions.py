@@ -1,0 +1,48 @@
+"""The toy experiment with all that the command line and the report ask of an experiment, and a way to register it."""
+
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import polars as pl
+
+from experiments.kit.findings import Finding, Question, over_seeds
+from experiments.questions import questions
+from gvgap_jax.sweep import Grid
+from tests.sweep import toy_experiment
+
+QUICK = Grid({"power": (1, 2), "base": (0.5, 2000.0)}, seeds=3)
+PAPER = Grid({"power": (1, 2), "base": (0.5, 2000.0)}, seeds=4)
+
+
+def findings(records):
+    """One claim and one control over the powers of a small base."""
+    values = records["even"].filter(pl.col("base") < 1)["value"]
+    return [
+        Finding("squares are large", over_seeds(values), "nats", 1.0, "above"),
+        Finding("a control", over_seeds(values - values), "times", 0.0, "at", control=True),
+    ]
+
+
+def draw(folder):
+    return {"toy": plt.figure(figsize=(1, 1)), "toy_rows": pl.DataFrame({"number": [1, 2]})}
+
+
+def toy(**changes):
+    """The toy experiment with everything that a report asks for."""
+    parts = {name: getattr(toy_experiment, name) for name in ("MEANING", "Config", "cells", "run")}
+    parts |= {
+        "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nAll of it.",
+        "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067."),
+        "PRESETS": {"quick": QUICK, "paper": PAPER, "full": PAPER},
+        "findings": findings,
+        "CAPTIONS": {"toy": "Small and empty."},
+        "draw": draw,
+    }
+    return SimpleNamespace(**parts | changes)
+
+
+def install(patch, modules):
+    for name in list(questions()):
+        patch.delitem(questions(), name)
+    for name, module in modules.items():
+        patch.setitem(questions(), name, module)

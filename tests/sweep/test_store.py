@@ -1,0 +1,281 @@
+"""Folders of records: what is damaged is named and set aside, what is stored is never lost or read twice."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import polars as pl
+import pytest
+
+from gvgap_jax.runtime import files
+from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, records, run_plan, store
+from gvgap_jax.sweep.grid import Grid
+from tests.sweep import toy_experiment as toy
+
+
+@pytest.fixture
+def plan():
+    return make_plan("toy", toy, toy.GRID)
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request, tmp_path):
+    """A folder on disk, and one in an object store that lives in memory."""
+    return folder_at(tmp_path / "records" if request.param == "local" else f"memory://{tmp_path.name}/records")
+
+
+@pytest.fixture
+def full(folder, plan):
+    open_folder(folder, plan)
+    run_plan(plan, folder)
+    return folder
+
+
+def rows(folder, table):
+    frame = load(folder, table)
+    return list(zip(frame["base"], frame["seed"], frame["value"], strict=True))
+
+
+def chunk_files(folder, table="even"):
+    return sorted(folder.glob(f"{table}-*.parquet"))
+
+
+@pytest.mark.parametrize("table", ["odd", "even"])
+def test_load_gives_every_row_once(full, table):
+    found = rows(full, table)
+    assert len(found) == len(set(found))
+    assert set(found) == toy.expected()[table]
+    assert set(load(full, table)["name"]) == {"toy"}
+
+
+def test_the_only_table_needs_no_name(tmp_path, full):
+    with pytest.raises(ValueError, match="name one of odd, even"):
+        load(full)
+    plan = make_plan("toy", toy, Grid({"power": (2,)}, seeds=2))
+    folder = folder_at(tmp_path / "one")
+    open_folder(folder, plan)
+    run_plan(plan, folder)
+    assert load(folder).equals(load(folder, "even"))
+
+
+def test_a_store_whose_package_is_missing_says_what_to_install():
+    with pytest.raises(ValueError, match=r"s3://bucket/x: Install s3fs .*or name a local folder"):
+        folder_at("s3://bucket/x")
+
+
+def test_manifest_holds_the_whole_grid_and_what_made_it(full):
+    manifest = records.manifest(full)
+    assert manifest["grid"]["axes"] == {"power": [1, 2, 4], "base": [0.5, 1.5, 2.5], "name": ["toy"]}
+    assert {"revision", "versions", "device", "devices", "python", "host", "created"} <= manifest.keys()
+
+
+def test_every_chunk_says_what_made_it(full, plan):
+    made_by = records.provenances(full)
+    assert made_by.keys() == {chunk.name for chunk in plan.chunks}
+    for made in made_by.values():
+        assert {"versions", "device", "devices", "revision", "seconds", "compile_seconds"} <= made.keys()
+
+
+def test_a_truncated_file_is_set_aside_and_computed_again(full, plan):
+    before = load(full, "even")
+    victim = chunk_files(full)[0]
+    victim.write_bytes(victim.read_bytes()[:-100])
+    (complaint,) = open_folder(full, plan)
+    assert victim.name in complaint
+    assert "truncated" in complaint
+    assert not victim.exists()
+    assert (full / store.SET_ASIDE / victim.name).exists()
+    run_plan(plan, full)
+    assert load(full, "even").equals(before)
+
+
+def test_a_file_with_other_cells_is_set_aside(full, plan):
+    first, second = chunk_files(full)
+    first.write_bytes(second.read_bytes())
+    (complaint,) = open_folder(full, plan)
+    assert f"{first.name} was made as {second.stem}" in complaint
+    assert not first.exists()
+
+
+def test_a_file_whose_cells_were_changed_is_set_aside(full, plan):
+    victim = chunk_files(full)[0]
+    changed = files.read(victim).with_columns(seed=pl.col("seed") + 1)
+    files.save(full, victim.stem, changed, records.provenances(full)[victim.stem])
+    (complaint,) = open_folder(full, plan)
+    assert "other cells than its name says (column 'seed')" in complaint
+
+
+def test_a_foreign_file_is_never_averaged_in(full, plan):
+    foreign = full / "even-0123456789abcdef.parquet"
+    foreign.write_bytes(chunk_files(full)[0].read_bytes())
+    assert set(rows(full, "even")) == toy.expected()["even"]
+    assert len(rows(full, "even")) == len(toy.expected()["even"])
+    (complaint,) = open_folder(full, plan)
+    assert "is no chunk of this plan" in complaint
+    assert not foreign.exists()
+
+
+def test_a_chunk_damaged_after_the_run_is_not_read(full):
+    victim = chunk_files(full)[0]
+    frame = files.read(victim)
+    files.save(full, victim.stem, frame[:-1], records.provenances(full)[victim.stem])
+    with pytest.raises(ValueError, match=f"{victim.name} is damaged"):
+        load(full, "even")
+
+
+def test_missing_chunks_are_reported(full):
+    chunk_files(full)[0].unlink()
+    with pytest.warns(UserWarning, match="1 of 2 chunks of 'even' are not computed yet"):
+        assert 0 < len(load(full, "even")) < len(toy.expected()["even"])
+    assert records.folder_tables(full) == {"odd": 0, "even": 1}
+
+
+def test_records_of_different_makers_are_reported(full):
+    victim = chunk_files(full)[0]
+    made_by = records.provenances(full)[victim.stem] | {"device": "another"}
+    files.save(full, victim.stem, files.read(victim), made_by)
+    with pytest.warns(UserWarning, match="2 kinds of device or version"):
+        load(full, "even")
+
+
+def test_a_folder_without_records_says_so(folder):
+    with pytest.raises(FileNotFoundError, match="Run the experiment first"):
+        load(folder, "even")
+
+
+def test_another_grid_is_refused(full):
+    with pytest.raises(ValueError, match=r"another plan \(base \[0.5, 1.5, 2.5\] there, \[1.5\] now\)"):
+        open_folder(full, make_plan("toy", toy, Grid({"power": (1, 2, 4)}, seeds=7)))
+
+
+def test_another_experiment_is_refused(full):
+    with pytest.raises(ValueError, match="experiment 'toy', wanted 'other'"):
+        open_folder(full, make_plan("other", toy, toy.GRID))
+
+
+def test_another_meaning_is_refused(full, monkeypatch):
+    monkeypatch.setattr(toy, "MEANING", 2)
+    with pytest.raises(ValueError, match="meant something else when they were made: meaning 1 there, 2 now"):
+        open_folder(full, make_plan("toy", toy, toy.GRID))
+
+
+def test_compaction_keeps_every_row_in_order_and_is_understood_by_later_runs(full, plan):
+    before = {table: load(full, table) for table in ("odd", "even")}
+    made_by = records.provenances(full)
+    chunk_files(full)[0].unlink()
+    run_plan(plan, full)
+    assert records.compact(full) == {"even": 2, "odd": 1}
+    assert not chunk_files(full)
+    assert {table: load(full, table).equals(frame) for table, frame in before.items()} == {"odd": True, "even": True}
+    assert records.provenances(full).keys() == made_by.keys()
+    assert open_folder(full, plan) == []
+    assert run_plan(plan, full).computed == 0
+
+
+def test_compaction_of_a_part_is_taken_up_again(folder, plan):
+    open_folder(folder, plan)
+    run_plan(plan, folder, (0, 2))
+    records.compact(folder)
+    report = run_plan(plan, folder)
+    assert 0 < report.computed < report.total
+    assert set(rows(folder, "even")) == toy.expected()["even"]
+    records.compact(folder)
+    assert len(rows(folder, "even")) == len(toy.expected()["even"])
+
+
+def test_a_compaction_killed_before_it_tidied_up_loses_and_doubles_nothing(full):
+    files = {path: path.read_bytes() for path in chunk_files(full)}
+    before = load(full, "even")
+    records.compact(full)
+    for path, content in files.items():
+        path.write_bytes(content)
+    assert load(full, "even").equals(before)
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"), [(errno.ENOSPC, "no space is left"), (errno.EROFS, "read-only"), (errno.EDQUOT, "quota")]
+)
+def test_a_folder_that_cannot_be_written_says_why_and_keeps_what_is_there(tmp_path, plan, monkeypatch, number, reason):
+    folder = folder_at(tmp_path)
+    open_folder(folder, plan)
+    write, written = files.write, []
+
+    def fails_after_one(path, content):
+        if written:
+            raise OSError(number, os.strerror(number))
+        written.append(path)
+        write(path, content)
+
+    monkeypatch.setattr(files, "write", fails_after_one)
+    with pytest.raises(OSError, match=reason):
+        run_plan(plan, folder)
+    monkeypatch.undo()
+    assert len(records.stored(folder).single) == 1
+    report = run_plan(plan, folder)
+    assert report.computed < report.total
+    assert set(rows(folder, "even")) == toy.expected()["even"]
+
+
+def test_a_file_in_the_way_is_named(tmp_path, plan):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="a file is in its way"):
+        open_folder(folder_at(tmp_path / "file"), plan)
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path, monkeypatch):
+    def fail(number):
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="full"):
+        files.write(folder_at(tmp_path) / "some.parquet", b"content")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_claim_is_exclusive_until_it_is_released(tmp_path):
+    with store.Claims(folder_at(tmp_path)) as ours, store.Claims(folder_at(tmp_path)) as theirs:
+        assert ours.take("even-1")
+        assert not theirs.take("even-1")
+        assert theirs.take("even-2")
+        ours.release("even-1")
+        assert theirs.take("even-1")
+
+
+def test_a_stored_chunk_cannot_be_claimed(tmp_path):
+    with store.Claims(folder_at(tmp_path)) as claims:
+        files.save(folder_at(tmp_path), "even-1", pl.DataFrame({"value": [1.0]}), {})
+        assert not claims.take("even-1")
+
+
+def test_the_claim_of_a_killed_process_is_free(tmp_path):
+    program = (
+        "import sys, time\nfrom gvgap_jax.sweep import folder_at, store\n"
+        "claims = store.Claims(folder_at(sys.argv[1])); print(claims.take('even-1'), flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline().strip() == "True"
+        with store.Claims(folder_at(tmp_path)) as claims:
+            assert not claims.take("even-1")
+            holder.send_signal(signal.SIGKILL)
+            holder.wait()
+            assert claims.take("even-1")
+
+
+def test_failures_are_noted_until_the_chunk_is_stored(folder, plan):
+    open_folder(folder, plan)
+    name = plan.chunks[0].name
+    files.save_failure(folder, name, "it rained")
+    assert records.failures(folder) == {name: "it rained"}
+    run_plan(plan, folder)
+    assert records.failures(folder) == {}
+
+
+def test_load_warns_of_nothing_when_all_is_well(full):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert json.dumps(load(full, "odd").columns)

@@ -1,0 +1,216 @@
+"""Stopped and gone on with is the same as never stopped, to the bit; and what belongs to another run is refused."""
+
+import dataclasses
+import sys
+import warnings
+from unittest.mock import MagicMock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import polars as pl
+import pytest
+
+from gvgap_jax.training import checkpoints, curves, layouts, objectives, train
+from gvgap_jax.training.loop import Training
+from gvgap_jax.types import Demonstrations, Policy
+
+TRAINING = Training(steps=12, evaluate_every=2, steps_a_dispatch=4, warm_up=2)
+KEY = jax.random.key(5)
+
+
+@pytest.fixture(scope="module")
+def demonstrations():
+    tokens = jax.random.randint(jax.random.key(0), (40, 1), 0, 4)
+    return Demonstrations(tokens, (tokens + 1) % 4, jnp.ones(40))
+
+
+def build(demonstrations):
+    """A table of one token after another, by SFT; half of the demonstrations are held out."""
+
+    def log_prob(params, prompts, responses):
+        return jax.nn.log_softmax(params)[prompts[:, 0], responses[:, 0]]
+
+    def init(key):
+        return jax.random.normal(key, (4, 4))
+
+    policy = Policy(init, log_prob, token_log_probs=None, sample=None, num_parameters=16)
+    train_rows, held_out = (jax.tree.map(lambda rows, part=part: rows[part::2], demonstrations) for part in (0, 1))
+    return objectives.sft(policy, train_rows, held_out, batch=8)
+
+
+class KilledError(Exception):
+    pass
+
+
+def dies_at(number, save):
+    """``save``, in a process that dies the so-manieth time, before anything is written."""
+    calls = []
+
+    def dying(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KilledError
+        return save(*arguments, **options)
+
+    return dying
+
+
+def stored(folder, step=12):
+    """All arrays of a checkpoint, and its configuration."""
+    items = {"state": ocp.args.PyTreeRestore(), "configuration": ocp.args.JsonRestore()}
+    with ocp.CheckpointManager(folder / checkpoints.CHECKPOINTS) as manager, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of shardings read from the file, which is what is wanted here
+        return manager.restore(step, args=ocp.args.Composite(**items))
+
+
+def run(demonstrations, folder=None, **changed):
+    settings = {"learning_rate": 0.1, "training": TRAINING, "key": KEY} | changed
+    keep = folder and train.Keep(folder, {"task": "successors"})
+    return train.fit(build, demonstrations, keep=keep, **settings)
+
+
+@pytest.fixture(scope="module")
+def kept(demonstrations, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kept")
+    return folder, run(demonstrations, folder)
+
+
+def assert_same_bits(found, wanted):
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        assert np.asarray(left).tobytes() == np.asarray(right).tobytes()
+
+
+def assert_same_run(found, folder, wanted, wanted_folder):
+    assert_same_bits(found.fit, wanted.fit)
+    assert found.curves.equals(wanted.curves)
+    assert pl.concat(curves.load_curves(folder)).equals(pl.concat(curves.load_curves(wanted_folder)))
+    assert_same_bits(stored(folder)["state"], stored(wanted_folder)["state"])
+
+
+@pytest.mark.parametrize(
+    ("place", "survives"),
+    [((curves, "save_curves"), 4), ((checkpoints.Checkpoints, "save"), 4)],
+    ids=["curves", "state"],
+)
+def test_killed_and_resumed_is_uninterrupted(demonstrations, kept, tmp_path, monkeypatch, place, survives):
+    """Killed in the second dispatch of three: before its curves are written, or between them and its checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, dies_at(2, getattr(*place)))
+        with pytest.raises(KilledError):
+            run(demonstrations, tmp_path)
+    assert stored(tmp_path, survives)["state"]["step"] == survives
+    assert_same_run(run(demonstrations, tmp_path), tmp_path, kept[1], kept[0])
+
+
+def test_a_finished_run_is_found(demonstrations, kept, monkeypatch):
+    monkeypatch.setattr(train.loop, "advance", None)
+    again = run(demonstrations, kept[0])
+    assert_same_bits(again.fit, kept[1].fit)
+    assert again.curves.equals(kept[1].curves)
+
+
+def test_storing_changes_nothing(demonstrations, kept):
+    bare = run(demonstrations)
+    assert_same_bits(bare.fit, kept[1].fit)
+    assert bare.curves.equals(kept[1].curves)
+    assert sorted(path.name for path in (kept[0] / checkpoints.CHECKPOINTS).iterdir()) == ["12", "8"]
+
+
+def test_many_runs_and_split_parameters_resume(demonstrations, tmp_path, monkeypatch):
+    def many(folder):
+        return train.fit_many(
+            build, demonstrations, TRAINING, jax.random.split(KEY, 3), [0.1, 0.2, 0.3], keep=train.Keep(folder)
+        )
+
+    def spread(folder):
+        return run(demonstrations, folder, layout=layouts.layout(fsdp=-1))
+
+    for name, begin, below in (("many", many, "runs-0-2"), ("spread", spread, "")):
+        whole, part = tmp_path / f"{name}-whole", tmp_path / f"{name}-part"
+        wanted = begin(whole)
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoints.Checkpoints, "save", dies_at(3, checkpoints.Checkpoints.save))
+            with pytest.raises(KilledError):
+                begin(part)
+        found = begin(part)
+        assert_same_run(found, part / below, wanted, whole / below)
+    assert len(found.fit.params.addressable_shards[0].data) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"training": dataclasses.replace(TRAINING, warm_up=3)}, "training warm_up 2 there, 3 now"),
+        ({"learning_rate": 0.2}, "learning_rate 0.1 there, 0.2 now"),
+        ({"key": jax.random.key(6)}, "key .* there, .* now"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused(demonstrations, kept, change, words):
+    with pytest.raises(ValueError, match=f"another configuration \\({words}\\). Choose another folder"):
+        run(demonstrations, kept[0], **change)
+
+
+def test_other_data_are_refused(demonstrations, kept):
+    with pytest.raises(ValueError, match=r"another configuration \(data \w+ there"):
+        run(demonstrations._replace(weight=2 * demonstrations.weight), kept[0])
+
+
+def test_differences_are_named():
+    old, new = {"parameters": {"['in']": "float32[2]"}, "task": "a"}, {"parameters": {}, "task": "b"}
+    assert checkpoints.differences(old, new) == [
+        "parameters ['in'] float32[2] there, nothing now",
+        "task a there, b now",
+    ]
+    assert not checkpoints.differences(old, old)
+
+
+def test_a_folder_is_for_one_process(demonstrations, kept):
+    with (
+        checkpoints.opened(kept[0], {}, every=1),
+        pytest.raises(ValueError, match="another process is training in"),
+    ):
+        run(demonstrations, kept[0])
+
+
+def test_tensorboard_gets_every_number_after_the_checkpoint(kept, monkeypatch):
+    writer = MagicMock()
+    monkeypatch.setitem(sys.modules, "tensorboardX", MagicMock(SummaryWriter=writer))
+    with curves.tensorboard("place")(4) as write:
+        write(kept[1].curves[4:])
+    writer.assert_called_once_with("place", purge_step=5)  # what was written beyond the checkpoint is dropped
+    calls = writer.return_value.__enter__.return_value.add_scalar.call_args_list
+    losses = {call.args[2]: call.args[1] for call in calls if call.args[0] == "loss"}
+    assert list(losses.items()) == kept[1].curves[4:].select("step", "loss").rows()
+    assert [call.args[2] for call in calls if call.args[0] == "held_out_loss"] == [6, 8, 10, 12]
+
+
+def test_wandb_gets_every_number(kept, monkeypatch):
+    package = MagicMock()
+    monkeypatch.setitem(sys.modules, "wandb", package)
+    with curves.wandb(project="gap", id="one")(0) as write:
+        write(kept[1].curves[:1])
+    package.init.assert_called_once_with(resume="allow", project="gap", id="one")
+    call = package.init.return_value.__enter__.return_value.log.call_args
+    assert call.kwargs == {"step": 1}
+    assert call.args[0]["loss"] == kept[1].curves["loss"][0]
+
+
+def test_scalars_are_named_by_run_where_there_are_several():
+    rows = pl.DataFrame(
+        {"run": [0, 0, 1], "step": [1, 2, 1], "loss": [0.5, 0.25, 2.0], "held_out_loss": [None, 1.0, None]}
+    )
+    assert list(curves._scalars(rows)) == [
+        (1, {"loss/0": 0.5, "loss/1": 2.0}),
+        (2, {"loss/0": 0.25, "held_out_loss/0": 1.0}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stream", "package"), [(lambda: curves.tensorboard("x"), "tensorboardX"), (curves.wandb, "wandb")]
+)
+def test_a_missing_package_is_named(monkeypatch, stream, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"pip install {package}"):
+        stream()
