@@ -1,6 +1,6 @@
-"""The roads from preferences to a policy, all with one signature: key, classes, problem, settings -> Fit.
+"""The methods from preferences to a policy, all with one signature: key, classes, problem, settings -> Fit.
 
-The returned parameters belong to ``classes.policy``. Every road is a pure function, so that seeds and
+The returned parameters belong to ``classes.policy``. Every method is a pure function, so that seeds and
 cells are a ``vmap``; it sees the same pairs, reference policy, beta, tuning budget and selection rule as
 the others, and never asks whether its policy is a table or a network.
 """
@@ -29,10 +29,10 @@ class Problem(NamedTuple):
     """The data that all arms share.
 
     Attributes:
-      task: its reward is read by no road; reference, beta and temperature are.
+      task: its reward is read by no method; reference, beta and temperature are.
       train, held_out: pairs to fit and pairs to select by.
       demonstrations: [X, L] joint law of prompts and demonstrated responses, summing to 1, for the
-        roads that learn from demonstrations.
+        methods that learn from demonstrations.
     """
 
     task: Task
@@ -87,7 +87,7 @@ class Settings:
 
 
 Needed = TypeVar("Needed")
-Road = Callable[[PRNGKey, Classes, Problem, Settings], Fit]
+Method = Callable[[PRNGKey, Classes, Problem, Settings], Fit]
 
 
 def dpo(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -304,5 +304,5 @@ def _check_has_minimiser(params: Params, margins, pairs: Preferences) -> None:
 
 def _needed(value: Needed | None, what: str) -> Needed:
     if value is None:
-        raise ValueError(f"this road needs {what}; the classes or the problem it was given have none.")
+        raise ValueError(f"this method needs {what}; the classes or the problem it was given have none.")
     return value

@@ -1,4 +1,4 @@
-"""Roads that learn from samples of a policy and the scores of a fixed reward model, and enumerate nothing.
+"""Methods that learn from samples of a policy and the scores of a fixed reward model, and enumerate nothing.
 
 They maximise J(pi) = E[r] - beta KL(pi || pi_ref), as ``algorithms.second_stage`` does exactly. What they ask of
 a policy is to sample and to score responses, so that a table and a network are the same to them. Batches are

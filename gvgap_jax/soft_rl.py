@@ -74,7 +74,7 @@ def forward_optimal_policy(
 
 
 class Regulariser(NamedTuple):
-    """What the two roads need of a divergence D(pi, pi_ref) = E_{pi_ref} f(pi / pi_ref) (arXiv 2309.16240).
+    """What the two methods need of a divergence D(pi, pi_ref) = E_{pi_ref} f(pi / pi_ref) (arXiv 2309.16240).
 
     Attributes:
       divergence: log-probabilities [X, L] of the policy and of the reference -> D [X], in nats.

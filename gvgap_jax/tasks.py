@@ -71,7 +71,7 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
 
 
 def environment(tree: TokenTree, task: Task, reward: Callable[[Prompts, Responses], Float[Array, "N"]]) -> Environment:
-    """What a sampled road may ask of a task on a tree, with ``reward`` (prompts, responses -> [N]) to be maximised."""
+    """What a sampled method may ask of a task on a tree, with ``reward`` (prompts, responses -> [N]) to maximise."""
     levels, log_probs = tree.conditionals(task.reference), jnp.log(task.prompt_probs)
 
     def prompts(key: PRNGKey, number: int):

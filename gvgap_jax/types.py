@@ -94,7 +94,7 @@ class Critic(NamedTuple):
 
 
 class Environment(NamedTuple):
-    """All that a sampled road may ask; nothing in it enumerates responses.
+    """All that a sampled method may ask; nothing in it enumerates responses.
 
     Attributes:
       prompts: key, number N -> prompts [N, P]; consumes the key.

@@ -1,6 +1,7 @@
-"""``python -m theory``: every statement over random instances in float64, then its twins with a premise dropped.
+"""``python -m theory``: every statement over random instances in float64, then its negative controls.
 
-The exit status is 0 only if every claim holds and every twin breaks, 1 if not, 2 for a wrong argument.
+A negative control drops one premise, and must break.
+The exit status is 0 only if every claim holds and every negative control breaks, 1 if not, 2 for a wrong argument.
 """
 
 import difflib
@@ -71,8 +72,8 @@ def main(arguments: list[str] | None = None) -> int:
     started = time.perf_counter()
     rows = run(chosen.only or tuple(CHECKS), console)
     seconds = time.perf_counter() - started
-    for twin in (False, True):
-        console.print(table(rows, twin))
+    for control in (False, True):
+        console.print(table(rows, control))
     failed = sum(not row.holds for _, row in rows)
     console.print(f"{len(rows)} rows, {failed} not as they must be, {seconds:.1f} s")
     if chosen.json is not None:
@@ -94,15 +95,15 @@ def run(names: tuple[str, ...], console: Console) -> list[tuple[str, Row]]:
     return [(name, row) for name in names for row in found[name]]
 
 
-def table(rows: list[tuple[str, Row]], twin: bool) -> Table:
-    """The claims, or the twins."""
-    report = Table(title="twins: one premise dropped" if twin else "claims", title_justify="left")
-    for heading in COLUMNS[twin]:
+def table(rows: list[tuple[str, Row]], control: bool) -> Table:
+    """The claims, or the negative controls."""
+    report = Table(title="negative controls: one premise dropped" if control else "claims", title_justify="left")
+    for heading in COLUMNS[control]:
         report.add_column(heading)
     for _, row in rows:
-        if row.twin == twin:
+        if row.control == control:
             numbers = f"{row.residual:.2e}", f"{row.bound:.3g}"
-            report.add_row(row.statement, row.premises, str(row.instances), *numbers, VERDICTS[twin, row.holds])
+            report.add_row(row.statement, row.premises, str(row.instances), *numbers, VERDICTS[control, row.holds])
     return report
 
 

@@ -19,7 +19,7 @@ from gvgap_jax.tasks import Task
 from gvgap_jax.types import Policy, Verifier
 from theory.fits import PENALISED, UNPENALISED, converged_leaves, problem
 from theory.instances import COVERAGES, Coverage, random_coverage, random_tasks
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREE = TokenTree(3, 2, prompt_length=1)
 DIMENSION = 4  # of the linear policies
@@ -100,7 +100,7 @@ def two_stage(
 def check(instances: int = 64) -> Iterator[Row]:
     """Rows of Theorems 2.2 and 2.3 over ``instances`` random instances each."""
     generator = np.random.default_rng(22)
-    every, short, few = _roads(tabular, PENALISED), _roads(markov, PENALISED), _roads(linear, UNPENALISED)
+    every, short, few = _methods(tabular, PENALISED), _methods(markov, PENALISED), _methods(linear, UNPENALISED)
     additive = over_instances(partial(two_stage, tabular, additive_rewards, PENALISED))
     for uniform, statement in ((True, "Theorem 2.2: RLHF = offline likelihood"), (False, "Theorem 2.3: RLHF = DPO")):
         drawn = random_instances(generator, instances, uniform)
@@ -112,8 +112,10 @@ def check(instances: int = 64) -> Iterator[Row]:
         yield claim(statement, premises, apart(*few(elsewhere)))
 
         likely, inexact = every(drawn._replace(second_beta=2 * drawn.task.beta))
-        yield twin(statement, "exact second stage: run at twice the beta", apart(likely, inexact), 1e-2)
-        yield twin(statement, "R = R(Pi): additive rewards for tabular policies", apart(likely, additive(drawn)), 1e-2)
+        yield negative_control(statement, "exact second stage: run at twice the beta", apart(likely, inexact), 1e-2)
+        yield negative_control(
+            statement, "R = R(Pi): additive rewards for tabular policies", apart(likely, additive(drawn)), 1e-2
+        )
 
 
 def random_instances(
@@ -126,7 +128,7 @@ def random_instances(
     return Instance(task, random_coverage(generator, TREE, instances, whole), features, start, task.beta)
 
 
-def _roads(make_policy: Callable[[Instance], Policy], settings: algorithms.Settings):
+def _methods(make_policy: Callable[[Instance], Policy], settings: algorithms.Settings):
     likelihood = over_instances(partial(offline, make_policy, settings))
     rlhf = over_instances(partial(two_stage, make_policy, local_rewards, settings))
     return lambda batch: (likelihood(batch), rlhf(batch))

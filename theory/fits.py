@@ -17,7 +17,7 @@ UNPENALISED = replace(PENALISED, penalties=(0.0,))
 
 
 def problem(tree: TokenTree, task: Task, coverage: Coverage) -> algorithms.Problem:
-    """One instance as the roads take it; nothing is held out, because there is one penalty and no selection."""
+    """One instance as the methods take it; nothing is held out, because there is one penalty and no selection."""
     data = pairs(tree, task, coverage)
     return algorithms.Problem(task, data, data)
 

@@ -12,7 +12,7 @@ import numpy as np
 from gvgap_jax import TokenTree, soft_rl
 from gvgap_jax.tasks import Task
 from theory.instances import random_tasks
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREES = (TokenTree(3, 3), TokenTree(2, 3, prompt_length=1))
 
@@ -53,5 +53,7 @@ def check(instances: int = 64) -> Iterator[Row]:
             ("the right beta: twice as large", task._replace(beta=2 * task.beta)),
         ):
             local, total = sides(task, solved)
-            yield twin("local rewards are soft advantages Q - V at every prefix", dropped, apart(*local), 1e-2)
-            yield twin("local rewards of a completion sum to r - V", dropped, apart(*total), 1e-2)
+            yield negative_control(
+                "local rewards are soft advantages Q - V at every prefix", dropped, apart(*local), 1e-2
+            )
+            yield negative_control("local rewards of a completion sum to r - V", dropped, apart(*total), 1e-2)

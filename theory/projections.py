@@ -16,7 +16,7 @@ from gvgap_jax import TokenTree, algorithms, divergence, optimize, policies, sof
 from gvgap_jax.losses import weighted_mean
 from theory.fits import leaves
 from theory.instances import random_betas, random_policies, random_rewards, random_tasks
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREES = (TokenTree(3, 3), TokenTree(2, 3, prompt_length=1))
 CANDIDATES = 16  # random policies compared in each instance
@@ -116,8 +116,8 @@ def _decision_process_rows(generator: np.random.Generator, instances: int) -> It
     yield claim(statement, "decision process, deterministic dynamics", apart(*chosen))
     yield claim(f"{statement}: same J", "decision process, deterministic dynamics", apart(*values))
     chosen, (best, lucky) = sides(*_processes(generator, instances, stochastic=True))
-    yield twin(statement, "deterministic dynamics", apart(*chosen), 1e-2)
-    yield twin(f"{statement}: same J", "deterministic dynamics", np.asarray(best - lucky), 1e-5)
+    yield negative_control(statement, "deterministic dynamics", apart(*chosen), 1e-2)
+    yield negative_control(f"{statement}: same J", "deterministic dynamics", np.asarray(best - lucky), 1e-5)
 
 
 def _processes(generator: np.random.Generator, instances: int, stochastic: bool):

@@ -16,14 +16,14 @@ from scipy import stats
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import PRNGKey
-from theory.rows import Row, claim, twin
+from theory.rows import Row, claim, negative_control
 
 TREE = TokenTree(3, 7)
 DIMENSIONS = (4, 16, 64)
 PAIRS = (4096, 32768)
 SETTINGS = algorithms.Settings(penalties=(0.0,))
 LEVEL = 0.99  # of each interval, because there are several
-OUTSIDE = 0.5  # s.d. of what the class cannot express, in the twin
+OUTSIDE = 0.5  # s.d. of what the class cannot express, in the negative control
 MARGIN = 10.0  # standard errors
 
 
@@ -53,7 +53,9 @@ def check(instances: int = 64) -> Iterator[Row]:
             premises, deviation = _deviation(dimension, pairs, *compare[pairs](*random_class(dimension)))
             yield claim(statement, premises, deviation, bound)._replace(instances=seeds)
     premises, deviation = _deviation(16, PAIRS[0], *compare[PAIRS[0]](*random_class(16, OUTSIDE)))
-    yield twin(statement, f"gold reward inside the class; {premises}", deviation, MARGIN)._replace(instances=seeds)
+    yield negative_control(statement, f"gold reward inside the class; {premises}", deviation, MARGIN)._replace(
+        instances=seeds
+    )
 
 
 def random_class(dimension: int, outside: float = 0.0) -> tuple[Task, np.ndarray]:

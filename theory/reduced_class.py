@@ -18,7 +18,7 @@ from gvgap_jax import TokenTree, algorithms, metrics, policies, verifiers
 from gvgap_jax.tasks import Task
 from theory.fits import PENALISED, UNPENALISED, converged_leaves, leaves, problem
 from theory.instances import COVERAGES, Coverage, random_coverage, random_tasks
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREE = TokenTree(3, 2, prompt_length=1)
 DIMENSION = 4  # of R_sim
@@ -71,13 +71,13 @@ def check(instances: int = 64) -> Iterator[Row]:
     offline, _ = over_instances(partial(restricted, PENALISED))(drawn)
     yield claim(statement, COVERAGES, apart(online, offline))
 
-    road = over_instances(partial(two_stage, UNPENALISED))
+    method = over_instances(partial(two_stage, UNPENALISED))
     outside = random_instances(generator, instances, whole=True)
-    online, regret = road(outside)
+    online, regret = method(outside)
     offline, loss = over_instances(partial(restricted, UNPENALISED))(outside)
     premises = "population, no penalty, gold outside R_sim, reward model started elsewhere"
     yield claim(statement, premises, apart(online, offline))
-    yield twin(
+    yield negative_control(
         statement, "lossless second stage: a single step of it", apart(over_instances(hurried)(outside), offline), 1e-2
     )
 
@@ -88,9 +88,9 @@ def check(instances: int = 64) -> Iterator[Row]:
         np.maximum(excess, 0),
     )
     rewards = np.einsum("nxld,nd->nxl", outside.features, generator.normal(size=outside.start.shape) / 2)
-    _, no_regret = road(outside._replace(task=outside.task._replace(reward=rewards)))
+    _, no_regret = method(outside._replace(task=outside.task._replace(reward=rewards)))
     yield claim("RLHF over R_sim has no regret", "population, gold inside R_sim", np.abs(no_regret))
-    yield twin("RLHF over R_sim has no regret", "gold inside R_sim", regret, 1e-3)
+    yield negative_control("RLHF over R_sim has no regret", "gold inside R_sim", regret, 1e-3)
 
 
 def random_instances(generator: np.random.Generator, instances: int, whole: bool = False) -> Instance:

@@ -17,7 +17,7 @@ from gvgap_jax.tasks import Task
 from gvgap_jax.types import Policy, Preferences
 from theory.fits import UNPENALISED, converged_leaves
 from theory.instances import random_betas
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 ARMS = TokenTree(3, 1)
 REWARD = ((1.0, 2.0, 0.0),)
@@ -55,7 +55,7 @@ def comparisons(counts, task: Task) -> Preferences:
     )
 
 
-def two_roads(make_policy, beta, counts):
+def two_methods(make_policy, beta, counts):
     """Leaf log-probabilities [1, 3] of DPO on these comparisons, and of RLHF on the gold reward.
 
     NaN unless the fit converged.
@@ -78,7 +78,7 @@ def check(instances: int = 64) -> Iterator[Row]:
     ]
     beta, counts = (np.array(column, float) for column in zip(*published, strict=True))
     batch = np.concatenate([beta, random_beta]), np.concatenate([counts, random_counts])
-    dpo, rlhf = (np.asarray(side) for side in over_instances(partial(two_roads, one_parameter))(*batch))
+    dpo, rlhf = (np.asarray(side) for side in over_instances(partial(two_methods, one_parameter))(*batch))
 
     rows, end = len(PUBLISHED_DPO), len(published)
     statement = "over one parameter: theta and E r as published"
@@ -88,9 +88,9 @@ def check(instances: int = 64) -> Iterator[Row]:
     yield claim(f"RLHF {statement}", "3 arms, 2 betas", residuals, PUBLISHED_TO)
 
     statement = "DPO = RLHF on the gold reward, whatever the counts"
-    full = over_instances(partial(two_roads, every_policy))(*batch)
+    full = over_instances(partial(two_methods, every_policy))(*batch)
     yield claim(statement, "every policy over 3 arms, random counts and betas", apart(*full))
-    yield twin(statement, "every policy: one parameter", apart(dpo, rlhf), 1e-2)
+    yield negative_control(statement, "every policy: one parameter", apart(dpo, rlhf), 1e-2)
 
 
 def _task(beta) -> Task:

@@ -1,4 +1,4 @@
-"""One row of the report: a claim and its worst residual, or a twin and its smallest."""
+"""One row of the report: a claim and its worst residual, or a negative control and its smallest."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -14,12 +14,12 @@ class Row(NamedTuple):
 
     Attributes:
       statement: the claim, in words.
-      premises: what was assumed; of a twin, the premise that was dropped.
+      premises: what was assumed; of a negative control, the premise that was dropped.
       instances: random instances looked at.
-      residual: the largest distance between the two sides; of a twin, the smallest.
-      bound: the tolerance; of a twin, the margin that the residual must exceed.
-      twin: a premise was dropped.
-      holds: the claim holds, or the twin breaks as it must.
+      residual: the largest distance between the two sides; of a negative control, the smallest.
+      bound: the tolerance; of a negative control, the margin that the residual must exceed.
+      control: a premise was dropped.
+      holds: the claim holds, or the negative control breaks as it must.
     """
 
     statement: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     instances: int
     residual: float
     bound: float
-    twin: bool
+    control: bool
     holds: bool
 
 
@@ -37,8 +37,8 @@ def claim(statement: str, premises: str, residuals, tolerance: float = IDENTITY)
     return Row(statement, premises, np.size(residuals), worst, tolerance, False, worst <= tolerance)
 
 
-def twin(statement: str, dropped: str, residuals, margin: float) -> Row:
-    """Row of a twin with one residual per instance; it breaks where every one exceeds the margin, and NaN does not."""
+def negative_control(statement: str, dropped: str, residuals, margin: float) -> Row:
+    """Row of a negative control with one residual per instance; it breaks where all exceed the margin, NaN does not."""
     smallest = float(np.min(residuals))
     return Row(statement, dropped, np.size(residuals), smallest, margin, True, smallest > margin)
 

@@ -20,7 +20,7 @@ from gvgap_jax.types import Policy, Verifier
 from theory.fits import UNPENALISED as SETTINGS
 from theory.fits import converged_leaves, leaves
 from theory.instances import random_policies, random_tasks
-from theory.rows import Row, apart, claim, over_instances, twin
+from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREE = TokenTree(3, 2, prompt_length=1)
 
@@ -99,7 +99,7 @@ def check(instances: int = 64) -> Iterator[Row]:
     imitated = over_instances(partial(inverse_rl, local_rewards))(tasks, demonstrations, parameters)
     yield claim(statement, "markov(1) policies, any demonstrations", apart(imitated, likely))
     imitated = over_instances(partial(inverse_rl, additive_rewards))(tasks, demonstrations, parameters)
-    yield twin(statement, "R = R(Pi): additive rewards", apart(imitated, likely), 1e-2)
+    yield negative_control(statement, "R = R(Pi): additive rewards", apart(imitated, likely), 1e-2)
 
     statement = "SPIN ends where SFT does"
     realisable = tasks.prompt_probs[..., None] * jnp.exp(over_instances(_markov_law)(tasks, parameters))
@@ -107,12 +107,14 @@ def check(instances: int = 64) -> Iterator[Row]:
     yield claim(statement, premises, apart(over_instances(self_play)(tasks, realisable), likelihood(tasks, realisable)))
     play = over_instances(one_round)
     played, _ = play(tasks._replace(beta=jnp.full_like(tasks.beta, 2.0)), demonstrations)
-    yield twin(statement, "playing to the end: one round at beta 2, every policy", apart(played, laws), 1e-2)
+    yield negative_control(
+        statement, "playing to the end: one round at beta 2, every policy", apart(played, laws), 1e-2
+    )
 
     played, tilted = play(tasks, demonstrations)
     yield claim("a round of SPIN ends at pi (D / pi)^(1/beta) / Z", "every policy", apart(played, tilted))
     statement = "a round of SPIN leaves the policy where it is"
-    yield twin(statement, "the policy is the data distribution", apart(played, tasks.reference), 1e-2)
+    yield negative_control(statement, "the policy is the data distribution", apart(played, tasks.reference), 1e-2)
     played, _ = play(tasks._replace(reference=laws), demonstrations)
     yield claim(statement, "the policy is the data distribution", apart(played, laws))
 

@@ -1,7 +1,7 @@
 """Do noisier labels widen the gap?
 
 Offline DPO against two-stage RLHF with reward models as simple as the gold reward, as the
-temperature of the labels grows: at 0 a label is a fact, at infinity a coin. Both roads know it.
+temperature of the labels grows: at 0 a label is a fact, at infinity a coin. Both methods know it.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def cells(config: Config) -> list[Cell]:
 
 
 def run(program: Program, cell: dict) -> dict:
-    """Three roads on one data set."""
+    """Three methods on one data set."""
     tree = program.tree
     task_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
     task = tasks.interactions(task_key, tree, complexity=1)
@@ -77,10 +77,10 @@ def run(program: Program, cell: dict) -> dict:
     policy, found, converged = policies.tabular(tree), {}, True
     classes = algorithms.Classes(policy, verifier, restricted)
     assert policy.leaf_log_probs is not None
-    for road in (algorithms.dpo, algorithms.rlhf, algorithms.restricted_mle):
-        fit = road(fit_key, classes, problem, algorithms.Settings())
+    for method in (algorithms.dpo, algorithms.rlhf, algorithms.restricted_mle):
+        fit = method(fit_key, classes, problem, algorithms.Settings())
         log_policy = policy.leaf_log_probs(fit.params)
-        found[f"regret_{road.__name__}"] = metrics.evaluate(log_policy, task).regret
+        found[f"regret_{method.__name__}"] = metrics.evaluate(log_policy, task).regret
         converged &= fit.converged
     return found | {"converged": converged}
 

@@ -44,8 +44,8 @@ def sweep_fit(tree: TokenTree, kind: Kind, settings: Settings, problem: Problem)
     """The fit of the sweep: offline DPO of the tabular policy, or stage one of RLHF."""
     policy = policies.tabular(tree, tree.conditionals(problem.task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, kind.order) if kind.order else None)
-    road = algorithms.reward_model if kind.order else algorithms.dpo
-    return road(jax.random.key(0), classes, problem, settings)
+    method = algorithms.reward_model if kind.order else algorithms.dpo
+    return method(jax.random.key(0), classes, problem, settings)
 
 
 def adam_fit(tree: TokenTree, steps: int, learning_rate: float, problem: Problem) -> Fit:

@@ -23,7 +23,7 @@ from experiments.kit.problems import check, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell
 
-ROADS = {"dpo": algorithms.dpo, "rlhf": algorithms.rlhf, "restricted": algorithms.restricted_mle}
+METHODS = {"dpo": algorithms.dpo, "rlhf": algorithms.rlhf, "restricted": algorithms.restricted_mle}
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
 
 
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
-    """Regret and selected penalty of every road on one data set, and the dimensions of policies and reward models."""
+    """Regret and selected penalty of every method on one data set, and the dimensions of policies and reward models."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     verifier = verifiers.nested_interactions(tree, cell["gold_order"])
@@ -86,7 +86,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     classes = algorithms.Classes(policy, verifier, restricted)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    fits = {name: road(fit_key, classes, problem, backend.settings) for name, road in ROADS.items()}
+    fits = {name: method(fit_key, classes, problem, backend.settings) for name, method in METHODS.items()}
     if backend is not TREE:
         own = algorithms.Classes(policy, backend.verifier(tree))
         fits["backbone"] = algorithms.rlhf(fit_key, own, problem, backend.settings)
@@ -167,7 +167,7 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
 def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
     """Offline likelihood in the class, and with the penalty, of RLHF's verifiers: no gap, by Theorems 2.2 and 3.1.
 
-    Where order = H that class holds every policy. Only data sets for which both roads selected the same penalty
+    Where order = H that class holds every policy. Only data sets for which both methods selected the same penalty
     count, as held-out losses can tie to rounding; the claims say how many did.
     """
     same_penalty = pl.col("restricted_penalty") == pl.col("rlhf_penalty")

@@ -1,9 +1,9 @@
-"""How far apart do the two roads end as their classes drift apart?
+"""How far apart do the two methods end as their classes drift apart?
 
 Policies are the soft-optimal policies of all interactions up to one order, reward models all
 interactions up to another, the gold reward is a full table that neither class holds (but the last).
 Offline DPO and two-stage RLHF get the same pairs and the same ridge penalty. Theorem 2.2 says that the
-roads end at the same policy where the orders are equal, for any number of pairs; where they are not, it is silent.
+methods end at the same policy where the orders are equal, for any number of pairs; where they are not, it is silent.
 """
 
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class Config:
       vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H); orders of both classes run from 1 to H.
       pairs: number of labelled pairs.
-      penalty: ridge penalty of both roads, in pairs; it makes the optimum finite and unique.
+      penalty: ridge penalty of both methods, in pairs; it makes the optimum finite and unique.
       beta: strength of the KL regularisation, reward per nat.
     """
 
@@ -81,7 +81,7 @@ def cells(config: Config) -> list[Cell]:
 
 
 def run(program: Program, cell: dict) -> dict:
-    """Both roads on one data set, and how far apart they end."""
+    """Both methods on one data set, and how far apart they end."""
     tree = program.tree
     task_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
     task = tasks.interactions(task_key, tree, tree.horizon)._replace(beta=cell["beta"])
@@ -119,7 +119,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     same = over_seeds(by_seed.filter(drift=0)["worst"])
     rows = [
         Finding(
-            "classes equal: largest KL between the two roads' policies, over orders and n",
+            "classes equal: largest KL between the two methods' policies, over orders and n",
             same,
             "nats",
             1e-4,
@@ -130,7 +130,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         interval = over_seeds(by_seed.filter(drift=apart)["kl"])
         rows.append(
             Finding(
-                f"classes {apart} order(s) apart, where they must part: KL between the two roads' policies",
+                f"classes {apart} order(s) apart, where they must part: KL between the two methods' policies",
                 interval,
                 "nats",
                 1e-3,
@@ -146,13 +146,13 @@ FLOOR = 1e-8  # single precision leaves about this much between equal policies
 CAPTIONS = {
     "equivalence": (
         "KL between the policies that two-stage RLHF and offline DPO end at, by the order of both classes. On the "
-        "diagonal the classes are equal and so are the roads; off it they part."
+        "diagonal the classes are equal and so are the methods; off it they part."
     ),
 }
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
-    """Mean KL between the two roads' policies over seeds, one heat map a number of pairs."""
+    """Mean KL between the two methods' policies over seeds, one heat map a number of pairs."""
     distances = load(folder, "distances")
     return {"equivalence": _heat_maps(distances)}
 

@@ -1,4 +1,4 @@
-"""Do the sampled roads estimate what the exact ones compute, and how fast does their error fall?
+"""Do the sampled methods estimate what the exact ones compute, and how fast does their error fall?
 
 A policy half-way between the reference and the optimum draws responses; every estimator of a gradient, or of the
 reward of best-of-n, is compared with the exact sum over responses. Then whole runs: how far from the exact second
@@ -165,7 +165,7 @@ ESTIMATORS = {
 }
 
 
-def roads(tree: TokenTree) -> dict[str, tuple[Callable, int]]:
+def methods(tree: TokenTree) -> dict[str, tuple[Callable, int]]:
     """Sampled second stages (key, policy, params, environment, sizes -> Fit), and gradient steps on each round."""
     return {
         "RLOO": (online.rloo, 1),
@@ -176,7 +176,7 @@ def roads(tree: TokenTree) -> dict[str, tuple[Callable, int]]:
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: estimator or road, the tree, a run's prompts a round (0 for estimates)."""
+    """What decides a compiled program: estimator or method, the tree, a run's prompts a round (0 for estimates)."""
 
     name: str
     tree: TokenTree
@@ -184,7 +184,7 @@ class Program(NamedTuple):
 
 
 def cells(config: Config) -> list[Cell]:
-    """Every estimator at this size of batch, and every road where runs have this size."""
+    """Every estimator at this size of batch, and every method where runs have this size."""
     tree = TokenTree(config.vocabulary, config.horizon)
     numbers: dict[str, int | float] = {"prompts": config.prompts, "gold_order": config.gold_order}
     numbers |= {"beta": config.beta, "reference_scale": config.reference_scale}
@@ -195,7 +195,7 @@ def cells(config: Config) -> list[Cell]:
     if config.prompts in RUNS:
         found += [
             Cell("runs", Program(name, tree, config.prompts), {"road": name, "horizon": tree.horizon}, numbers)
-            for name in roads(tree)
+            for name in methods(tree)
         ]
     return found
 
@@ -224,25 +224,25 @@ def run(program: Program, cell: dict) -> dict:
 def _run(program: Program, policy: Policy, task: tasks.Task, environment: Environment, key: PRNGKey) -> dict:
     start_key, key = jax.random.split(key)
     rounds = round(ROUNDS * (program.prompts / 128) ** 0.5)
-    road, steps = roads(program.tree)[program.name]
+    method, steps = methods(program.tree)[program.name]
     sizes = online.Sizes(rounds, program.prompts, 2, steps)
-    fit = road(key, policy, policy.init(start_key), environment, sizes, learning_rate=0.1)
+    fit = method(key, policy, policy.init(start_key), environment, sizes, learning_rate=0.1)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return {"regret": measured.regret, "responses": sizes.responses, "converged": fit.converged}
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    """For each estimator the slope of its error and its bias; for each road how much 64 times the samples help."""
+    """For each estimator the slope of its error and its bias; for each method how much 64 times the samples help."""
     rows = []
     if "runs" in records:
         runs = records["runs"]
         fewest, most = runs["prompts"].min(), runs["prompts"].max()
-        for road in runs["road"].unique(maintain_order=True) if fewest != most else []:
+        for method in runs["road"].unique(maintain_order=True) if fewest != most else []:
             logs = pl.col("regret").clip(lower_bound=ROUNDING).log().mean()
-            _, ends = curves_by_seed(runs.filter(road=road), "prompts", logs)
+            _, ends = curves_by_seed(runs.filter(road=method), "prompts", logs)
             ratio = ratio_over_seeds(ends[:, 0] - ends[:, -1])
-            claim = f"{road}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
+            claim = f"{method}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
             rows.append(Finding(claim, ratio, "times", 4.0, "above"))
     estimates = records["estimates"]
     for name in estimates["estimator"].unique(maintain_order=True):

@@ -2,7 +2,7 @@
 
 Offline DPO against two-stage RLHF on the same pairs, with policies that can be anything. The second stage is solved
 exactly, without a single sample, or by policy gradient (RLOO) on 10 to a million responses that the reward model
-scores. Reward models are either as rich as the policies, R = R(Pi), where Theorem 2.2 says that both roads are one,
+scores. Reward models are either as rich as the policies, R = R(Pi), where Theorem 2.2 says that both methods are one,
 or simple. If samples carried information, drawing more of them would lower the regret below that of the exact
 second stage for the same reward model, and below DPO's where the classes are equal.
 
@@ -45,7 +45,9 @@ QUESTION = Question(
 )
 
 MATTERS = 0.01  # nats: a smaller gain is none
-EQUAL = 1e-4  # nats: two roads that must end at one policy; transformers, whose second stage is not certified, MATTERS
+EQUAL = (
+    1e-4  # nats: two methods that must end at one policy; transformers, whose second stage is not certified, MATTERS
+)
 SIZES = {  # responses drawn by the second stage
     10: online.Sizes(rounds=5, prompts=1, samples=2),
     1_000: online.Sizes(rounds=50, prompts=10, samples=2),

@@ -49,7 +49,7 @@ QUESTION = Question(
 REGULARISERS = ("reverse KL", "forward KL", "none")
 ARMS = ("DPO", "RLHF", "DPO, simple class")
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
-# Reward, for two roads that must end at one policy. With forward KL a reward off by e moves the policy by up to
+# Reward, for two methods that must end at one policy. With forward KL a reward off by e moves the policy by up to
 # e / (beta pi_ref): single precision leaves more there than the solver's tolerance.
 EQUAL = 1e-2
 SETTINGS = algorithms.Settings(tolerance=1e-4, newton_steps=200)  # forward KL is not convex: more steps than usual
@@ -139,7 +139,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     regularised = task._replace(reference=jax.nn.log_softmax(cell["to_reference"] * reference, axis=-1))
     problem = problem_of(cell, tree, regularised, pairs_key, program.pairs, coverage=reference)
     simple = verifiers.nested_interactions(tree, cell["gold_order"])
-    fit, log_policy = _road(program.arm, backend, regulariser, tree, problem, fit_key, simple)
+    fit, log_policy = _method(program.arm, backend, regulariser, tree, problem, fit_key, simple)
     measured = metrics.evaluate(log_policy, task)
     judged = (task.reward, regularised.reference, task.beta)
     attained = soft_rl.objective(log_policy, *judged, regulariser.divergence)
@@ -156,7 +156,7 @@ def _regulariser(divergence: str) -> Regulariser:
     return soft_rl.FORWARD_KL if divergence == "forward KL" else soft_rl.REVERSE_KL
 
 
-def _road(
+def _method(
     arm: str, backend: Backend, regulariser: Regulariser, tree: TokenTree, problem: algorithms.Problem, key, simple
 ) -> tuple[Fit, Float[Array, "X L"]]:
     """The fit of an arm, and its policy's log-probabilities.

@@ -53,11 +53,11 @@ QUESTION = Question(
     ),
 )
 
-ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
 RICH = "RLHF, R(Pi)"  # the program of transformers whose reward models are their own local rewards
 LEARNING_RATE = 0.003  # the tenth of the usual: a coefficient moves so far in a step, and few steps must be few
 OPTIMUM = 0  # the number of steps of a fit that goes on to its end: a certified optimum on the tree
-EQUAL = {"newton": 1e-3, "adam": 1e-2}  # nats: two roads that must end at one policy, by what carries them there
+EQUAL = {"newton": 1e-3, "adam": 1e-2}  # nats: two methods that must end at one policy, by what carries them there
 REMAINS = (
     0.5  # share of the gap of gradient descent that must remain at the optimum for optimisation not to be its cause
 )
@@ -166,8 +166,8 @@ def _cell(
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "policy_order": policy_order}
     numbers |= {name: getattr(config, name) for name in ("pairs", "beta", "temperature", "reference_scale")}
     numbers |= {"steps": steps, "reward_order": reward_order, "augmented": augmented}
-    road = "DPO" if arm == "DPO" else "RLHF"
-    labels: dict[str, str | int] = {"arm": road, "solver": solver, "horizon": config.horizon}
+    method = "DPO" if arm == "DPO" else "RLHF"
+    labels: dict[str, str | int] = {"arm": method, "solver": solver, "horizon": config.horizon}
     labels["prompt_length"] = config.prompt_length
     return Cell("fits", Program(arm, solver, tree, preferences.padded(config.pairs)), labels, numbers)
 
@@ -188,9 +188,9 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     # Only the RL stage reads the distribution of prompts from here on.
     prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
     problem = problem._replace(task=task._replace(prompt_probs=prompts))
-    road = ROADS.get(program.arm, algorithms.rlhf)
+    method = METHODS.get(program.arm, algorithms.rlhf)
     classes = _classes(program, cell, task, backend, fit_key)
-    fit = road(fit_key, classes, problem, _settings(program, cell, backend))
+    fit = method(fit_key, classes, problem, _settings(program, cell, backend))
     policy = classes.policy
     assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)

@@ -41,13 +41,13 @@ QUESTION = Question(
     reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
 )
 
-ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
 SMALLEST = 8192  # size that numbers of pairs are padded to
 MODERATE = 512  # pairs at which coverages are compared, or the nearest number there is
 CLOSED = 0.1  # share of the first gap
-# Nats, for two roads that must end at one policy: narrow coverage leaves directions so flat that the solver's tolerance
-# moves a regret in its third decimal.
+# Nats, for two methods that must end at one policy: narrow coverage leaves directions so flat that the solver's
+# tolerance moves a regret in its third decimal.
 EQUAL = 1e-2
 FORETOLD = 0.5  # least share of the predicted gap: "within a factor of two"
 
@@ -118,7 +118,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     names = ("gold_order", "tilt", "beta", "temperature", "reference_scale")
     numbers = {name: getattr(config, name) for name in names}
     found = []
-    for arm in ROADS if backend is TREE else (*ROADS, BACKBONE):
+    for arm in METHODS if backend is TREE else (*METHODS, BACKBONE):
         program = Program(arm, tree, preferences.padded(config.pairs, SMALLEST))
         labels: dict[str, str | int] = {"arm": arm, "horizon": config.horizon}
         found.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
@@ -143,8 +143,8 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
     if program.arm == BACKBONE:
         verifier = backend.verifier(tree)
-    road = ROADS.get(program.arm, algorithms.rlhf)
-    fit = road(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
+    method = METHODS.get(program.arm, algorithms.rlhf)
+    fit = method(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
@@ -177,7 +177,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         broad, policy = (of_seed(paired.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
         claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"
         rows.append(Finding(claim, over_seeds(broad - policy), "nats", 0.0, "above"))
-    claim = "same class and penalty on both roads: largest difference of regret, over coverages and n"
+    claim = "same class and penalty in both methods: largest difference of regret, over coverages and n"
     return [*rows, Finding(claim, equality_gap(records["fits"]), "nats", EQUAL, "below", control=True)]
 
 

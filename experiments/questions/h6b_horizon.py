@@ -3,7 +3,7 @@
 Responses grow from one token to several, while the gold reward and the reward models stay as simple as they are:
 sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). A response as
 long as the order leaves a policy nothing to learn that its reward model need not: there the gap should be gone, and
-it should open as policies grow and reward models do not. All roads get the same pairs, held-out fifth and candidate
+it should open as policies grow and reward models do not. All methods get the same pairs, held-out fifth and candidate
 penalties; regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
 """
 
@@ -62,7 +62,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 CAPTIONS = {
     "h6b_horizon": (
-        "Regret against the horizon, with gold reward and verifiers of one order: the roads part as responses become "
+        "Regret against the horizon, with gold reward and verifiers of one order: the methods part as responses become "
         "longer than what the verifier reads together. Right: the ratio of regrets against what theory predicts it "
         "to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
     ),

@@ -3,7 +3,7 @@
 The length of responses is fixed, and with it all that a policy has to learn. The gold reward, and the reward
 models with it, grow from sums over single token positions (order 1) to full tables (order H), which score a response
 by looking it up, as a policy would have to. There the gap should be gone, and it should be the wider the simpler reward
-models are. All roads get the same pairs, held-out fifth and candidate penalties; regret is KL(policy || soft-optimal
+models are. All methods get the same pairs, held-out fifth and candidate penalties; regret is KL(policy || soft-optimal
 policy of the gold reward), an exact sum over responses.
 """
 
@@ -53,7 +53,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 CAPTIONS = {
     "h6c_verifier_order": (
-        "Regret against the order of gold reward and verifiers, for responses of one length: the roads meet where "
+        "Regret against the order of gold reward and verifiers, for responses of one length: the methods meet where "
         "verifiers are full tables, as complex as policies. Right: the ratio of regrets against what theory predicts "
         "it to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
     ),

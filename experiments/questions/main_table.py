@@ -1,4 +1,4 @@
-"""What does each road win against the reference completions, and what does it cost?
+"""What does each method win against the reference completions, and what does it cost?
 
 The paper's table, where everything can be summed exactly. A human policy is optimal for the gold reward; SFT is the
 Markov policy nearest to it, and the reference of all that follows. Pairs of SFT responses are labelled by the gold
@@ -150,7 +150,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             continue
         claim = f"win rate of {arm} less that of {other}, {pairs:,} pairs"
         rows.append(Finding(claim, over_seeds(difference(here, arm, other, "win_rate")), "points", 0.0, "above"))
-    claim = "same class and penalties on both roads: largest difference of win rate, restricted MLE against RLHF"
+    claim = "same class and penalties in both methods: largest difference of win rate, restricted MLE against RLHF"
     apart = over_seeds(difference(table, "restricted MLE, optimum", "RLHF, optimum", "win_rate", largest=True))
     return [*rows, Finding(claim, apart, "points", 0.1, "below", control=True)]
 

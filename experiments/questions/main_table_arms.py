@@ -179,7 +179,7 @@ def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels,
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
 
 
-def _sampled(scene: Scene, reward: Fit, road, samples: int, steps: int) -> Outcome:
+def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Outcome:
     """As many responses as online DPO draws, in rounds."""
     policy, program = scene.classes.policy, scene.program
     rounds = max(1, program.trained * program.candidates // (BATCH * SAMPLES))
@@ -187,7 +187,7 @@ def _sampled(scene: Scene, reward: Fit, road, samples: int, steps: int) -> Outco
     environment, start = _environment(scene, reward), policy.init(scene.key)
 
     def fit(learning_rate):
-        return road(scene.key, policy, start, environment, sizes, learning_rate)
+        return method(scene.key, policy, start, environment, sizes, learning_rate)
 
     found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out), scene.backend.learning_rates)
     cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
@@ -209,13 +209,13 @@ def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
     return Outcome(jnp.log(law), reward.converged, cost)
 
 
-def _optimum(scene: Scene, road) -> Outcome:
+def _optimum(scene: Scene, method) -> Outcome:
     settings = scene.backend.settings
-    fit = road(scene.key, scene.classes, scene.problem, settings)
+    fit = method(scene.key, scene.classes, scene.problem, settings)
     # At most: a Newton step is a full set of conjugate gradients, each a training pass.
     passes = fit.steps * (CG_STEPS if settings.solver == "newton" else 1)
-    cost = Cost.of_passes(scene.program.trained, passes, on_rewards=road is not algorithms.dpo)
-    return _ended(scene, fit, cost + (Cost() if road is algorithms.dpo else _every_leaf(scene, fit)))
+    cost = Cost.of_passes(scene.program.trained, passes, on_rewards=method is not algorithms.dpo)
+    return _ended(scene, fit, cost + (Cost() if method is algorithms.dpo else _every_leaf(scene, fit)))
 
 
 def _every_leaf(scene: Scene, fit: Fit) -> Cost:

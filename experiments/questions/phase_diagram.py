@@ -38,7 +38,7 @@ QUESTION = Question(
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 SMALLEST = 4096  # size that numbers of pairs are padded to
 
-ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
 AT_DATA = ("interactions", "sparse")  # families of gold rewards whose complexity may be an array
 
 
@@ -183,7 +183,7 @@ def _complexities(config: Config) -> range:
 
 def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], verifier_order: int) -> Cell:
     kind, policy_order = policy
-    fitted = arm in ROADS
+    fitted = arm in METHODS
     program = Program(
         arm,
         kind,
@@ -214,7 +214,7 @@ def run(program: Program, cell: dict) -> dict:
     if program.arm == "dimensions":
         return _prediction(fit_key, tree, classes, task, cell["policy_order"])
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    fit = ROADS[program.arm](fit_key, classes, problem, algorithms.Settings())
+    fit = METHODS[program.arm](fit_key, classes, problem, algorithms.Settings())
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
@@ -259,7 +259,7 @@ def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
         loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
         claim = f"H={horizon}, reward models too simple for the gold, {most:,} pairs: regret of DPO - RLHF"
         rows += finding_over_seeds(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
-    claim = "same class and penalty on both roads: largest difference of regret"
+    claim = "same class and penalty in both methods: largest difference of regret"
     equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
     return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
 

@@ -28,7 +28,7 @@ FAMILIES = {
 CAPTIONS = {
     "phase_diagram": (
         "Regret of DPO less that of two-stage RLHF, by the orders of policies, reward models and gold reward. "
-        "Blue: RLHF is better. White diagonals: the same class on both roads."
+        "Blue: RLHF is better. White diagonals: the same class in both methods."
     ),
     "phase_diagram_horizons": (
         "The same difference for every policy (tabular) and two horizons. Dashed: where theory puts the border."

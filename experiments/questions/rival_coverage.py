@@ -1,7 +1,7 @@
 """Is the advantage of RLHF over DPO one of coverage: does DPO put mass where no pair ever looked?
 
 A share of all responses is withheld: no pair mentions them, though the reference policy writes them. DPO's
-likelihood says nothing about them; RLHF's second stage at least keeps to the reference there. Both roads get the
+likelihood says nothing about them; RLHF's second stage at least keeps to the reference there. Both methods get the
 same pairs and the same ridge penalties, chosen on held-out pairs, or next to none. If coverage is what RLHF gains
 from, its advantage vanishes where nothing is withheld, and a reward model as complex as a policy has it too. If simple
 verifiers are what it gains from, it is there with full coverage, and a full-table reward model has none of it.
@@ -38,7 +38,7 @@ QUESTION = Question(
     ),
 )
 
-ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
 PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
 MARKED = 0.3  # share of the responses that are looked at where none is withheld
 
@@ -85,9 +85,9 @@ PRESETS = {
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: the road, the name of its penalties, the tree, the padded number of pairs."""
+    """What decides a compiled program: the method, the name of its penalties, the tree, the padded number of pairs."""
 
-    road: str
+    method: str
     penalty: str
     tree: TokenTree
     pairs: int
@@ -105,16 +105,16 @@ def cells(config: Config) -> list[Cell]:
     numbers |= {"unseen": float(config.unseen), "beta": float(config.beta), "temperature": 1.0, "reference_scale": 0.0}
     orders = {"DPO": [config.horizon], "RLHF": sorted({config.gold_order, config.horizon})}
     found = []
-    for road in ROADS:
+    for method in METHODS:
         for penalty in PENALTIES:
-            program = Program(road, penalty, tree, preferences.padded(config.pairs))
-            labels: dict[str, str | int] = {"horizon": config.horizon, "road": road, "penalties": penalty}
-            found += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[road]]
+            program = Program(method, penalty, tree, preferences.padded(config.pairs))
+            labels: dict[str, str | int] = {"horizon": config.horizon, "road": method, "penalties": penalty}
+            found += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[method]]
     return found
 
 
 def run(program: Program, cell: dict) -> dict:
-    """One fit of one road, and the mass that it and the optimal policy put on the withheld responses."""
+    """One fit of one method, and the mass that it and the optimal policy put on the withheld responses."""
     tree = program.tree
     task, key, fit_key = task_of(cell, tree)
     hole_key, pairs_key = jax.random.split(key)
@@ -124,7 +124,7 @@ def run(program: Program, cell: dict) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, law)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
-    fit = ROADS[program.road](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
+    fit = METHODS[program.method](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
     assert policy.leaf_log_probs is not None
     leaves = policy.leaf_log_probs(fit.params)
     masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}

@@ -149,8 +149,8 @@ def judge_cycles(program: Program, cell: dict, backend: Backend) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
     policy = backend.policy(tree, tree.conditionals(reference))
     checker = verifiers.linear(tree, correct[None, :, None].astype(reference.dtype))
-    road = algorithms.dpo if program.arm == "DPO" else algorithms.rlhf
-    fit = road(fit_key, algorithms.Classes(policy, checker), problem, backend.settings)
+    method = algorithms.dpo if program.arm == "DPO" else algorithms.rlhf
+    fit = method(fit_key, algorithms.Classes(policy, checker), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)
 

@@ -5,7 +5,7 @@ compared unequally often; DPO must compromise between comparisons and its compro
 made, while RLHF fits every arm's reward and then looks for the best policy of the class. Token trees: policies and
 reward models are interactions up to two different orders, and either of them, both or neither can hold the gold
 reward. Simple verifiers predict a gap that closes as 1/n and favours the smaller class, whichever it is; a class too
-small leaves a gap that stays with infinitely many pairs, and favours the road whose estimate was not restricted.
+small leaves a gap that stays with infinitely many pairs, and favours the method whose estimate was not restricted.
 """
 
 from dataclasses import dataclass
@@ -127,7 +127,7 @@ def cells(config: Config) -> list[Cell]:
 
 
 def run(program: Program, cell: dict) -> dict:
-    """Both roads on one data set, or at the population that it is drawn from."""
+    """Both methods on one data set, or at the population that it is drawn from."""
     if program.table == "arms":
         return _arms(cell)
     tree = program.tree
@@ -136,7 +136,7 @@ def run(program: Program, cell: dict) -> dict:
     policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
     if program.table == "fits":
         problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-        return _both_roads(fit_key, Classes(policy, verifier), problem)
+        return _both_methods(fit_key, Classes(policy, verifier), problem)
     assert verifier.leaf_scores is not None
     assert teacher.leaf_scores is not None
     offline, model = (complexity.population_fit(each, each.init(fit_key), task) for each in (teacher, verifier))
@@ -160,7 +160,7 @@ def _arms(cell: dict) -> dict:
     problem = Problem(task, outcomes._replace(weight=train), outcomes._replace(weight=rest))
     verifier, teacher = (verifiers.linear(ARMS, _arm_features(free)) for free in (1, cell["free"]))
     policy = verifiers.soft_optimal_class(ARMS, teacher, task.reference, task.beta)
-    return _both_roads(fit_key, Classes(policy, verifier), problem)
+    return _both_methods(fit_key, Classes(policy, verifier), problem)
 
 
 def _arm_features(free) -> Float[Array, "X L d"]:
@@ -168,7 +168,7 @@ def _arm_features(free) -> Float[Array, "X L d"]:
     return jnp.column_stack([jnp.array(THETA), free * jnp.eye(ARMS.leaves)])[None]
 
 
-def _both_roads(key, classes: Classes, problem: Problem) -> dict:
+def _both_methods(key, classes: Classes, problem: Problem) -> dict:
     offline = algorithms.dpo(key, classes, problem, Settings())
     two_stage = algorithms.rlhf(key, classes, problem, Settings())
     return _measured(problem.task, *(_leaves(classes.policy, fit) for fit in (offline, two_stage))) | {
@@ -186,7 +186,9 @@ def _leaves(policy: Policy, fit: Fit):
 
 def _measured(task: tasks.Task, offline, two_stage) -> dict:
     """Gold reward and regret of both policies; the regret is KL to the best of all policies, in the class or not."""
-    roads = {"dpo": metrics.evaluate(offline, task), "rlhf": metrics.evaluate(two_stage, task)}
+    methods = {"dpo": metrics.evaluate(offline, task), "rlhf": metrics.evaluate(two_stage, task)}
     return {
-        f"{name}_{road}": getattr(found, name) for name in ("gold_reward", "regret") for road, found in roads.items()
+        f"{name}_{method}": getattr(found, name)
+        for name in ("gold_reward", "regret")
+        for method, found in methods.items()
     }

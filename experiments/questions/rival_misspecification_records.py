@@ -88,7 +88,7 @@ def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
     claim = "both hold the gold, infinitely many pairs: largest difference of regret"
     both = limits.filter("holds_policy", "holds_reward")
     rows += finding_over_seeds(claim, both, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
-    claim = "same class and penalty on both roads, any number of pairs: largest difference of regret"
+    claim = "same class and penalty in both methods, any number of pairs: largest difference of regret"
     equal = pl.col("policy_order") == pl.col("verifier_order"), pl.col("penalty_dpo") == pl.col("penalty_rlhf")
     same = fits.filter(*equal)
     return rows + finding_over_seeds(claim, same, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)

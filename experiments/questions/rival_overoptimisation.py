@@ -2,7 +2,7 @@
 
 A reward model fitted to n pairs is optimised harder and harder: by best-of-n, whose law is known exactly, and by
 exact RL at smaller and smaller beta. DPO is fitted at each of those betas too. Every policy has a distance
-d = sqrt(KL(policy || reference)) and a gold reward, so that the roads can be compared at the same distance. If RLHF
+d = sqrt(KL(policy || reference)) and a gold reward, so that the methods can be compared at the same distance. If RLHF
 gains by stopping in time, nothing is left of the gap at a matched KL; if its simple verifier is simply a better
 one, the gap is there at every KL. Best-of-n and RL on the gold reward itself can never over-optimise.
 """
@@ -46,7 +46,7 @@ FORMS = {  # gold reward beyond the reference's, as columns whose coefficients a
     "best-of-n": lambda d: np.stack([d, -(d**2)], axis=-1),
     "RL": lambda d: np.stack([d, -d * np.log(np.where(d > 0, d, 1.0))], axis=-1),
 }
-MATCHED = 1.0  # nats of KL to the reference at which roads are compared
+MATCHED = 1.0  # nats of KL to the reference at which methods are compared
 EXACT = 1e-3  # reward: less than this is no decline, but what rounding may cost
 
 

@@ -1,4 +1,4 @@
-"""Do all roads to a target distribution converge as 1/n, and where does a two-stage forward KL stop?
+"""Do all methods to a target distribution converge as 1/n, and where does a two-stage forward KL stop?
 
 Yun et al. (arXiv 2506.01523) see alignment as learning a target policy pi* from labels
 P(y1 > y2) = sigmoid(gamma log pi*(y1)/pi*(y2)), and prove rates of 1/n for three objectives. Here in a setting of their
@@ -150,7 +150,7 @@ def target(key: PRNGKey, tree: TokenTree, gamma, dimension: Count, small) -> tup
     """A task whose pi* has logits of variance 1, and features [X, L, X*L] in which its reward is linear.
 
     The features are gamma times one-hot rows, or, where ``small`` is 1, gamma times ``dimension`` normal ones (the
-    others are 0): a coefficient then has the unit of a logit on both roads, and a penalty the same meaning.
+    others are 0): a coefficient then has the unit of a logit in both methods, and a penalty the same meaning.
     """
     feature_key, coefficient_key = jax.random.split(key)
     size = tree.prompts * tree.leaves

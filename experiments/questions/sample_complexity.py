@@ -30,7 +30,7 @@ QUESTION = Question(
     reported="arXiv 2503.01067 never varies the number of pairs; its claim is that the gap is one of sample size.",
 )
 
-ROADS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies: on the tree, RLHF of order H
 
 
@@ -118,8 +118,8 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     if program.arm == BACKBONE:
         verifier = backend.verifier(tree)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    road = ROADS.get(program.arm, algorithms.rlhf)
-    fit = road(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
+    method = METHODS.get(program.arm, algorithms.rlhf)
+    fit = method(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
     assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
@@ -146,7 +146,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             if name == "simple" and len(at_512):
                 claim = f"{where}: RLHF's regret over DPO's at 512 pairs"
                 rows.append(Finding(claim, regret_ratio(at_512), "times", 0.5, "below"))
-    claim = "same class and penalty on both roads: largest difference of log regret, restricted MLE against RLHF"
+    claim = "same class and penalty in both methods: largest difference of log regret, restricted MLE against RLHF"
     return [*rows, Finding(claim, equality_gap(fits), "nats", 0.01, "below", control=True)]
 
 

@@ -1,7 +1,7 @@
 """Token tasks too large to enumerate, whose best and random J are exact all the same.
 
 In order: what a task is, the families (rewards of controllable complexity, then puzzles, which are easy to check and
-hard to solve), reward models to learn them with, and the bridges to token trees and to sampled roads.
+hard to solve), reward models to learn them with, and the bridges to token trees and to sampled methods.
 """
 
 from gvgap_jax.token_tasks.bridges import environment, on_tree

@@ -1,4 +1,4 @@
-"""The same task where responses can be enumerated, and for the roads that only sample."""
+"""The same task where responses can be enumerated, and for the methods that only sample."""
 
 import math
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def environment(
     reward: Callable[[Prompts, Responses], Float[Array, "N"]],
     reference: Callable[[Prompts, Responses], Float[Array, "N H"]] | None = None,
 ) -> Environment:
-    """What a sampled road may ask, with ``reward`` (prompts, responses -> [N]) to be maximised.
+    """What a sampled method may ask, with ``reward`` (prompts, responses -> [N]) to be maximised.
 
     ``reference`` (the same -> token log-probabilities [N, H], 0 at padding) is uniform if left out.
     """

@@ -1,4 +1,4 @@
-"""What a run minimises, as pure functions of parameters and batches: every road of the paper, for any bundle.
+"""What a run minimises, as pure functions of parameters and batches: every method of the paper, for any bundle.
 
 The losses are those of ``losses`` and ``online``; here they only learn where their batches come from. Offline
 batches are rows of a data set in an order that a key and the step determine, online ones are fresh responses.

@@ -1,4 +1,4 @@
-"""The roads of a class that neither holds every policy nor is convex: a network, trained by Adam."""
+"""The methods of a class that neither holds every policy nor is convex: a network, trained by Adam."""
 
 import dataclasses
 import functools
@@ -36,8 +36,8 @@ def classes(tree, task, policy):
     return Classes(policy, verifier, verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta))
 
 
-def fitted(road, classes, problem, settings=SETTINGS):
-    return jax.jit(functools.partial(road, classes=classes, settings=settings))(KEY, problem=problem)
+def fitted(method, classes, problem, settings=SETTINGS):
+    return jax.jit(functools.partial(method, classes=classes, settings=settings))(KEY, problem=problem)
 
 
 def second_stage(key, classes, problem, settings):
@@ -80,8 +80,8 @@ def test_sft_ends_at_the_demonstrations(classes, problem):
 
 
 def test_restricted_likelihood_is_handed_over_by_projection_and_equals_rlhf(classes, problem):
-    """Theorem 3.1, where the policy class is a network: both roads project the same policy of Pi(R) onto it."""
-    restricted, rlhf = (fitted(road, classes, problem) for road in (algorithms.restricted_mle, algorithms.rlhf))
+    """Theorem 3.1, where the policy class is a network: both methods project the same policy of Pi(R) onto it."""
+    restricted, rlhf = (fitted(method, classes, problem) for method in (algorithms.restricted_mle, algorithms.rlhf))
     assert restricted.converged
     assert rlhf.converged
     ends = [classes.policy.leaf_log_probs(fit.params) for fit in (restricted, rlhf)]

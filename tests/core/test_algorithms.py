@@ -1,4 +1,4 @@
-"""The roads: what each must return, on tables and on small classes."""
+"""The methods: what each must return, on tables and on small classes."""
 
 import dataclasses
 import functools
@@ -86,19 +86,19 @@ def population(task):
 
 
 @functools.cache
-def compiled(road, classes, settings):
-    return jax.jit(lambda problem: road(KEY, classes, problem, settings))
+def compiled(method, classes, settings):
+    return jax.jit(lambda problem: method(KEY, classes, problem, settings))
 
 
-def run(road, classes, problem, settings=SETTINGS):
-    return compiled(road, classes, settings)(problem)
+def run(method, classes, problem, settings=SETTINGS):
+    return compiled(method, classes, settings)(problem)
 
 
 def law(fit, policy):
     return policy.leaf_log_probs(fit.params)
 
 
-ROADS = {
+METHODS = {
     "dpo": (algorithms.dpo, SETTINGS),
     "dpo, small": (algorithms.dpo, SETTINGS),
     "dpo, adam": (algorithms.dpo, ADAM),
@@ -113,12 +113,12 @@ ROADS = {
 }
 
 
-@pytest.mark.parametrize("name", ROADS)
-def test_roads_converge_alone_as_they_do_in_a_batch(name, classes, small_classes, problems, problem):
-    road, settings = ROADS[name]
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_converge_alone_as_they_do_in_a_batch(name, classes, small_classes, problems, problem):
+    method, settings = METHODS[name]
     chosen = small_classes if name.endswith("small") else classes
-    batch = jax.jit(jax.vmap(lambda problem: road(KEY, chosen, problem, settings)))(problems)
-    alone = run(road, chosen, problem, settings)
+    batch = jax.jit(jax.vmap(lambda problem: method(KEY, chosen, problem, settings)))(problems)
+    alone = run(method, chosen, problem, settings)
     assert batch.converged.tolist() == [True, True]
     for in_batch, single in zip(jax.tree.leaves(batch.params), jax.tree.leaves(alone.params), strict=True):
         assert jnp.all(jnp.isfinite(in_batch))
@@ -127,15 +127,15 @@ def test_roads_converge_alone_as_they_do_in_a_batch(name, classes, small_classes
     assert alone.penalty in (0, *settings.penalties)
 
 
-def test_a_road_that_is_not_compiled_finds_the_same(classes, problem):
+def test_a_method_that_is_not_compiled_finds_the_same(classes, problem):
     plain, fast = algorithms.rlhf(KEY, classes, problem, SETTINGS), run(algorithms.rlhf, classes, problem)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-7), plain, fast)
 
 
-@pytest.mark.parametrize("name", ROADS)
-def test_roads_stay_in_single_precision(name):
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_stay_in_single_precision(name):
     """Sweeps run in float32: a float64 that is asked for by name is a warning there, and so an error here."""
-    road, settings = ROADS[name]
+    method, settings = METHODS[name]
 
     def whole(key):
         task = interactions(key, TREE, 2, reference_scale=1.0)
@@ -143,7 +143,7 @@ def test_roads_stay_in_single_precision(name):
         base = TREE.conditionals(task.reference)
         policy = policies.markov(TREE, 1, base) if name.endswith("small") else policies.tabular(TREE, base)
         demonstrations = jnp.exp(task.optimal) * task.prompt_probs[:, None]
-        fit = road(key, classes_of(policy, task), Problem(task, train, held_out, demonstrations), settings)
+        fit = method(key, classes_of(policy, task), Problem(task, train, held_out, demonstrations), settings)
         return fit, metrics.evaluate(policy.leaf_log_probs(policy.init(key)), task)
 
     with jax.enable_x64(False):
@@ -175,11 +175,11 @@ def test_the_reward_model_is_the_ridge_regression_of_scipy(task, problem):
 @pytest.mark.parametrize(
     "settings", [Settings(penalties=(0.0,), tolerance=1e-9), Settings(solver="adam", tolerance=1e-6)]
 )
-def test_without_sampling_noise_both_roads_and_both_solvers_find_the_optimum(task, classes, population, settings):
+def test_without_sampling_noise_both_methods_and_both_solvers_find_the_optimum(task, classes, population, settings):
     full = classes._replace(verifier=verifiers.interactions(TREE, 3))
     tolerance = 1e-12 if settings.solver == "newton" else 1e-9
-    for road in (algorithms.dpo, algorithms.rlhf):
-        fit = run(road, full, population, settings)
+    for method in (algorithms.dpo, algorithms.rlhf):
+        fit = run(method, full, population, settings)
         assert fit.converged
         assert metrics.evaluate(law(fit, classes.policy), task).regret < tolerance
 
@@ -203,7 +203,7 @@ def test_rlhf_over_the_local_rewards_of_a_small_class_is_dpo_in_that_class(task,
 
 def test_restricted_likelihood_is_rlhf_over_the_same_verifier(classes, problem):
     """Theorem 3.1 of arXiv 2503.01067."""
-    restricted, rlhf = (run(road, classes, problem) for road in (algorithms.restricted_mle, algorithms.rlhf))
+    restricted, rlhf = (run(method, classes, problem) for method in (algorithms.restricted_mle, algorithms.rlhf))
     np.testing.assert_allclose(law(restricted, classes.policy), law(rlhf, classes.policy), atol=1e-9)
     assert restricted.loss == pytest.approx(float(rlhf.loss))
 
@@ -336,7 +336,7 @@ def test_the_penalty_path_of_a_network_leaves_its_saddle(task, problem):
 
 
 @pytest.mark.parametrize(
-    ("road", "missing", "message"),
+    ("method", "missing", "message"),
     [
         (algorithms.rlhf, {"verifier": None}, "needs a verifier class"),
         (algorithms.reward_model, {"verifier": None}, "needs a verifier class"),
@@ -353,10 +353,10 @@ def test_the_penalty_path_of_a_network_leaves_its_saddle(task, problem):
         (algorithms.rlhf, {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)}, "can be enumerated"),
     ],
 )
-def test_a_road_says_what_it_lacks(classes, problem, road, missing, message):
+def test_a_method_says_what_it_lacks(classes, problem, method, missing, message):
     if "demonstrations" in missing:
         problem = problem._replace(**missing)
     else:
         classes = classes._replace(**missing)
     with pytest.raises(ValueError, match=message):
-        jax.eval_shape(lambda problem: road(KEY, classes, problem, SETTINGS), problem)
+        jax.eval_shape(lambda problem: method(KEY, classes, problem, SETTINGS), problem)

@@ -1,4 +1,4 @@
-"""Sampled roads against sums over every possible batch, and against the exact second stage."""
+"""Sampled methods against sums over every possible batch, and against the exact second stage."""
 
 import itertools
 from functools import partial
@@ -209,8 +209,8 @@ SIZES = Sizes(rounds=150, prompts=256, samples=2)
 RATE = 0.1
 
 
-@pytest.mark.parametrize("road", ["rloo", "ppo", "rebel", "online_dpo"])
-def test_sampled_roads_end_near_the_exact_second_stage(tree, task, policy, environment, road):
+@pytest.mark.parametrize("method", ["rloo", "ppo", "rebel", "online_dpo"])
+def test_sampled_methods_end_near_the_exact_second_stage(tree, task, policy, environment, method):
     start, key = policy.init(None), jax.random.key(6)
     fits = {
         "rloo": lambda: online.rloo(key, policy, start, environment, SIZES, RATE),
@@ -220,7 +220,7 @@ def test_sampled_roads_end_near_the_exact_second_stage(tree, task, policy, envir
             key, policy, start, environment, SIZES, RATE, labels=rollouts.by_bradley_terry
         ),
     }
-    fit = jax.jit(fits[road])()
+    fit = jax.jit(fits[method])()
     before = metrics.evaluate(task.reference, task).regret
     assert metrics.evaluate(policy.leaf_log_probs(fit.params), task).regret < 0.01 * before
     assert fit.converged

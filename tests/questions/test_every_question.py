@@ -171,7 +171,7 @@ def test_equal_classes_end_at_the_same_policy(records):
     assert apart["kl"].min() > 1e-3
 
 
-def test_with_verifiers_as_complex_as_policies_only_the_penalty_is_left_between_the_roads(records):
+def test_with_verifiers_as_complex_as_policies_only_the_penalty_is_left_between_the_methods(records):
     gaps = load(records / "h6c_verifier_order", "gaps")
     tables, additive = gaps.filter(gold_order=2), gaps.filter(gold_order=1)
     np.testing.assert_allclose(tables["dpo_dimension"], tables["rlhf_dimension"], rtol=1e-9)

@@ -63,7 +63,7 @@ def jitter(column):
     return (pl.col(column) * (1 + 1e-3 * pl.col("seed"))).alias(column)
 
 
-def test_unequal_roads_fail_the_controls():
+def test_unequal_methods_fail_the_controls():
     gaps = {"gaps": made_up_gaps(HORIZONS, apart=0.1)["gaps"].with_columns(jitter("restricted_regret"))}
     controls = h6b_horizon.findings(gaps)[-2:]
     assert [finding.verdict for finding in controls] == ["contradicted"] * 2

@@ -85,7 +85,7 @@ def test_a_reward_model_of_the_policys_own_backbone_is_compared_where_there_is_o
     assert row.direction == "at"
 
 
-def test_roads_that_differ_over_one_class_fail_the_control():
+def test_methods_that_differ_over_one_class_fail_the_control():
     made_up = records()
     shifted = pl.when(pl.col("arm") == "restricted MLE").then(pl.col("regret") + 0.1).otherwise(pl.col("regret"))
     made_up["fits"] = made_up["fits"].with_columns(shifted.alias("regret"))

@@ -53,10 +53,10 @@ def made_up(excess, regrets, seeds=6):
     """Excess mass of DPO times the share withheld, and the regret of each arm as a function of that share."""
     rows = []
     for seed, share, penalty in itertools.product(range(seeds), (0.0, 0.1, 0.6), experiment.PENALTIES):
-        for arm, (road, order) in {"DPO": ("DPO", 4), "table": ("RLHF", 4), "simple": ("RLHF", 1)}.items():
+        for arm, (method, order) in {"DPO": ("DPO", 4), "table": ("RLHF", 4), "simple": ("RLHF", 1)}.items():
             offset = 0.001 * (seed - (seeds - 1) / 2)
             rows.append(
-                {"seed": seed, "unseen": share, "penalties": penalty, "road": road, "order": order, "horizon": 4}
+                {"seed": seed, "unseen": share, "penalties": penalty, "road": method, "order": order, "horizon": 4}
                 | {"gold_order": 1}
                 | {"pairs": 64, "converged": True, "regret": regrets[arm](share) * (1 + 0.01 * seed)}
                 | {"hole_mass": share + offset + (excess * share if arm == "DPO" else 0), "optimal_hole_mass": share}

@@ -8,7 +8,7 @@ import pytest
 
 from gvgap_jax import soft_rl
 from theory.__main__ import CHECKS, main
-from theory.rows import apart, claim, twin
+from theory.rows import apart, claim, negative_control
 
 INSTANCES = 6  # both kinds of coverage of every statement, twice
 
@@ -17,7 +17,7 @@ INSTANCES = 6  # both kinds of coverage of every statement, twice
 def test_every_claim_holds_and_every_twin_breaks(name):
     rows = list(CHECKS[name](INSTANCES))
     assert [row for row in rows if not row.holds] == []
-    assert {row.twin for row in rows} == {False, True}
+    assert {row.control for row in rows} == {False, True}
     assert all(math.isfinite(row.residual) and row.instances > 0 for row in rows)
 
 
@@ -29,7 +29,7 @@ def test_the_command_writes_the_rows_it_prints(tmp_path, capsys):
     assert all(row["holds"] for row in written["rows"])
     assert {"python", "jax", "gvgap_jax"} <= set(written["versions"])
     printed = capsys.readouterr().out
-    assert printed.count("breaks, as it must") == sum(row["twin"] for row in written["rows"])
+    assert printed.count("breaks, as it must") == sum(row["control"] for row in written["rows"])
     assert f"{len(written['rows'])} rows, 0 not as they must be" in printed
 
 
@@ -54,11 +54,11 @@ def test_a_twin_that_does_not_break_fails_the_run(monkeypatch):
 def test_one_bad_instance_decides_a_row():
     assert claim("", "", [0.0, 1e-10]).holds
     assert not claim("", "", [0.0, 1e-8]).holds
-    assert twin("", "", [1.0, 0.2], 0.1).holds
-    assert not twin("", "", [1.0, 0.05], 0.1).holds
+    assert negative_control("", "", [1.0, 0.2], 0.1).holds
+    assert not negative_control("", "", [1.0, 0.05], 0.1).holds
 
 
 def test_a_residual_that_is_not_a_number_never_passes():
     residuals = apart([[0.0], [np.nan]], [[0.0], [0.0]])
     assert not claim("", "", residuals).holds
-    assert not twin("", "", residuals + 1, 0.1).holds
+    assert not negative_control("", "", residuals + 1, 0.1).holds

@@ -1,4 +1,4 @@
-"""One loop for every road: against optax, against one big batch, against runs made alone, and with runs that break."""
+"""One loop for every method: against optax, one big batch, runs made alone, and with runs that break."""
 
 import dataclasses
 import math
@@ -235,7 +235,7 @@ def test_one_run_may_lie_on_all_devices():
         )
 
 
-def test_roads_that_sample_raise_j():
+def test_methods_that_sample_raise_j():
     """Half of what there is to win, on the exact J."""
     tree = TokenTree(2, 2)
     task = tasks.make_task(tree, reward=[[1.0, 0.0, -1.0, 2.0]], reference=np.log(np.full((1, 4), 0.25)), beta=0.5)
@@ -248,7 +248,7 @@ def test_roads_that_sample_raise_j():
             policy.leaf_log_probs(params), task.reward, task.reference, task.beta, task.prompt_probs
         )
 
-    roads = {
+    methods = {
         "rloo": objectives.rloo(policy, environment, prompts=32, samples=2),
         "online_dpo": objectives.online_dpo(
             policy, environment, prompts=32, samples=2, labels=rollouts.by_bradley_terry
@@ -257,7 +257,7 @@ def test_roads_that_sample_raise_j():
     }
     training = Training(steps=200, steps_a_batch=2, accumulate=2, evaluate_every=50, steps_a_dispatch=200, clip=None)
     reference, optimal = (-loss(policy.from_log_probs(law)) for law in (task.reference, task.optimal))
-    for name, objective in roads.items():
+    for name, objective in methods.items():
         found = descend(objective, training, 0.05)
         reached = -loss(found.params[0] if name == "ppo" else found.params)
         assert (reached - reference) / (optimal - reference) > 0.5, name

@@ -1,4 +1,4 @@
-"""Transformers as the bundles that every road and metric takes: policies, reward models, critics.
+"""Transformers as the bundles that every method and metric takes: policies, reward models, critics.
 
 Two kinds of each. ``transformer_*`` reads prompts and responses of any number, and samples by decoding.
 ``tree_transformer_*`` stands on a token tree and is evaluated at every leaf, so that regret, KL and J are exact.

@@ -14,7 +14,7 @@ SIZES = {  # layers, width, heads, vocabulary: rounded up to what the training's
 
 
 def pythia(size: str, dtype: str = "bfloat16", remat: bool = False) -> Shape:
-    """The shape of EleutherAI/pythia-{size} and of its deduplicated twin, without a start token.
+    """The shape of EleutherAI/pythia-{size} and of its deduplicated version, without a start token.
 
     Raises:
       ValueError: there is no such size.
