@@ -87,7 +87,7 @@ PRESETS = {
 class Program(NamedTuple):
     """What decides a compiled program: the method, the name of its penalties, the tree, the padded number of pairs."""
 
-    method: str
+    road: str
     penalty: str
     tree: TokenTree
     pairs: int
@@ -124,7 +124,7 @@ def run(program: Program, cell: dict) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, law)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
-    fit = METHODS[program.method](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
+    fit = METHODS[program.road](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
     assert policy.leaf_log_probs is not None
     leaves = policy.leaf_log_probs(fit.params)
     masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}
