@@ -10,12 +10,14 @@ import pytest
 
 import gvgap_jax
 import theory
-from tests.house.test_readme import missing
+from tests.house.test_readme import ROOT, missing
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = ROOT / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
 TEXTS = {page.relative_to(DOCS).with_suffix("").as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-CELL = re.compile(r"```\{code-cell\}.*?\n(.*?)```", re.DOTALL)
+BESIDE = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.md"))}  # README and its like
+CELL = re.compile(r"```(?:\{code-cell\}|python).*?\n(.*?)```", re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 ROLE = re.compile(r"\{(?:func|class|meth|mod|data|attr)\}`~?([\w.]+)`")
 NOT_PYTHON = re.compile(r"^(%|:\w+:).*$", re.MULTILINE)
 
@@ -51,12 +53,39 @@ def test_every_page_is_in_a_toctree_and_every_toctree_names_pages():
     assert sorted(named) == sorted(set(TEXTS) - {"index"})
 
 
+def anchors(text):
+    """What can follow a # in a link to a page: its headings, as GitHub and the site write them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def dead_links(path, text):
+    """Links of a page to files that are not there, and to headings that its target has not."""
+    dead = []
+    for link in LINK.findall(text):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name
+        there = target.exists()
+        if there and anchor:
+            there = anchor in anchors(target.read_text(encoding="utf-8") if name else text)
+        dead += [] if there else [link]
+    return dead
+
+
 @pytest.mark.parametrize("page", TEXTS)
 def test_what_a_page_refers_to_is_there(page):
-    text = TEXTS[page]
-    assert not [name for name in ROLE.findall(text) if not is_there(name)]
-    linked = [link.split("#")[0] for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text)]
-    assert not [link for link in linked if link and not (DOCS / page).parent.joinpath(link).exists()]
+    assert not [name for name in ROLE.findall(TEXTS[page]) if not is_there(name)]
+    assert not dead_links(DOCS / f"{page}.md", TEXTS[page])
+
+
+@pytest.mark.parametrize("page", BESIDE)
+def test_what_the_pages_beside_the_code_link_to_is_there(page):
+    assert not dead_links(ROOT / page, BESIDE[page])
+
+
+@pytest.mark.parametrize("page", [*TEXTS, *BESIDE])
+def test_pages_are_not_long(page):
+    assert (TEXTS | BESIDE)[page].count("\n") <= 350
 
 
 @pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if CELL.search(text)])
@@ -80,4 +109,8 @@ def test_what_is_not_there_would_be_seen():
     assert not is_there("gvgap_jax.forest")
     assert toctrees("guides/x", "```{toctree}\n:hidden:\n\na\nb/c\n```") == ["guides/a", "guides/b/c"]
     assert sum(bool(CELL.search(text)) for text in TEXTS.values()) > 5
+    assert {"README.md", "CHANGELOG.md", "CONTRIBUTING.md"} <= set(BESIDE)
+    text = "# A *title*, here\n[a](x.md) [b](#a-title-here) [c](#a) [d](conf.py) [e](https://x)"
+    assert dead_links(DOCS / "page.md", text) == ["x.md", "#a"]
+    assert anchors(text) == {"a-title-here"}
     assert ast.parse(NOT_PYTHON.sub("", ":tags: [x]\n%config y\nz = 1")).body

@@ -1,4 +1,4 @@
-"""The report and the README's tables over a toy experiment: its records whole, missing, unfinished, stale and odd."""
+"""The report and the tables of a page over a toy experiment: its records whole, missing, unfinished, stale and odd."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from tests.report.toy_questions import PAPER, QUICK, install, toy
 from tests.sweep import toy_experiment
 
 REAL = list(questions())
-README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parents[2] / "docs" / "results.md"
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +216,10 @@ def test_a_readme_without_markers_is_refused():
         tables.rewritten("# a", {"verdicts": "| a |"})
 
 
-def test_the_readme_names_every_experiment_and_figure(tmp_path):
+def test_the_results_name_every_experiment_and_figure(tmp_path):
     found = [evidence.gather(name, questions()[name], str(tmp_path)) for name in REAL]
     wanted = tables.tables(found)["figures"]
-    shown = README.read_text().split("<!-- table: figures -->")[1].split(tables.END)[0]
+    shown = RESULTS.read_text().split("<!-- table: figures -->")[1].split(tables.END)[0]
 
     def figures(text):
         return [line.split("|")[1].strip() for line in text.strip().splitlines()]
