@@ -23,13 +23,15 @@ from gvgap_jax import (
     verifiers,
 )
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Fit, Policy, Preferences, Verifier
+from gvgap_jax.types import Fit, Policy, Preferences, TreePolicy, TreeVerifier, Verifier
 
 __all__ = [
     "Fit",
     "Policy",
     "Preferences",
     "TokenTree",
+    "TreePolicy",
+    "TreeVerifier",
     "Verifier",
     "algorithms",
     "complexity",

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, Verifier
+from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, TreePolicy, TreeVerifier, Verifier
 
 EXACT_MEMORY = 0.95  # Adam's b2 where gradients have no noise to average out: it forgets the steep start soon
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
@@ -44,9 +44,9 @@ class Problem(NamedTuple):
 class Classes(NamedTuple):
     """What may be represented: policies, reward models, and Pi(R), the soft-optimal policies of those models."""
 
-    policy: Policy
-    verifier: Verifier | None = None
-    soft_optimal: Policy | None = None
+    policy: TreePolicy
+    verifier: TreeVerifier | None = None
+    soft_optimal: TreePolicy | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temper
 
 def second_stage(
     key: PRNGKey,
-    policy: Policy,
+    policy: TreePolicy,
     reward: Float[Array, "X L"],
     task: Task,
     settings: Settings,
@@ -125,7 +125,6 @@ def second_stage(
     soft-optimal policy onto the class (Lemma 2.1), by descent on the exact objective: natural-gradient, or Adam's.
     Another regulariser makes another J, and its optimum.
     """
-    leaf_log_probs = _needed(policy.leaf_log_probs, "a policy whose leaves can be enumerated")
 
     def loss(log_policy):
         judged = reward, task.reference, task.beta, task.prompt_probs
@@ -133,9 +132,9 @@ def second_stage(
 
     if policy.from_log_probs is not None:
         params = policy.from_log_probs(regulariser.optimal(reward, task.reference, task.beta))
-        value, zero = loss(leaf_log_probs(params)), jnp.zeros(())
+        value, zero = loss(policy.leaf_log_probs(params)), jnp.zeros(())
         return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
-    return _descend(policy.init(key), leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
+    return _descend(policy.init(key), policy.leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
 
 
 def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -146,10 +145,8 @@ def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     """
     reward_key, policy_key = jax.random.split(key)
     reward_fit = reward_model(reward_key, classes, problem, settings)
-    leaf_scores = _needed(
-        _needed(classes.verifier, "a verifier class").leaf_scores, "a verifier that scores all leaves"
-    )
-    policy_fit = second_stage(policy_key, classes.policy, leaf_scores(reward_fit.params), problem.task, settings)
+    reward = _needed(classes.verifier, "a verifier class").leaf_scores(reward_fit.params)
+    policy_fit = second_stage(policy_key, classes.policy, reward, problem.task, settings)
     return _both_stages(reward_fit, policy_fit)
 
 
@@ -161,7 +158,7 @@ def restricted_mle(key: PRNGKey, classes: Classes, problem: Problem, settings: S
     """
     restricted = _needed(classes.soft_optimal, "Pi(R), see verifiers.soft_optimal_class")
     fit = _fit_policy(key, restricted, problem, settings)
-    log_policy = _needed(restricted.leaf_log_probs, "leaves")(fit.params)
+    log_policy = restricted.leaf_log_probs(fit.params)
     if classes.policy.from_log_probs is not None:
         return fit._replace(params=classes.policy.from_log_probs(log_policy))
     _, policy_key = jax.random.split(key)  # the second stage of ``rlhf`` starts there too
@@ -171,13 +168,12 @@ def restricted_mle(key: PRNGKey, classes: Classes, problem: Problem, settings: S
 
 def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
     """Maximum likelihood on demonstrations, as an exact sum over leaves."""
-    leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
-    demonstrations = _needed(problem.demonstrations, "demonstrations")
+    policy, demonstrations = classes.policy, _needed(problem.demonstrations, "demonstrations")
 
     def loss(log_policy):
         return losses.sft(log_policy.reshape(-1), demonstrations.reshape(-1))
 
-    return _descend(classes.policy.init(key), leaf_log_probs, loss, jnp.sum(demonstrations, axis=-1), settings)
+    return _descend(policy.init(key), policy.leaf_log_probs, loss, jnp.sum(demonstrations, axis=-1), settings)
 
 
 def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -187,15 +183,14 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     current policy pi_t, starting at the reference. The gradient norm and losses are the last round's;
     ``converged`` speaks for all of them.
     """
-    leaf_log_probs = _needed(classes.policy.leaf_log_probs, "a policy whose leaves can be enumerated")
-    demonstrations = _needed(problem.demonstrations, "demonstrations")
+    policy, demonstrations = classes.policy, _needed(problem.demonstrations, "demonstrations")
 
     def round_of_play(state, _):
-        opponent = leaf_log_probs(state.params)
+        opponent = policy.leaf_log_probs(state.params)
         weight = demonstrations[:, :, None] * jnp.exp(opponent)[:, None, :]
 
         def margins(params: Params):
-            reward = problem.task.beta * (leaf_log_probs(params) - opponent)
+            reward = problem.task.beta * (policy.leaf_log_probs(params) - opponent)
             return (reward[:, :, None] - reward[:, None, :]).reshape(-1)
 
         def loss(values):
@@ -204,7 +199,7 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
         fit = optimize.newton(margins, loss, state.params, settings.rl_tolerance, settings.rl_steps)
         return fit._replace(steps=state.steps + fit.steps, converged=state.converged & fit.converged), None
 
-    start = classes.policy.init(key)
+    start = policy.init(key)
     zero = jnp.zeros(())
     state = Fit(start, zero, zero, zero, zero, jnp.zeros((), int), jnp.array(True))
     fit, _ = jax.lax.scan(round_of_play, state, length=settings.spin_rounds)

@@ -8,16 +8,13 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import optimize
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Fit, Params, Verifier
+from gvgap_jax.types import Fit, Params, TreeVerifier
 
 
-def reward_gradients(verifier: Verifier, params: Params) -> Float[Array, "X L d"]:
+def reward_gradients(verifier: TreeVerifier, params: Params) -> Float[Array, "X L d"]:
     """Gradient of every leaf's score with respect to the flattened parameters."""
-    if verifier.leaf_scores is None:
-        raise ValueError("reward_gradients: the verifier must score all leaves; it has no leaf_scores.")
-    leaf_scores = verifier.leaf_scores
     flat, unravel = ravel_pytree(params)
-    return jax.jacobian(lambda vector: leaf_scores(unravel(vector)))(flat)
+    return jax.jacobian(lambda vector: verifier.leaf_scores(unravel(vector)))(flat)
 
 
 def identifiable_dimension(gradients: Float[Array, "X L d"]) -> int:
@@ -111,7 +108,7 @@ def table_dimension(task: Task) -> Float[Array, ""]:
 
 
 def population_fit(
-    verifier: Verifier, params: Params, task: Task, tolerance: float = 1e-5, max_steps: int = 100
+    verifier: TreeVerifier, params: Params, task: Task, tolerance: float = 1e-5, max_steps: int = 100
 ) -> Fit:
     """The reward model that infinitely many pairs from the reference select: the Bradley-Terry minimiser of a class.
 
@@ -119,9 +116,6 @@ def population_fit(
     For scores linear in the parameters the curvature is ``fisher_information`` at the current reward, and the minimum
     unique up to directions that change no margin. A class that holds the gold reward returns it.
     """
-    leaf_scores = verifier.leaf_scores
-    if leaf_scores is None:
-        raise ValueError("population_fit: the verifier must score all leaves; it has no leaf_scores.")
     probability = jnp.exp(task.reference)
     weight = task.prompt_probs[:, None, None] * probability[:, :, None] * probability[:, None, :]
     wins = jax.nn.sigmoid((task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature)
@@ -131,4 +125,4 @@ def population_fit(
         odds = (reward[:, :, None] - reward[:, None, :]) / task.temperature
         return jnp.sum(weight * (jax.nn.softplus(odds) - wins * odds))
 
-    return optimize.newton(lambda params: leaf_scores(params).reshape(-1), loss, params, tolerance, max_steps)
+    return optimize.newton(lambda params: verifier.leaf_scores(params).reshape(-1), loss, params, tolerance, max_steps)

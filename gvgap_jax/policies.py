@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax.features import mlp, one_hot_prefixes
 from gvgap_jax.tree import Levels, TokenTree
-from gvgap_jax.types import Count, Critic, Params, Policy, PRNGKey
+from gvgap_jax.types import Count, Critic, Params, PRNGKey, TreePolicy
 
 
 def tree_policy(
@@ -23,8 +23,8 @@ def tree_policy(
     num_parameters: Count,
     base: Levels | None = None,
     from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None,
-) -> Policy:
-    """Policy from its levels of logits [X, V**h, V]: everything else about a tree policy follows from them."""
+) -> TreePolicy:
+    """Policy on a tree, from its levels of logits [X, V**h, V]: everything else about it follows from them."""
     if base is not None:
         tree.check_levels(base)
 
@@ -50,10 +50,10 @@ def tree_policy(
             tokens.append(token)
         return jnp.stack(tokens, axis=-1)
 
-    return Policy(init, log_prob, token_log_probs, sample, num_parameters, leaf_log_probs, from_log_probs)
+    return TreePolicy(init, log_prob, token_log_probs, sample, num_parameters, leaf_log_probs, from_log_probs)
 
 
-def tabular(tree: TokenTree, base: Levels | None = None) -> Policy:
+def tabular(tree: TokenTree, base: Levels | None = None) -> TreePolicy:
     """Every policy: one logit for each (prompt, prefix, token), starting at the reference."""
 
     def init(key: PRNGKey) -> Params:
@@ -68,7 +68,7 @@ def tabular(tree: TokenTree, base: Levels | None = None) -> Policy:
     return tree_policy(tree, init, lambda params: params, size, base, from_log_probs)
 
 
-def markov(tree: TokenTree, order: int, base: Levels | None = None) -> Policy:
+def markov(tree: TokenTree, order: int, base: Levels | None = None) -> TreePolicy:
     """Logits that read the position and the last ``order`` tokens of (prompt, prefix).
 
     Raises:
@@ -93,7 +93,7 @@ def markov(tree: TokenTree, order: int, base: Levels | None = None) -> Policy:
     return tree_policy(tree, init, logits, sum(contexts) * tree.vocabulary, base)
 
 
-def nested_markov(tree: TokenTree, order: Count, base: Levels | None = None) -> Policy:
+def nested_markov(tree: TokenTree, order: Count, base: Levels | None = None) -> TreePolicy:
     """``markov`` whose order may be an array, so that one compiled program fits every order.
 
     A row of logits is stored for every (prompt, prefix); those beyond the contexts of ``order`` tokens do nothing
@@ -113,7 +113,9 @@ def nested_markov(tree: TokenTree, order: Count, base: Levels | None = None) -> 
     return tree_policy(tree, init, logits, sum(contexts) * tree.vocabulary, base)
 
 
-def linear(tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...], base: Levels | None = None) -> Policy:
+def linear(
+    tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...], base: Levels | None = None
+) -> TreePolicy:
     """Logits linear in ``features`` of (prompt, prefix, next token), one array a level; d parameters."""
     dimension = features[0].shape[-1]
 
@@ -124,7 +126,7 @@ def linear(tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...]
     return tree_policy(tree, init, lambda params: tuple(level @ params for level in features), dimension, base)
 
 
-def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> Policy:
+def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> TreePolicy:
     """Logits from one hidden layer of ``width`` tanh units that read the one-hot prompt and prefix."""
     inputs = (tree.prompt_length + tree.horizon) * tree.vocabulary
     init, apply = mlp(inputs, width, tree.vocabulary)

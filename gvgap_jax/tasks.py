@@ -96,7 +96,6 @@ def interactions(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0)
     reward_key, reference_key = jax.random.split(key)
     verifier = verifiers.nested_interactions(tree, complexity)
     coefficients = jax.random.normal(reward_key, verifier.init(reward_key).shape)
-    assert verifier.leaf_scores is not None
     return _task(tree, verifier.leaf_scores(coefficients), random_reference(reference_key, tree, reference_scale))
 
 
@@ -104,7 +103,6 @@ def sparse(key: PRNGKey, tree: TokenTree, complexity, reference_scale=0.0) -> Ta
     """``complexity`` interactions of equal size and random sign, chosen among those of all orders (may be an array)."""
     sign_key, choice_key, reference_key = jax.random.split(key, 3)
     verifier = verifiers.interactions(tree, tree.prompt_length + tree.horizon)
-    assert verifier.leaf_scores is not None
     size = verifier.init(key).shape[0]
     chosen = jax.random.permutation(choice_key, size) < complexity
     coefficients = jnp.where(chosen, jax.random.rademacher(sign_key, (size,), jnp.result_type(float)), 0.0)
@@ -119,9 +117,8 @@ def automaton(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.
         "transition": 1e4 * jax.nn.one_hot(target, complexity),
         "value": jax.random.normal(value_key, (complexity,)),
     }
-    leaf_scores = verifiers.automaton(tree, complexity).leaf_scores
-    assert leaf_scores is not None
-    return _task(tree, leaf_scores(params), random_reference(reference_key, tree, reference_scale))
+    reward = verifiers.automaton(tree, complexity).leaf_scores(params)
+    return _task(tree, reward, random_reference(reference_key, tree, reference_scale))
 
 
 def token_counts(key: PRNGKey, tree: TokenTree, complexity: int, reference_scale=0.0) -> Task:

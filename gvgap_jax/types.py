@@ -19,6 +19,7 @@ reward per nat.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -40,7 +41,8 @@ Responses = Int[Array, "N H"]
 """Tokens [N, H] of N responses."""
 
 
-class Policy(NamedTuple):
+@dataclass(frozen=True)
+class Policy:
     """A class of policies: one choice of parameters is one policy.
 
     Attributes:
@@ -49,8 +51,6 @@ class Policy(NamedTuple):
       token_log_probs: the same -> [N, H], token by token; they sum to ``log_prob``.
       sample: key, params, prompts [N, P] -> responses [N, H]; consumes the key.
       num_parameters: numbers in the parameters.
-      leaf_log_probs: params -> [X, L]; the exact path, None where leaves cannot be enumerated.
-      from_log_probs: [X, L] leaf log-probabilities -> params, for classes that hold every policy.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -58,11 +58,23 @@ class Policy(NamedTuple):
     token_log_probs: Callable[[Params, Prompts, Responses], Float[Array, "N H"]]
     sample: Callable[[PRNGKey, Params, Prompts], Responses]
     num_parameters: Count
-    leaf_log_probs: Callable[[Params], Float[Array, "X L"]] | None = None
+
+
+@dataclass(frozen=True)
+class TreePolicy(Policy):
+    """A class of policies on a token tree, whose leaves can be enumerated.
+
+    Attributes:
+      leaf_log_probs: params -> [X, L], log-probabilities of all leaves.
+      from_log_probs: [X, L] leaf log-probabilities -> params; None unless the class holds every policy.
+    """
+
+    leaf_log_probs: Callable[[Params], Float[Array, "X L"]]
     from_log_probs: Callable[[Float[Array, "X L"]], Params] | None = None
 
 
-class Verifier(NamedTuple):
+@dataclass(frozen=True)
+class Verifier:
     """A class of reward models: one choice of parameters is one reward model.
 
     Attributes:
@@ -70,16 +82,26 @@ class Verifier(NamedTuple):
       score: params, prompts [N, P], responses [N, H] -> rewards [N].
       num_parameters: free numbers of the class; where a class stores more numbers than it is
         free to choose (masked orders, sparse supports) its docstring says so.
-      leaf_scores: params -> [X, L]; the exact path, None where leaves cannot be enumerated.
     """
 
     init: Callable[[PRNGKey], Params]
     score: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
     num_parameters: Count
-    leaf_scores: Callable[[Params], Float[Array, "X L"]] | None = None
 
 
-class Critic(NamedTuple):
+@dataclass(frozen=True)
+class TreeVerifier(Verifier):
+    """A class of reward models on a token tree, which score all leaves at once.
+
+    Attributes:
+      leaf_scores: params -> [X, L], rewards of all leaves.
+    """
+
+    leaf_scores: Callable[[Params], Float[Array, "X L"]]
+
+
+@dataclass(frozen=True)
+class Critic:
     """A class of value functions of prefixes.
 
     Attributes:

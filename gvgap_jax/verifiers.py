@@ -5,6 +5,7 @@ Every class starts at a reward of 0, whose soft-optimal policy is the reference.
 
 import functools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
 import jax
@@ -16,7 +17,7 @@ from gvgap_jax.features import coefficient_degrees, interaction_basis, mlp, one_
 from gvgap_jax.policies import tree_policy
 from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Count, Number, Params, Policy, PRNGKey, Verifier
+from gvgap_jax.types import Count, Number, Params, PRNGKey, TreePolicy, TreeVerifier
 
 
 def tree_verifier(
@@ -24,29 +25,29 @@ def tree_verifier(
     init: Callable[[PRNGKey], Params],
     leaf_scores: Callable[[Params], Float[Array, "X L"]],
     num_parameters: Count,
-) -> Verifier:
+) -> TreeVerifier:
     """Verifier from the scores of all leaves [X, L]."""
 
     def score(params: Params, prompts, responses):
         return tree.at(leaf_scores(params), prompts, responses)
 
-    return Verifier(init, score, num_parameters, leaf_scores)
+    return TreeVerifier(init, score, num_parameters, leaf_scores)
 
 
-def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> Verifier:
+def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> TreeVerifier:
     """Scores linear in fixed ``features`` of (prompt, response); d parameters."""
     features = jnp.asarray(features, float)
     dimension = features.shape[-1]
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
 
 
-def interactions(tree: TokenTree, order: int) -> Verifier:
+def interactions(tree: TokenTree, order: int) -> TreeVerifier:
     """All interactions of up to ``order`` token positions: order 1 is additive, order P + H is the full table."""
     features, _ = interaction_basis(tree, order)
     return linear(tree, jnp.asarray(features))
 
 
-def nested_interactions(tree: TokenTree, order: Count) -> Verifier:
+def nested_interactions(tree: TokenTree, order: Count) -> TreeVerifier:
     """``interactions`` whose order may be an array, so that one compiled program fits every order.
 
     A coefficient is stored for every combination of positions, [V**(P+H)]; those above ``order`` (and
@@ -69,7 +70,7 @@ def nested_interactions(tree: TokenTree, order: Count) -> Verifier:
     return tree_verifier(tree, lambda key: jnp.zeros(degree.shape), leaf_scores, jnp.sum(used))
 
 
-def sparse(tree: TokenTree, size: int, order: int | None = None) -> Verifier:
+def sparse(tree: TokenTree, size: int, order: int | None = None) -> TreeVerifier:
     """At most ``size`` non-zero interactions of up to ``order`` positions (all of them by default).
 
     All interactions are stored and the ``size`` largest count. Gradients pass the selection
@@ -91,7 +92,7 @@ def sparse(tree: TokenTree, size: int, order: int | None = None) -> Verifier:
     return tree_verifier(tree, lambda key: jnp.zeros(basis.shape[-1]), leaf_scores, size)
 
 
-def automaton(tree: TokenTree, states: int) -> Verifier:
+def automaton(tree: TokenTree, states: int) -> TreeVerifier:
     """A finite automaton that reads prompt and response token by token; the score is its expected final value.
 
     Parameters: transition logits [V, states, states], a softmax over the next state, and the value
@@ -114,7 +115,7 @@ def automaton(tree: TokenTree, states: int) -> Verifier:
     return tree_verifier(tree, init, leaf_scores, tree.vocabulary * states**2 + states)
 
 
-def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_sum"] = "final") -> Verifier:
+def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_sum"] = "final") -> TreeVerifier:
     """One hidden layer of ``width`` tanh units over one-hot tokens.
 
     Read-out ``final`` scores the complete response once; ``token_sum`` adds the scores of all its
@@ -138,8 +139,12 @@ def mlp_verifier(tree: TokenTree, width: int, read_out: Literal["final", "token_
 
 
 def implicit_verifier(
-    policy: Policy, reference: Policy, reference_params: Params, beta: Number, regulariser: Regulariser = REVERSE_KL
-) -> Verifier:
+    policy: TreePolicy,
+    reference: TreePolicy,
+    reference_params: Params,
+    beta: Number,
+    regulariser: Regulariser = REVERSE_KL,
+) -> TreeVerifier:
     """R(Pi): the local reward models beta (log pi - log pi_ref) of a policy class (arXiv 2503.01067, section 2).
 
     Or, for another regulariser, beta f'(pi / pi_ref): fitted to pairs this is f-DPO (arXiv 2309.16240).
@@ -149,33 +154,28 @@ def implicit_verifier(
         reference_log_prob = reference.log_prob(reference_params, prompts, responses)
         return beta * regulariser.local_reward(policy.log_prob(params, prompts, responses) - reference_log_prob)
 
-    policy_leaves, reference_leaves = policy.leaf_log_probs, reference.leaf_log_probs
-    if policy_leaves is None or reference_leaves is None:
-        return Verifier(policy.init, score, policy.num_parameters)
-
     def leaf_scores(params: Params):
-        return beta * regulariser.local_reward(policy_leaves(params) - reference_leaves(reference_params))
+        return beta * regulariser.local_reward(
+            policy.leaf_log_probs(params) - reference.leaf_log_probs(reference_params)
+        )
 
-    return Verifier(policy.init, score, policy.num_parameters, leaf_scores)
+    return TreeVerifier(policy.init, score, policy.num_parameters, leaf_scores)
 
 
 def soft_optimal_class(
     tree: TokenTree,
-    verifier: Verifier,
+    verifier: TreeVerifier,
     reference: Float[Array, "X L"],
     beta: Number,
     regulariser: Regulariser = REVERSE_KL,
-) -> Policy:
+) -> TreePolicy:
     """Pi(R): the soft-optimal policies of a verifier class, with the verifier's own parameters (Theorem 3.1).
 
     Or, for another regulariser, the policies that are optimal under it.
     """
-    leaf_scores = verifier.leaf_scores
-    if leaf_scores is None:
-        raise ValueError("soft_optimal_class: the verifier must score all leaves; it has no leaf_scores.")
 
     def leaf_log_probs(params: Params):
-        return regulariser.optimal(leaf_scores(params), reference, beta)
+        return regulariser.optimal(verifier.leaf_scores(params), reference, beta)
 
     def log_prob(params: Params, prompts, responses):
         return tree.at(leaf_log_probs(params), prompts, responses)
@@ -183,4 +183,4 @@ def soft_optimal_class(
     by_token = tree_policy(
         tree, verifier.init, lambda params: tree.conditionals(leaf_log_probs(params)), verifier.num_parameters
     )
-    return by_token._replace(leaf_log_probs=leaf_log_probs, log_prob=log_prob)
+    return replace(by_token, leaf_log_probs=leaf_log_probs, log_prob=log_prob)

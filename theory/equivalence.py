@@ -5,6 +5,7 @@ a reference policy, and offline likelihood is then DPO. Pairs may come from any 
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, algorithms, policies, verifiers
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Policy, Verifier
+from gvgap_jax.types import TreePolicy, TreeVerifier
 from theory.fits import PENALISED, UNPENALISED, converged_leaves, problem
 from theory.instances import COVERAGES, Coverage, random_coverage, random_tasks
 from theory.rows import Row, apart, claim, negative_control, over_instances
@@ -43,38 +44,36 @@ class Instance(NamedTuple):
     second_beta: Float[Array, ""]
 
 
-def tabular(instance: Instance) -> Policy:
+def tabular(instance: Instance) -> TreePolicy:
     """Every policy."""
     return policies.tabular(TREE, TREE.conditionals(instance.task.reference))
 
 
-def markov(instance: Instance) -> Policy:
+def markov(instance: Instance) -> TreePolicy:
     """Logits that read the last token."""
     return policies.markov(TREE, 1, TREE.conditionals(instance.task.reference))
 
 
-def linear(instance: Instance) -> Policy:
+def linear(instance: Instance) -> TreePolicy:
     """Logits linear in random features."""
     return policies.linear(TREE, instance.features, TREE.conditionals(instance.task.reference))
 
 
-def local_rewards(policy: Policy, instance: Instance) -> Verifier:
+def local_rewards(policy: TreePolicy, instance: Instance) -> TreeVerifier:
     """R(Pi), the premise of both theorems."""
-    reference = policies.tabular(TREE)
-    assert reference.from_log_probs is not None
-    params = reference.from_log_probs(instance.task.reference)
+    reference, params = policies.tabular(TREE), TREE.conditionals(instance.task.reference)
     verifier = verifiers.implicit_verifier(policy, reference, params, instance.task.beta)
     zeros, unravel = ravel_pytree(policy.init(jax.random.key(0)))
-    return verifier._replace(init=lambda key: unravel(instance.start[: len(zeros)]))
+    return replace(verifier, init=lambda key: unravel(instance.start[: len(zeros)]))
 
 
-def additive_rewards(policy: Policy, instance: Instance) -> Verifier:
+def additive_rewards(policy: TreePolicy, instance: Instance) -> TreeVerifier:
     """A verifier class that is not R(Pi): sums over token positions."""
     del policy, instance
     return verifiers.interactions(TREE, 1)
 
 
-def offline(make_policy: Callable[[Instance], Policy], settings: algorithms.Settings, instance: Instance):
+def offline(make_policy: Callable[[Instance], TreePolicy], settings: algorithms.Settings, instance: Instance):
     """Leaf log-probabilities [X, L] of offline likelihood over a policy class, NaN unless the fit converged."""
     policy = make_policy(instance)
     data = problem(TREE, instance.task, instance.coverage)
@@ -83,8 +82,8 @@ def offline(make_policy: Callable[[Instance], Policy], settings: algorithms.Sett
 
 
 def two_stage(
-    make_policy: Callable[[Instance], Policy],
-    make_verifier: Callable[[Policy, Instance], Verifier],
+    make_policy: Callable[[Instance], TreePolicy],
+    make_verifier: Callable[[TreePolicy, Instance], TreeVerifier],
     settings: algorithms.Settings,
     instance: Instance,
 ):
@@ -128,7 +127,7 @@ def random_instances(
     return Instance(task, random_coverage(generator, TREE, instances, whole), features, start, task.beta)
 
 
-def _methods(make_policy: Callable[[Instance], Policy], settings: algorithms.Settings):
+def _methods(make_policy: Callable[[Instance], TreePolicy], settings: algorithms.Settings):
     likelihood = over_instances(partial(offline, make_policy, settings))
     rlhf = over_instances(partial(two_stage, make_policy, local_rewards, settings))
     return lambda batch: (likelihood(batch), rlhf(batch))

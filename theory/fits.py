@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, algorithms
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Fit, Params, Policy
+from gvgap_jax.types import Fit, TreePolicy
 from theory.instances import Coverage, pairs
 
 PENALISED = algorithms.Settings(
@@ -22,12 +22,6 @@ def problem(tree: TokenTree, task: Task, coverage: Coverage) -> algorithms.Probl
     return algorithms.Problem(task, data, data)
 
 
-def leaves(policy: Policy, params: Params) -> Float[Array, "X L"]:
-    """Leaf log-probabilities of a tree policy."""
-    assert policy.leaf_log_probs is not None
-    return policy.leaf_log_probs(params)
-
-
-def converged_leaves(policy: Policy, fit: Fit) -> Float[Array, "X L"]:
+def converged_leaves(policy: TreePolicy, fit: Fit) -> Float[Array, "X L"]:
     """Leaf log-probabilities of a fitted policy, NaN unless the fit converged: a row with NaN never passes."""
-    return jnp.where(fit.converged, leaves(policy, fit.params), jnp.nan)
+    return jnp.where(fit.converged, policy.leaf_log_probs(fit.params), jnp.nan)

@@ -14,7 +14,6 @@ from jax.flatten_util import ravel_pytree
 
 from gvgap_jax import TokenTree, algorithms, divergence, optimize, policies, soft_rl
 from gvgap_jax.losses import weighted_mean
-from theory.fits import leaves
 from theory.instances import random_betas, random_policies, random_rewards, random_tasks
 from theory.rows import Row, apart, claim, negative_control, over_instances
 
@@ -52,12 +51,12 @@ def restricted_class(tree: TokenTree, task, candidates):
     start, unravel = ravel_pytree(policy.init(key))
 
     def gain(flat):
-        log_policy = leaves(policy, unravel(flat))
+        log_policy = policy.leaf_log_probs(unravel(flat))
         return weighted_mean(soft_rl.objective(log_policy, task.reward, task.reference, task.beta), task.prompt_probs)
 
     def distance(flat):
         optimal = soft_rl.soft_optimal_policy(task.reward, task.reference, task.beta)
-        return weighted_mean(divergence.kl(leaves(policy, unravel(flat)), optimal), task.prompt_probs)
+        return weighted_mean(divergence.kl(policy.leaf_log_probs(unravel(flat)), optimal), task.prompt_probs)
 
     gains, gain_gradients = jax.vmap(jax.value_and_grad(gain))(candidates)
     distances, distance_gradients = jax.vmap(jax.value_and_grad(distance))(candidates)
@@ -66,7 +65,7 @@ def restricted_class(tree: TokenTree, task, candidates):
     return (
         (gain_gradients, -task.beta * distance_gradients),
         (jnp.argmax(gains), jnp.argmin(distances)),
-        (leaves(policy, best.params), leaves(policy, unravel(nearest.params))),
+        (policy.leaf_log_probs(best.params), policy.leaf_log_probs(unravel(nearest.params))),
     )
 
 

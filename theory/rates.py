@@ -37,7 +37,6 @@ def measured_regret(task: Task, features: Float[Array, "X L d"], pairs: int, key
     data = preferences.sample(key, TREE, task, pairs)
     classes = algorithms.Classes(policies.tabular(TREE), verifiers.linear(TREE, features))
     fit = algorithms.rlhf(key, classes, algorithms.Problem(task, data, data), SETTINGS)
-    assert classes.policy.leaf_log_probs is not None
     regret = metrics.evaluate(classes.policy.leaf_log_probs(fit.params), task).regret
     return jnp.where(fit.converged, regret, jnp.nan)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, algorithms, metrics, policies, verifiers
 from gvgap_jax.tasks import Task
-from theory.fits import PENALISED, UNPENALISED, converged_leaves, leaves, problem
+from theory.fits import PENALISED, UNPENALISED, converged_leaves, problem
 from theory.instances import COVERAGES, Coverage, random_coverage, random_tasks
 from theory.rows import Row, apart, claim, negative_control, over_instances
 
@@ -44,9 +44,9 @@ def two_stage(settings: algorithms.Settings, instance: Instance):
 def hurried(instance: Instance):
     """Leaf log-probabilities [X, L] of RLHF whose second stage is a single step of descent."""
     classes = _classes(instance)
-    searched = classes._replace(policy=classes.policy._replace(from_log_probs=None))
+    searched = classes._replace(policy=replace(classes.policy, from_log_probs=None))
     data, settings = problem(TREE, instance.task, instance.coverage), replace(UNPENALISED, rl_steps=1)
-    return leaves(classes.policy, algorithms.rlhf(jax.random.key(0), searched, data, settings).params)
+    return classes.policy.leaf_log_probs(algorithms.rlhf(jax.random.key(0), searched, data, settings).params)
 
 
 def restricted(settings: algorithms.Settings, instance: Instance):
@@ -106,6 +106,6 @@ def _classes(instance: Instance) -> algorithms.Classes:
     simple = verifiers.linear(TREE, instance.features)
     return algorithms.Classes(
         policies.tabular(TREE, TREE.conditionals(task.reference)),
-        simple._replace(init=lambda key: instance.start),
+        replace(simple, init=lambda key: instance.start),
         verifiers.soft_optimal_class(TREE, simple, task.reference, task.beta),
     )

@@ -14,7 +14,7 @@ import numpy as np
 
 from gvgap_jax import TokenTree, algorithms, policies
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Policy, Preferences
+from gvgap_jax.types import Preferences, TreePolicy
 from theory.fits import UNPENALISED, converged_leaves
 from theory.instances import random_betas
 from theory.rows import Row, apart, claim, negative_control, over_instances
@@ -32,12 +32,12 @@ PUBLISHED_RLHF = ((1.0, -0.99518, 1.41847), (3.0, -0.20000, 1.07283))  # beta, t
 PUBLISHED_TO = 1e-5  # five decimals
 
 
-def one_parameter() -> Policy:
+def one_parameter() -> TreePolicy:
     """softmax(theta, -theta, 0)."""
     return policies.linear(ARMS, (jnp.array([1.0, -1.0, 0.0]).reshape(1, 1, 3, 1),))
 
 
-def every_policy() -> Policy:
+def every_policy() -> TreePolicy:
     """Three free logits."""
     return policies.tabular(ARMS)
 

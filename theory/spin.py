@@ -16,23 +16,21 @@ from jax.flatten_util import ravel_pytree
 
 from gvgap_jax import TokenTree, algorithms, optimize, policies, preferences, soft_rl, verifiers
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Policy, Verifier
+from gvgap_jax.types import TreePolicy, TreeVerifier
 from theory.fits import UNPENALISED as SETTINGS
-from theory.fits import converged_leaves, leaves
+from theory.fits import converged_leaves
 from theory.instances import random_policies, random_tasks
 from theory.rows import Row, apart, claim, negative_control, over_instances
 
 TREE = TokenTree(3, 2, prompt_length=1)
 
 
-def inverse_rl(rewards: Callable[[Task], Verifier], task: Task, demonstrations, start):
+def inverse_rl(rewards: Callable[[Task], TreeVerifier], task: Task, demonstrations, start):
     """The soft-optimal policy [X, L] of maximum-entropy inverse RL, NaN unless the fit converged.
 
     ``demonstrations`` [X, L] is a joint law with the prompts; the fit begins at the numbers ``start``.
     """
     verifier = rewards(task)
-    leaf_scores = verifier.leaf_scores
-    assert leaf_scores is not None
 
     def loss(scores):
         reward = scores.reshape(demonstrations.shape)
@@ -42,21 +40,18 @@ def inverse_rl(rewards: Callable[[Task], Verifier], task: Task, demonstrations, 
     zeros, unravel = ravel_pytree(verifier.init(jax.random.key(0)))
     params = unravel(start[: len(zeros)])
     fit = optimize.newton(
-        lambda params: leaf_scores(params).reshape(-1), loss, params, SETTINGS.rl_tolerance, SETTINGS.rl_steps
+        lambda params: verifier.leaf_scores(params).reshape(-1), loss, params, SETTINGS.rl_tolerance, SETTINGS.rl_steps
     )
-    imitated = soft_rl.soft_optimal_policy(leaf_scores(fit.params), task.reference, 1.0)
+    imitated = soft_rl.soft_optimal_policy(verifier.leaf_scores(fit.params), task.reference, 1.0)
     return jnp.where(fit.converged, imitated, jnp.nan)
 
 
-def local_rewards(task: Task) -> Verifier:
+def local_rewards(task: Task) -> TreeVerifier:
     """R(markov(1)) at beta 1."""
-    reference = policies.tabular(TREE)
-    assert reference.from_log_probs is not None
-    params = reference.from_log_probs(task.reference)
-    return verifiers.implicit_verifier(_markov(task), reference, params, 1.0)
+    return verifiers.implicit_verifier(_markov(task), policies.tabular(TREE), TREE.conditionals(task.reference), 1.0)
 
 
-def additive_rewards(task: Task) -> Verifier:
+def additive_rewards(task: Task) -> TreeVerifier:
     """Sums over token positions, which are not R(markov(1))."""
     del task
     return verifiers.interactions(TREE, 1)
@@ -119,14 +114,14 @@ def check(instances: int = 64) -> Iterator[Row]:
     yield claim(statement, "the policy is the data distribution", apart(played, laws))
 
 
-def _markov(task: Task) -> Policy:
+def _markov(task: Task) -> TreePolicy:
     return policies.markov(TREE, 1, TREE.conditionals(task.reference))
 
 
 def _markov_law(task: Task, flat):
     policy = _markov(task)
     _, unravel = ravel_pytree(policy.init(jax.random.key(0)))
-    return leaves(policy, unravel(flat))
+    return policy.leaf_log_probs(unravel(flat))
 
 
 def _problem(task: Task, demonstrations) -> algorithms.Problem:

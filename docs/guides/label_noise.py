@@ -76,7 +76,6 @@ def run(program: Program, cell: dict) -> dict:
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     policy, found, converged = policies.tabular(tree), {}, True
     classes = algorithms.Classes(policy, verifier, restricted)
-    assert policy.leaf_log_probs is not None
     for method in (algorithms.dpo, algorithms.rlhf, algorithms.restricted_mle):
         fit = method(fit_key, classes, problem, algorithms.Settings())
         log_policy = policy.leaf_log_probs(fit.params)

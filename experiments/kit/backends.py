@@ -16,7 +16,7 @@ from gvgap_jax.lm.model import classes as lm
 from gvgap_jax.lm.model.classes import ReadOut
 from gvgap_jax.lm.model.shape import Shape, llama
 from gvgap_jax.tree import Levels
-from gvgap_jax.types import Critic, Policy, Verifier
+from gvgap_jax.types import Critic, TreePolicy, TreeVerifier
 
 WIDTH = 32  # of transformers, where an experiment does not say another
 BackendName = Literal["tree", "transformer"]
@@ -36,16 +36,16 @@ class Backend(NamedTuple):
     """
 
     name: BackendName
-    policy: Callable[[TokenTree, Levels], Policy]
-    verifier: Callable[[TokenTree], Verifier]
+    policy: Callable[[TokenTree, Levels], TreePolicy]
+    verifier: Callable[[TokenTree], TreeVerifier]
     critic: Callable[[TokenTree], Critic]
-    network_policy: Callable[[TokenTree, int, Levels | None], Policy]
-    network_verifier: Callable[[TokenTree, int, ReadOut], Verifier]
+    network_policy: Callable[[TokenTree, int, Levels | None], TreePolicy]
+    network_verifier: Callable[[TokenTree, int, ReadOut], TreeVerifier]
     settings: Settings
     learning_rates: tuple[float, ...]
 
 
-def _full_table(tree: TokenTree) -> Verifier:
+def _full_table(tree: TokenTree) -> TreeVerifier:
     return verifiers.nested_interactions(tree, tree.prompt_length + tree.horizon)
 
 

@@ -91,7 +91,6 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
         own = algorithms.Classes(policy, backend.verifier(tree))
         fits["backbone"] = algorithms.rlhf(fit_key, own, problem, backend.settings)
     gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
-    assert policy.leaf_log_probs is not None
     found = {
         "dpo_dimension": complexity.table_dimension(task),
         "rlhf_dimension": complexity.effective_dimension(gradients, task),

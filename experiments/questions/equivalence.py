@@ -94,7 +94,6 @@ def run(program: Program, cell: dict) -> dict:
     classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings(penalties=(program.penalty,))
     offline = algorithms.dpo(fit_key, classes, problem, settings)
     two_stage = algorithms.rlhf(fit_key, classes, problem, settings)
-    assert policy.leaf_log_probs is not None
     offline_policy, two_stage_policy = (policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))
     return {
         "kl": weighted_mean(divergence.kl(two_stage_policy, offline_policy), task.prompt_probs),

@@ -25,7 +25,7 @@ from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, 
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
 from gvgap_jax.sweep import Cell, Grid, load
-from gvgap_jax.types import Environment, Params, Policy, PRNGKey
+from gvgap_jax.types import Environment, Params, PRNGKey, TreePolicy
 
 MEANING = 1
 QUESTION = Question(
@@ -84,7 +84,7 @@ class Setting(NamedTuple):
 
     tree: TokenTree
     task: tasks.Task
-    policy: Policy
+    policy: TreePolicy
     params: Params
     environment: Environment
 
@@ -100,7 +100,6 @@ class Setting(NamedTuple):
         """Gradient of -J, a sum over leaves."""
 
         def loss(params):
-            assert self.policy.leaf_log_probs is not None
             log_policy, task = self.policy.leaf_log_probs(params), self.task
             return losses.kl_regularised(log_policy, task.reward, task.reference, task.beta, task.prompt_probs)
 
@@ -114,7 +113,6 @@ class Setting(NamedTuple):
     @property
     def log_policy(self) -> Float[Array, "X L"]:
         """Leaf log-probabilities of the policy that draws."""
-        assert self.policy.leaf_log_probs is not None
         return self.policy.leaf_log_probs(self.params)
 
 
@@ -221,13 +219,12 @@ def run(program: Program, cell: dict) -> dict:
     }
 
 
-def _run(program: Program, policy: Policy, task: tasks.Task, environment: Environment, key: PRNGKey) -> dict:
+def _run(program: Program, policy: TreePolicy, task: tasks.Task, environment: Environment, key: PRNGKey) -> dict:
     start_key, key = jax.random.split(key)
     rounds = round(ROUNDS * (program.prompts / 128) ** 0.5)
     method, steps = methods(program.tree)[program.name]
     sizes = online.Sizes(rounds, program.prompts, 2, steps)
     fit = method(key, policy, policy.init(start_key), environment, sizes, learning_rate=0.1)
-    assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return {"regret": measured.regret, "responses": sizes.responses, "converged": fit.converged}
 

@@ -31,7 +31,7 @@ from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferen
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
-from gvgap_jax.types import Fit, Policy, PRNGKey, Verifier
+from gvgap_jax.types import Fit, PRNGKey, TreePolicy, TreeVerifier
 
 MEANING = 1
 QUESTION = Question(
@@ -146,7 +146,6 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
     else:
         policy = offline
         made = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
-    assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(made.params)
     return {
         "regret": metrics.evaluate(log_policy, task).regret,
@@ -159,8 +158,8 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
 
 
 def _classes(
-    program: Program | TransformerProgram, cell: dict, task: tasks.Task, policy: Policy
-) -> tuple[Policy, Verifier]:
+    program: Program | TransformerProgram, cell: dict, task: tasks.Task, policy: TreePolicy
+) -> tuple[TreePolicy, TreeVerifier]:
     """The policies of DPO, and the reward models: R(Pi) of those policies, or simple ones."""
     tree, verifier = program.tree, verifiers.nested_interactions(program.tree, cell["order"])
     if isinstance(program, Program):
@@ -173,15 +172,13 @@ def _classes(
 
 
 def _exact(
-    key: PRNGKey, policy: Policy, verifier: Verifier, fit: Fit, task: tasks.Task, settings: algorithms.Settings
+    key: PRNGKey, policy: TreePolicy, verifier: TreeVerifier, fit: Fit, task: tasks.Task, settings: algorithms.Settings
 ) -> tuple[Float[Array, "X L"], Bool[Array, ""]]:
     """The second stage without samples: log-probabilities of its policy, and whether it converged."""
-    assert verifier.leaf_scores is not None
     scores = verifier.leaf_scores(fit.params)
     if policy.from_log_probs is not None:
         return soft_rl.soft_optimal_policy(scores, task.reference, task.beta), jnp.array(True)
     second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, task, settings)
-    assert policy.leaf_log_probs is not None
     return policy.leaf_log_probs(second.params), second.converged
 
 

@@ -176,10 +176,8 @@ def _method(
         # The class starts at the reference, so its first policy stands for it; its parameters are the simple model's.
         fitted = verifiers.implicit_verifier(restricted, restricted, restricted.init(key), task.beta, regulariser)
     fit = algorithms.reward_model(key, algorithms.Classes(policy, fitted), problem, settings)
-    assert policy.leaf_log_probs is not None
     if arm == "DPO":
         return fit, policy.leaf_log_probs(fit.params)
-    assert verifier.leaf_scores is not None
     scores = verifier.leaf_scores(fit.params)
     if policy.from_log_probs is not None:
         return fit, regulariser.optimal(scores, task.reference, task.beta)

@@ -192,7 +192,6 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     classes = _classes(program, cell, task, backend, fit_key)
     fit = method(fit_key, classes, problem, _settings(program, cell, backend))
     policy = classes.policy
-    assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)
     judged = {"with_pairs": covered, "without_pairs": (covered == 0) / jnp.sum(covered == 0), "all": everywhere}
     # Gradient descent is meant to be stopped before its optimum: what it must be is finite.
@@ -214,7 +213,7 @@ def _classes(program: Program, cell: dict, task: Task, backend: Backend, key: PR
     policy, start = backend.policy(tree, base), policies.tabular(tree, base)
     if program.arm == RICH:
         verifier = verifiers.implicit_verifier(policy, start, start.init(key), task.beta)
-        verifier = verifier._replace(init=lambda _: policy.init(key))  # where DPO starts: a network ends where it began
+        verifier = replace(verifier, init=lambda _: policy.init(key))  # where DPO starts: a network ends where it began
     return algorithms.Classes(policy, verifier)
 
 

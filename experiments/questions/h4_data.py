@@ -145,7 +145,6 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
         verifier = backend.verifier(tree)
     method = METHODS.get(program.arm, algorithms.rlhf)
     fit = method(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
-    assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
 

@@ -181,12 +181,10 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     if program.model == "DPO":
         policy = backend.network_policy(tree, program.width, tree.conditionals(task.reference))
         fit = algorithms.dpo(key, algorithms.Classes(policy), problem, settings)
-        assert policy.leaf_log_probs is not None
         scores = task.beta * (policy.leaf_log_probs(fit.params) - task.reference)
     else:
         verifier = backend.network_verifier(tree, program.width, READ_OUT[program.model])
         fit = algorithms.reward_model(key, algorithms.Classes(policies.tabular(tree), verifier), problem, settings)
-        assert verifier.leaf_scores is not None
         scores = verifier.leaf_scores(fit.params)
     return _judged(tree, task, scores) | record_of(fit)
 

@@ -31,6 +31,7 @@ from experiments.kit.problems import check, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.types import TreePolicy, TreeVerifier
 
 MEANING = 1
 QUESTION = Question(
@@ -206,12 +207,12 @@ def cells(config: Config | TransformerConfig, backend: Backend = TREE) -> list[C
     return [Cell("fits", program, labels | widths, numbers)]
 
 
-def _classes(program: Program | TransformerProgram, cell: dict, backend: Backend) -> algorithms.Classes:
+def _classes(program: Program | TransformerProgram, cell: dict, backend: Backend) -> tuple[TreePolicy, TreeVerifier]:
     if isinstance(program, TransformerProgram):
         policy = backend.network_policy(program.tree, program.policy_width, None)
-        return algorithms.Classes(policy, backend.network_verifier(program.tree, program.verifier_width, "final"))
+        return policy, backend.network_verifier(program.tree, program.verifier_width, "final")
     verifier = verifiers.nested_interactions(program.tree, cell["verifier_order"])
-    return algorithms.Classes(policies.nested_markov(program.tree, cell["policy_order"]), verifier)
+    return policies.nested_markov(program.tree, cell["policy_order"]), verifier
 
 
 def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TREE) -> dict:
@@ -224,13 +225,10 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
     problem = problem_of(cell, tree, labelled, pairs_key, program.pairs)
     problem = problem._replace(demonstrations=task.prompt_probs[:, None] * jnp.exp(task.optimal))
 
-    classes, settings = _classes(program, cell, backend), backend.settings
-    policy, verifier = classes.policy, classes.verifier
-    assert verifier is not None
+    policy, verifier = _classes(program, cell, backend)
+    classes, settings = algorithms.Classes(policy, verifier), backend.settings
     written = algorithms.sft(policy_key, classes, problem, settings)
     reward_model = algorithms.reward_model(verifier_key, classes, problem, settings)
-    assert policy.leaf_log_probs is not None
-    assert verifier.leaf_scores is not None
     base, scores = policy.leaf_log_probs(written.params), verifier.leaf_scores(reward_model.params)
     found = {"policy_parameters": policy.num_parameters, "verifier_parameters": verifier.num_parameters}
     for name, law in {

@@ -114,8 +114,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """All arms of one table; a column is named by its arm and by what was measured (see ``by_arm``)."""
     scene = scene_of(program, cell, backend)
-    task, policy, verifier = scene.problem.task, scene.classes.policy, scene.classes.verifier
-    assert verifier is not None
+    task, policy, verifier = scene.problem.task, scene.policy, scene.verifier
     columns, converged = {}, jnp.array(True)
     for arm, outcome in arms(scene).items():
         flops = outcome.cost.flops(policy.num_parameters, verifier.num_parameters, program.tree.horizon)

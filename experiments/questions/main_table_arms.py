@@ -27,7 +27,7 @@ from gvgap_jax import (
 from gvgap_jax import verifiers as reward_models
 from gvgap_jax.algorithms import Classes, Problem
 from gvgap_jax.optimize import CG_STEPS
-from gvgap_jax.types import Fit, Params, Preferences, PRNGKey
+from gvgap_jax.types import Fit, Params, Preferences, PRNGKey, TreePolicy, TreeVerifier
 
 BATCH = 64  # pairs, or prompts, of a gradient step
 SAMPLES = 4  # responses a prompt of a round of sampled RL
@@ -58,12 +58,17 @@ class Program(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All that the arms share: sizes, problem, classes, the humans' law, whether SFT converged, and a key."""
+    """All that the arms share: sizes, problem, classes, the humans' law, whether SFT converged, and a key.
+
+    ``restricted`` is Pi(R), the policies that are soft-optimal for the verifiers.
+    """
 
     backend: Backend
     program: Program
     problem: Problem
-    classes: Classes
+    policy: TreePolicy
+    verifier: TreeVerifier
+    restricted: TreePolicy
     human: Float[Array, "X L"]
     converged: Bool[Array, ""]
     key: PRNGKey
@@ -87,14 +92,13 @@ def scene_of(program: Program, cell: dict, backend: Backend) -> Scene:
     unread = preferences.sample(pairs_key, tree, gold, 1)
     told = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
     sft = algorithms.sft(key, Classes(writer), told, algorithms.Settings())
-    assert writer.leaf_log_probs is not None
     task = gold._replace(reference=writer.leaf_log_probs(sft.params))
     drawn = preferences.sample(pairs_key, tree, task, program.pairs)
     problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
     verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
     restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
-    classes = Classes(backend.policy(tree, tree.conditionals(task.reference)), verifier, restricted)
-    return Scene(backend, program, problem, classes, human, sft.converged, key)
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    return Scene(backend, program, problem, policy, verifier, restricted, human, sft.converged, key)
 
 
 def tuned(
@@ -126,44 +130,38 @@ def _local_loss(scene: Scene):
     """The offline loss of a policy's local rewards, which selects for every arm that trains a policy."""
 
     def loss(params, batch):
-        return online.online_dpo_loss(params, batch, scene.classes.policy, scene.problem.task.beta)
+        return online.online_dpo_loss(params, batch, scene.policy, scene.problem.task.beta)
 
     return loss
 
 
 def _dpo_fit(scene: Scene, epochs: int) -> Fit:
-    start = scene.classes.policy.init(scene.key)
+    start = scene.policy.init(scene.key)
     rates = scene.backend.learning_rates
     return _epochs(scene, scene.key, start, scene.problem.train, _local_loss(scene), epochs, rates)
 
 
 def _reward_fit(scene: Scene) -> Fit:
     """One epoch of the reward model: as many learning rates to choose from, those of a table."""
-    verifier = scene.classes.verifier
-    assert verifier is not None
 
     def loss(params, batch):
-        return losses.bradley_terry(algorithms.reward_margin(params, batch, verifier, 1.0), batch.weight)
+        return losses.bradley_terry(algorithms.reward_margin(params, batch, scene.verifier, 1.0), batch.weight)
 
-    start, rates = verifier.init(scene.key), TREE.learning_rates
+    start, rates = scene.verifier.init(scene.key), TREE.learning_rates
     return _epochs(scene, scene.key, start, scene.problem.train, loss, 1, rates)
 
 
 def _environment(scene: Scene, reward: Fit):
-    assert scene.classes.verifier is not None
-    score = partial(scene.classes.verifier.score, reward.params)
+    score = partial(scene.verifier.score, reward.params)
     return tasks.environment(scene.program.tree, scene.problem.task, score)
 
 
 def _scores(scene: Scene, reward: Fit) -> Float[Array, "X L"]:
-    assert scene.classes.verifier is not None
-    assert scene.classes.verifier.leaf_scores is not None
-    return scene.classes.verifier.leaf_scores(reward.params)
+    return scene.verifier.leaf_scores(reward.params)
 
 
 def _ended(scene: Scene, fit: Fit, cost: Cost) -> Outcome:
-    assert scene.classes.policy.leaf_log_probs is not None
-    return Outcome(scene.classes.policy.leaf_log_probs(fit.params), fit.converged, cost)
+    return Outcome(scene.policy.leaf_log_probs(fit.params), fit.converged, cost)
 
 
 def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels, epochs_before: int = 0) -> Outcome:
@@ -172,7 +170,7 @@ def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels,
     trained, candidates = scene.program.trained, scene.program.candidates
     if labels is rollouts.by_bradley_terry:
         candidates -= candidates % 2
-    rollout = rollouts.roll_out(draw_key, scene.classes.policy, start, _environment(scene, reward), trained, candidates)
+    rollout = rollouts.roll_out(draw_key, scene.policy, start, _environment(scene, reward), trained, candidates)
     fit = _epochs(scene, key, start, labels(rollout, 1.0), _local_loss(scene), 1, scene.backend.learning_rates)
     cost = Cost.of_reward_model(trained) + Cost.of_samples(trained * candidates)
     cost += Cost.of_dpo(trained, 1 + epochs_before)
@@ -181,7 +179,7 @@ def _online_dpo(scene: Scene, start: Params, reward: Fit, labels: online.Labels,
 
 def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Outcome:
     """As many responses as online DPO draws, in rounds."""
-    policy, program = scene.classes.policy, scene.program
+    policy, program = scene.policy, scene.program
     rounds = max(1, program.trained * program.candidates // (BATCH * SAMPLES))
     sizes = online.Sizes(rounds, BATCH * SAMPLES // samples, samples, steps)
     environment, start = _environment(scene, reward), policy.init(scene.key)
@@ -196,7 +194,7 @@ def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Out
 
 def _exact(scene: Scene, reward: Fit) -> Outcome:
     task, settings = scene.problem.task, scene.backend.settings
-    fit = algorithms.second_stage(scene.key, scene.classes.policy, _scores(scene, reward), task, settings)
+    fit = algorithms.second_stage(scene.key, scene.policy, _scores(scene, reward), task, settings)
     cost = Cost.of_reward_model(scene.program.trained) + _every_leaf(scene, fit)
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
 
@@ -211,7 +209,8 @@ def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
 
 def _optimum(scene: Scene, method) -> Outcome:
     settings = scene.backend.settings
-    fit = method(scene.key, scene.classes, scene.problem, settings)
+    classes = Classes(scene.policy, scene.verifier, scene.restricted)
+    fit = method(scene.key, classes, scene.problem, settings)
     # At most: a Newton step is a full set of conjugate gradients, each a training pass.
     passes = fit.steps * (CG_STEPS if settings.solver == "newton" else 1)
     cost = Cost.of_passes(scene.program.trained, passes, on_rewards=method is not algorithms.dpo)
@@ -221,7 +220,7 @@ def _optimum(scene: Scene, method) -> Outcome:
 def _every_leaf(scene: Scene, fit: Fit) -> Cost:
     """An exact second stage scores every response once and, where it is no closed form, trains on all in every step."""
     leaves = scene.program.tree.prompts * scene.program.tree.leaves
-    closed = scene.classes.policy.from_log_probs is not None
+    closed = scene.policy.from_log_probs is not None
     return Cost(verifier_forward=leaves, policy_trained=0 if closed else leaves * fit.steps)
 
 
@@ -229,7 +228,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     """Every row of the table; online arms share one reward model."""
     trained = scene.program.trained
     reward, offline = _reward_fit(scene), _dpo_fit(scene, 1)
-    start = scene.classes.policy.init(scene.key)
+    start = scene.policy.init(scene.key)
     sharp, soft = rollouts.top_against_bottom, rollouts.by_bradley_terry
     ppo = partial(online.ppo, critic=scene.backend.critic(scene.program.tree))
     found = {
@@ -252,6 +251,6 @@ def arms(scene: Scene) -> dict[str, Outcome]:
         "restricted MLE, optimum": _optimum(scene, algorithms.restricted_mle),
     }
     if scene.backend is not TREE:
-        own = scene.classes._replace(verifier=scene.backend.verifier(scene.program.tree))
-        found["RLHF, same backbone, optimum"] = _optimum(scene._replace(classes=own), algorithms.rlhf)
+        own = scene._replace(verifier=scene.backend.verifier(scene.program.tree))
+        found["RLHF, same backbone, optimum"] = _optimum(own, algorithms.rlhf)
     return found

@@ -27,6 +27,7 @@ from experiments.questions.phase_diagram_records import (
 )
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
+from gvgap_jax.types import TreePolicy, TreeVerifier
 
 MEANING = 1
 QUESTION = Question(
@@ -210,22 +211,18 @@ def run(program: Program, cell: dict) -> dict:
     if program.policy == "interactions":
         teacher = verifiers.nested_interactions(tree, cell["policy_order"])
         policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
-    classes = algorithms.Classes(policy, verifier)
     if program.arm == "dimensions":
-        return _prediction(fit_key, tree, classes, task, cell["policy_order"])
+        return _prediction(fit_key, tree, policy, verifier, task, cell["policy_order"])
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    fit = METHODS[program.arm](fit_key, classes, problem, algorithms.Settings())
-    assert policy.leaf_log_probs is not None
+    fit = METHODS[program.arm](fit_key, algorithms.Classes(policy, verifier), problem, algorithms.Settings())
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
 
 
-def _prediction(key, tree: TokenTree, classes: algorithms.Classes, task: tasks.Task, policy_order) -> dict:
+def _prediction(
+    key, tree: TokenTree, policy: TreePolicy, verifier: TreeVerifier, task: tasks.Task, policy_order
+) -> dict:
     """d_eff of a two-stage arm at the gold reward, its regret with infinitely many pairs, and the reference's."""
-    policy, verifier = classes.policy, classes.verifier
-    assert verifier is not None
-    assert verifier.leaf_scores is not None
-    assert policy.leaf_log_probs is not None
     start = verifier.init(key)
     limit = complexity.population_fit(verifier, start, task)
     reward = verifier.leaf_scores(limit.params)

@@ -125,7 +125,6 @@ def run(program: Program, cell: dict) -> dict:
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
     fit = METHODS[program.road](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
-    assert policy.leaf_log_probs is not None
     leaves = policy.leaf_log_probs(fit.params)
     masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}
     kept = {name: getattr(fit, name) for name in ("penalty", "gradient_norm", "converged")}

@@ -10,7 +10,7 @@ from experiments.kit.backends import TREE, Backend
 from experiments.kit.problems import problem_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, verifiers
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Fit, Verifier
+from gvgap_jax.types import Fit, TreePolicy, TreeVerifier
 
 TIE = 1e-4  # log odds below which a margin is rounding
 ABSENT = 1e-12  # probability of a token outside of a half: its logarithm must be finite
@@ -72,9 +72,8 @@ def judge_tokens(program: Program, cell: dict, backend: Backend) -> dict:
     coverage = jnp.tile(jnp.log(share)[None], (tree.prompts, 1))
     pairs_key, fit_key = jax.random.split(jax.random.fold_in(jax.random.key(cell["seed"]), 1))
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, coverage)
-    classes = _transformers(tree, backend) if backend is not TREE else _fixed_features(tree, prompts, cell, program.arm)
-    verifier, fit = _reward_model(program.arm, classes, fit_key, problem, tree, backend)
-    assert verifier.leaf_scores is not None
+    classes = _fixed_features(tree, prompts, cell) if backend is TREE else _transformers(tree, backend)
+    verifier, fit = _reward_model(program.arm, *classes, fit_key, problem, tree, backend)
     score = verifier.leaf_scores(fit.params)
     found = {
         "accuracy_trained": accuracy(score, task, ~tested),
@@ -86,7 +85,7 @@ def judge_tokens(program: Program, cell: dict, backend: Backend) -> dict:
     return found | _dimensions(verifier, fit, task, tested, coverage) if backend is TREE else found
 
 
-def _dimensions(verifier: Verifier, fit: Fit, task: Task, tested: Bool[Array, "L"], coverage) -> dict:
+def _dimensions(verifier: TreeVerifier, fit: Fit, task: Task, tested: Bool[Array, "L"], coverage) -> dict:
     """Effective dimensions of a class with fixed features, on either half of the tokens."""
     gradients = complexity.reward_gradients(verifier, fit.params)
     halves = {
@@ -100,27 +99,27 @@ def _dimensions(verifier: Verifier, fit: Fit, task: Task, tested: Bool[Array, "L
     }
 
 
-def _fixed_features(tree: TokenTree, prompts: Float[Array, "X k"], cell: dict, arm: str) -> algorithms.Classes:
-    """A policy with a row a token, and a head on features of prompt and token, of the arm that is asked for."""
-    if arm == "implicit":
-        return algorithms.Classes(policies.linear(tree, (hidden(prompts, jnp.eye(tree.vocabulary))[:, None],)))
+def _fixed_features(tree: TokenTree, prompts: Float[Array, "X k"], cell: dict) -> tuple[TreePolicy, TreeVerifier]:
+    """A policy with a row a token, and a head on features of prompt and token."""
     group, _ = groups(tree.vocabulary)
-    verifier = verifiers.linear(tree, hidden(prompts, embeddings(group, cell["similarity"])))
-    return algorithms.Classes(policies.tabular(tree), verifier)
+    policy = policies.linear(tree, (hidden(prompts, jnp.eye(tree.vocabulary))[:, None],))
+    return policy, verifiers.linear(tree, hidden(prompts, embeddings(group, cell["similarity"])))
 
 
-def _transformers(tree: TokenTree, backend: Backend) -> algorithms.Classes:
+def _transformers(tree: TokenTree, backend: Backend) -> tuple[TreePolicy, TreeVerifier]:
     uniform = policies.tabular(tree)
-    return algorithms.Classes(backend.policy(tree, uniform.init(jax.random.key(0))), backend.verifier(tree))
+    return backend.policy(tree, uniform.init(jax.random.key(0))), backend.verifier(tree)
 
 
-def _reward_model(arm: str, classes: algorithms.Classes, key, problem, tree: TokenTree, backend: Backend):
+def _reward_model(
+    arm: str, policy: TreePolicy, verifier: TreeVerifier, key, problem, tree: TokenTree, backend: Backend
+) -> tuple[TreeVerifier, Fit]:
     """The arm's class of reward models and its fit."""
+    classes = algorithms.Classes(policy, verifier)
     if arm == "implicit":
         fit, uniform = algorithms.dpo(key, classes, problem, backend.settings), policies.tabular(tree)
-        return verifiers.implicit_verifier(classes.policy, uniform, uniform.init(key), 1.0), fit
-    assert classes.verifier is not None
-    return classes.verifier, algorithms.reward_model(key, classes, problem, backend.settings)
+        return verifiers.implicit_verifier(policy, uniform, uniform.init(key), 1.0), fit
+    return verifier, algorithms.reward_model(key, classes, problem, backend.settings)
 
 
 def _log_uniform(inside: Bool[Array, "L"]) -> Float[Array, "L"]:
@@ -151,7 +150,6 @@ def judge_cycles(program: Program, cell: dict, backend: Backend) -> dict:
     checker = verifiers.linear(tree, correct[None, :, None].astype(reference.dtype))
     method = algorithms.dpo if program.arm == "DPO" else algorithms.rlhf
     fit = method(fit_key, algorithms.Classes(policy, checker), problem, backend.settings)
-    assert policy.leaf_log_probs is not None
     log_policy = policy.leaf_log_probs(fit.params)
 
     def mass(log_probs):

@@ -22,7 +22,6 @@ from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, t
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.sweep import Cell, Grid
-from gvgap_jax.types import Fit, Policy
 from theory.rivals import ARMS, REWARD, comparisons
 
 MEANING = 1
@@ -137,12 +136,10 @@ def run(program: Program, cell: dict) -> dict:
     if program.table == "fits":
         problem = problem_of(cell, tree, task, pairs_key, program.pairs)
         return _both_methods(fit_key, Classes(policy, verifier), problem)
-    assert verifier.leaf_scores is not None
-    assert teacher.leaf_scores is not None
     offline, model = (complexity.population_fit(each, each.init(fit_key), task) for each in (teacher, verifier))
     second = algorithms.second_stage(fit_key, policy, verifier.leaf_scores(model.params), task, Settings())
     offline_policy = soft_optimal_policy(teacher.leaf_scores(offline.params), task.reference, task.beta)
-    return _measured(task, offline_policy, _leaves(policy, second)) | {
+    return _measured(task, offline_policy, policy.leaf_log_probs(second.params)) | {
         "gradient_norm": jnp.maximum(jnp.maximum(offline.gradient_norm, model.gradient_norm), second.gradient_norm),
         "converged": offline.converged & model.converged & second.converged,
     }
@@ -171,17 +168,12 @@ def _arm_features(free) -> Float[Array, "X L d"]:
 def _both_methods(key, classes: Classes, problem: Problem) -> dict:
     offline = algorithms.dpo(key, classes, problem, Settings())
     two_stage = algorithms.rlhf(key, classes, problem, Settings())
-    return _measured(problem.task, *(_leaves(classes.policy, fit) for fit in (offline, two_stage))) | {
+    return _measured(problem.task, *(classes.policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))) | {
         "penalty_dpo": offline.penalty,
         "penalty_rlhf": two_stage.penalty,
         "gradient_norm": jnp.maximum(offline.gradient_norm, two_stage.gradient_norm),
         "converged": offline.converged & two_stage.converged,
     }
-
-
-def _leaves(policy: Policy, fit: Fit):
-    assert policy.leaf_log_probs is not None
-    return policy.leaf_log_probs(fit.params)
 
 
 def _measured(task: tasks.Task, offline, two_stage) -> dict:

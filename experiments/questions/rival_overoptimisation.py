@@ -128,13 +128,11 @@ def run(program: Program, cell: dict) -> dict:
     )
     if program.arm == "DPO":
         policy = policies.tabular(tree, tree.conditionals(task.reference))
-        assert policy.leaf_log_probs is not None
         fit = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
         log_policy = policy.leaf_log_probs(fit.params)
         results = {"gold": _gain(task, task.reward, log_policy), "kl": _distance(task, log_policy)}
     else:
         verifier = verifiers.nested_interactions(tree, cell["order"])
-        assert verifier.leaf_scores is not None
         classes = algorithms.Classes(policies.tabular(tree), verifier)
         fit = algorithms.reward_model(fit_key, classes, problem, settings)
         results = frontier(task, verifier.leaf_scores(fit.params))

@@ -210,7 +210,6 @@ def forward_kl_fit(key: PRNGKey, teacher: Task, draws: int, samples: Count) -> F
 def _over_all_policies(key, tree: TokenTree, problem, settings) -> tuple[Float[Array, "X L"], Fit]:
     policy = policies.tabular(tree)
     fit = algorithms.dpo(key, algorithms.Classes(policy), problem, settings)
-    assert policy.leaf_log_probs is not None
     return policy.leaf_log_probs(fit.params), fit
 
 

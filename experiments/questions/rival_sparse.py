@@ -121,7 +121,6 @@ def run(program: Program, cell: dict) -> dict:
     if program.fit == "DPO":
         policy = policies.tabular(tree)
         fit = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, algorithms.Settings())
-        assert policy.leaf_log_probs is not None
         log_policy, kept = policy.leaf_log_probs(fit.params), jnp.ones(features.shape[-1])
     else:
         learn = choose_support if program.fit == "sparse" else reward_model

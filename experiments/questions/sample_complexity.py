@@ -120,7 +120,6 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     method = METHODS.get(program.arm, algorithms.rlhf)
     fit = method(fit_key, algorithms.Classes(policy, verifier, restricted), problem, backend.settings)
-    assert policy.leaf_log_probs is not None
     measured = metrics.evaluate(policy.leaf_log_probs(fit.params), task)
     return measured._asdict() | record_of(fit)
 

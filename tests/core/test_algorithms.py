@@ -228,7 +228,7 @@ def second_stage(policy, reward, task):
 def test_the_second_stage_by_search_is_the_closed_form_where_the_class_holds_the_optimum(task, name):
     base = TREE.conditionals(task.reference)
     policy = policies.tabular(TREE, base) if name == "tabular" else policies.markov(TREE, 2, base)
-    searched = second_stage(policy._replace(from_log_probs=None), task.reward, task)
+    searched = second_stage(dataclasses.replace(policy, from_log_probs=None), task.reward, task)
     assert searched.converged
     assert searched.steps > 0
     np.testing.assert_allclose(law(searched, policy), task.optimal, atol=1e-7)
@@ -310,7 +310,7 @@ def test_pairs_that_are_not_numbers_are_reported(classes, problem, settings, par
 
 @pytest.mark.parametrize("closed_form", [True, False])
 def test_a_reward_that_is_not_a_number_is_reported(task, classes, closed_form):
-    policy = classes.policy if closed_form else classes.policy._replace(from_log_probs=None)
+    policy = classes.policy if closed_form else dataclasses.replace(classes.policy, from_log_probs=None)
     assert not second_stage(policy, task.reward.at[0, 0].set(jnp.nan), task).converged
 
 
@@ -341,16 +341,8 @@ def test_the_penalty_path_of_a_network_leaves_its_saddle(task, problem):
         (algorithms.rlhf, {"verifier": None}, "needs a verifier class"),
         (algorithms.reward_model, {"verifier": None}, "needs a verifier class"),
         (algorithms.restricted_mle, {"soft_optimal": None}, r"needs Pi\(R\), see verifiers.soft_optimal_class"),
-        (
-            algorithms.restricted_mle,
-            {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)},
-            "can be enumerated",
-        ),
         (algorithms.sft, {"demonstrations": None}, "needs demonstrations"),
         (algorithms.spin, {"demonstrations": None}, "needs demonstrations"),
-        (algorithms.sft, {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)}, "can be enumerated"),
-        (algorithms.spin, {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)}, "can be enumerated"),
-        (algorithms.rlhf, {"policy": policies.markov(TREE, 1)._replace(leaf_log_probs=None)}, "can be enumerated"),
     ],
 )
 def test_a_method_says_what_it_lacks(classes, problem, method, missing, message):

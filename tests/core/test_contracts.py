@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gvgap_jax import Policy, TokenTree, Verifier, features, policies, verifiers
+from gvgap_jax import TokenTree, features, policies, verifiers
 from gvgap_jax.lm.model import classes, shape
 from gvgap_jax.tasks import random_reference
+from gvgap_jax.types import TreePolicy, TreeVerifier
 
 TREE = TokenTree(vocabulary=3, horizon=2, prompt_length=1)
 BETA = 0.7
@@ -140,8 +141,8 @@ def check_gradient(program, params):
 @pytest.mark.parametrize(
     ("kind", "registry", "builders"),
     [
-        (Policy, POLICIES, {"tree_policy", "transformer_policy"}),
-        (Verifier, VERIFIERS, {"tree_verifier", "transformer_verifier"}),
+        (TreePolicy, POLICIES, {"tree_policy"}),
+        (TreeVerifier, VERIFIERS, {"tree_verifier"}),
     ],
 )
 def test_no_class_is_left_out(kind, registry, builders):

@@ -104,17 +104,6 @@ def test_the_soft_optimal_policy_of_an_implicit_reward_is_the_policy_itself(tree
     np.testing.assert_allclose(soft_rl.soft_value(verifier.leaf_scores(params), reference_leaves, beta), 0, atol=1e-12)
 
 
-def test_an_implicit_verifier_without_leaves_still_scores(tree):
-    policy, reference = policies.markov(tree, 1), policies.tabular(tree)
-    sampled_only = verifiers.implicit_verifier(
-        policy._replace(leaf_log_probs=None), reference, reference.init(KEY), 0.5
-    )
-    exact = verifiers.implicit_verifier(policy, reference, reference.init(KEY), 0.5)
-    assert sampled_only.leaf_scores is None
-    params, rows = random_like(policy.init(KEY)), tree.rows()
-    np.testing.assert_allclose(sampled_only.score(params, *rows), exact.score(params, *rows))
-
-
 def test_the_soft_optimal_class_holds_the_soft_optimal_policies(tree, task):
     verifier = verifiers.interactions(tree, 2)
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)

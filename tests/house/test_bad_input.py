@@ -12,7 +12,7 @@ from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.tasks import make_task
 
 TREE = TokenTree(2, 2)
-ZEROS, UNIFORM = np.zeros((1, 4)), np.full((1, 4), -np.log(4))
+ZEROS = np.zeros((1, 4))
 NAN = np.array([[0.0, np.nan, 0.0, 0.0]])
 IMPOSSIBLE = np.log(np.array([[0.5, 0.5, 0.0, 0.0]]), where=[[True, True, False, False]], out=np.full((1, 4), -np.inf))
 KEY = jax.random.key(0)
@@ -97,10 +97,6 @@ CASES = {
     "base that would broadcast": (
         lambda: policies.tabular(TREE, (jnp.zeros((1, 1, 2)), jnp.zeros((1, 1, 2)))),
         ["levels of logits must have shapes [(1, 1, 2), (1, 2, 2)]"],
-    ),
-    "leaves that cannot be enumerated": (
-        lambda: verifiers.soft_optimal_class(TREE, verifiers.sparse(TREE, 1)._replace(leaf_scores=None), UNIFORM, 1.0),
-        ["the verifier must score all leaves"],
     ),
     "unknown solver": (lambda: Settings(solver="sgd"), ["solver must be 'newton' or 'adam', got 'sgd'"]),
     "no penalties": (lambda: Settings(penalties=()), ["penalties must be a non-empty tuple", "got ()"]),

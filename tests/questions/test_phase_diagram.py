@@ -76,12 +76,6 @@ def test_population_fit_of_a_class_that_holds_the_gold_reward_is_the_gold_reward
     np.testing.assert_allclose(found.optimal, task.optimal, atol=1e-9)
 
 
-def test_population_fit_needs_leaves(tree, task):
-    verifier = verifiers.interactions(tree, 1)._replace(leaf_scores=None)
-    with pytest.raises(ValueError, match="leaf_scores"):
-        complexity.population_fit(verifier, verifier.init(jax.random.key(0)), task)
-
-
 # The dimension of a second stage
 
 

@@ -16,7 +16,18 @@ from gvgap_jax.lm.model.decode import AS_IT_IS, Decoding
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.policies import tree_policy
 from gvgap_jax.tree import Levels, TokenTree
-from gvgap_jax.types import PADDING, Critic, Params, Policy, PRNGKey, Prompts, Responses, Verifier
+from gvgap_jax.types import (
+    PADDING,
+    Critic,
+    Params,
+    Policy,
+    PRNGKey,
+    Prompts,
+    Responses,
+    TreePolicy,
+    TreeVerifier,
+    Verifier,
+)
 from gvgap_jax.verifiers import tree_verifier
 
 ReadOut = Literal["final", "token_sum"]
@@ -75,7 +86,7 @@ def transformer_critic(shape: Shape) -> Critic:
     return Critic(partial(transformer.init, shape, 1), values, transformer.num_parameters(shape, 1))
 
 
-def tree_transformer_policy(shape: Shape, tree: TokenTree, base: Levels | None = None) -> Policy:
+def tree_transformer_policy(shape: Shape, tree: TokenTree, base: Levels | None = None) -> TreePolicy:
     """Policy on a tree, its logits added to ``base`` as in every other class; evaluated at all prefixes at once.
 
     Raises:
@@ -102,7 +113,7 @@ def tree_transformer_policy(shape: Shape, tree: TokenTree, base: Levels | None =
     )
 
 
-def tree_transformer_verifier(shape: Shape, tree: TokenTree, read_out: ReadOut = "final") -> Verifier:
+def tree_transformer_verifier(shape: Shape, tree: TokenTree, read_out: ReadOut = "final") -> TreeVerifier:
     """``transformer_verifier`` that scores all leaves, whichever are asked for."""
     _check_tree(shape, tree)
     verifier, rows = transformer_verifier(shape, read_out), tree.rows()
