@@ -1,17 +1,40 @@
 """Options of ``run``: a grid over an experiment's ``Config``, where the records go, and what computes them."""
 
 import dataclasses
-from typing import Annotated, Any, Literal, get_type_hints
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 import tyro
 
-from experiments.kit.backends import BackendName
+from experiments.kit.backends import BackendName, on_backend
 from experiments.kit.presets import BACKEND_NAMES, PRESET_NAMES, RESULTS, Preset, named_by
+from experiments.kit.terminal import PROGRAM, one_of
+from experiments.questions import questions
 from gvgap_jax.sweep import Grid
 from gvgap_jax.sweep.engines import Ray, Slurm
 from gvgap_jax.sweep.grid import shard
 
 ALIASES = {"pairs": ["--grid.n"]}
+Parsed = TypeVar("Parsed")
+
+
+def parsed(command: Callable[..., Parsed], words: str, arguments: list[str]) -> Parsed:
+    """Call a command's function, or make its options, from arguments; help and errors name the command by ``words``."""
+    return tyro.cli(
+        command,
+        prog=f"{PROGRAM} {words}",
+        args=arguments,
+        use_underscores=True,
+        config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.PositionalRequiredArgs),
+    )
+
+
+def known_experiment(name: str, backend: BackendName = "tree") -> str:
+    """``name`` itself; a name that is unknown, or not on that backend, raises ValueError with those that are."""
+    known, there = one_of(questions(), name.replace("-", "_"), "experiment"), on_backend(questions(), backend)
+    if known not in there:
+        raise ValueError(f"{known} does not run on the backend {backend!r}; these do: {', '.join(there)}.")
+    return known
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +76,9 @@ class Options(Computing):
 
 @dataclasses.dataclass(frozen=True)
 class All(Computing):
-    """Run every experiment there is on the backend at one preset, one after another; what is there already stays.
+    """Every experiment of the backend, one after another.
+
+    What is there already is not computed again.
 
     Attributes:
       out: folder, local or in an object store, of the experiments' folders NAME-PRESET.
@@ -96,7 +121,7 @@ def options_of(name: str, module, preset: str, backend: str = "tree") -> type[Op
         ],
         bases=(Options,),
         frozen=True,
-        namespace={"__doc__": f"{module.__doc__}\n\n{Options.__doc__}", "name": name},
+        namespace={"__doc__": module.__doc__},
     )
 
 

@@ -1,22 +1,22 @@
 """Look at a folder of records, and tidy it."""
 
+import ast
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from experiments.kit.terminal import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import folder_at, records, store
-
-console = Console()
 
 
 class ProgramStatus(NamedTuple):
     """How far one compiled program has come.
 
     Attributes:
+      program: its ``short_labels``.
       cells, done: of its plan, and stored.
       seconds: spent in runs; ``left_seconds`` is an estimate for what is not stored, for one process.
       compile_seconds: each process that compiled it, once.
@@ -37,6 +37,7 @@ def programs(folder: files.Folder) -> list[ProgramStatus]:
     for name, (size, program) in plan["chunks"].items():
         groups[program].append((name, size))
     pace = _pace(makers, [chunk for group in groups.values() for chunk in group])
+    labels = short_labels(plan["programs"])
     rows = []
     for program, group in sorted(groups.items()):
         done = [(name, size) for name, size in group if name in makers]
@@ -44,8 +45,35 @@ def programs(folder: files.Folder) -> list[ProgramStatus]:
         compiled = {(m["host"], m["process"]): m["compile_seconds"] for m in (makers[name] for name, _ in done)}
         seconds = sum(makers[name]["seconds"] for name, _ in done)
         left = (cells - stored) * (_pace(makers, done) or pace)
-        rows.append(ProgramStatus(plan["programs"][program], cells, stored, seconds, left, sorted(compiled.values())))
+        rows.append(ProgramStatus(labels[program], cells, stored, seconds, left, sorted(compiled.values())))
     return rows
+
+
+def short_labels(programs: Sequence[str]) -> list[str]:
+    """Of each program, as a manifest writes it, the fields in which it differs from the others: ``arm DPO, pairs 8``.
+
+    All fields of a program that is alone.
+    """
+    fields = [_fields(program) for program in programs]
+    names = dict.fromkeys(name for each in fields for name in each)
+    told_apart = [name for name in names if len({each.get(name) for each in fields}) > 1] or list(names)
+    return [", ".join(f"{name} {each[name]}".strip() for name in told_apart if name in each) for each in fields]
+
+
+def _fields(program: str) -> dict[str, str]:
+    """The fields of a ``repr``, by name, and those of what they hold; all of it where it is no Python."""
+    try:
+        return _leaves(ast.parse(program, mode="eval").body)
+    except SyntaxError:
+        return {"": program}
+
+
+def _leaves(value: ast.expr, name: str = "") -> dict[str, str]:
+    if isinstance(value, ast.Call):
+        return {key: text for each in value.keywords for key, text in _leaves(each.value, each.arg or "").items()}
+    return {
+        name: value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ast.unparse(value)
+    }
 
 
 def _pace(makers: dict[str, files.Provenance], chunks: list[tuple[str, int]]) -> float:
@@ -55,23 +83,20 @@ def _pace(makers: dict[str, files.Provenance], chunks: list[tuple[str, int]]) ->
 
 
 def status(folder: str) -> None:
-    """What a folder of records holds: done, left, failed, time left, and what each program cost to compile.
+    """Show what a folder of records holds, and what is left to do.
 
     Args:
       folder: the --out of a run, finished or not.
     """
     path = folder_at(folder)
     plan, rows = records.manifest(path), programs(path)
-    table = Table(title=f"{plan['experiment']} in {folder}", title_justify="left")
-    table.add_column("program", overflow="fold")
-    for heading in ("cells", "done", "run", "left", "compiled in"):
-        table.add_column(heading, justify="right")
+    shown = table(f"{plan['experiment']} in {folder}", "program", "cells", "done", "run", "left", "compiled in")
     for row in rows:
-        compiled = " + ".join(f"{seconds:.1f}" for seconds in row.compile_seconds)
         left = f"{row.left_seconds:.0f} s" if row.done < row.cells else ""
-        cost = f"{compiled} s" if compiled else ""
-        table.add_row(row.program, f"{row.cells:,}", f"{row.done:,}", f"{row.seconds:.1f} s", left, cost)
-    console.print(table)
+        times = f" ({len(row.compile_seconds)} times)" if len(row.compile_seconds) > 1 else ""
+        cost = f"{sum(row.compile_seconds):.1f} s{times}" if row.compile_seconds else ""
+        shown.add_row(escape(row.program), f"{row.cells:,}", f"{row.done:,}", f"{row.seconds:.1f} s", left, cost)
+    console.print(shown)
     cells, done = sum(row.cells for row in rows), sum(row.done for row in rows)
     left = sum(row.left_seconds for row in rows)
     console.print(
@@ -86,10 +111,12 @@ def status(folder: str) -> None:
 
 
 def compact(folder: str) -> None:
-    """Put the chunks of every table into one file; runs and ``load`` understand it.
+    """Put the many files of a folder of records into one file a table.
+
+    Runs and ``load`` read the folder as before.
 
     Args:
       folder: the --out of a run that nobody is computing.
     """
-    for table, chunks in records.compact(folder_at(folder)).items():
-        console.print(f"{table}.parquet: {chunks:,} chunks")
+    for name, chunks in records.compact(folder_at(folder)).items():
+        console.print(f"{name}.parquet: {chunks:,} chunks")

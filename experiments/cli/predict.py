@@ -1,20 +1,22 @@
-"""Would two-stage RL beat offline DPO here, by how much, and from how many pairs? Answered from theory alone.
+"""``python -m experiments predict``: two-stage RLHF against offline DPO at one point, from theory alone.
 
 Nothing is fitted: the answer rests on d_eff of both classes and on the regret that a class too small cannot get
-under, for a few random gold rewards of the family (see ``phase_records.predicted_regret``).
+under, for a few random gold rewards of the family (see ``phase_diagram_records.predicted_regret``).
 """
 
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import jax
 import numpy as np
 import polars as pl
-from rich.console import Console
+import tyro
+from rich.markup import escape
 from rich.table import Table
 
 from experiments.kit.findings import Interval, over_seeds, ratio_over_seeds, where_converged
 from experiments.kit.problems import TRAINED
+from experiments.kit.terminal import console, explain, table
 from experiments.questions import phase_diagram, phase_diagram_records
 from experiments.questions.phase_diagram import Config, Program
 from experiments.questions.phase_diagram_records import RANGE
@@ -65,6 +67,18 @@ class Prediction(NamedTuple):
         return (
             "no difference" if abs(self.gap.estimate) < phase_diagram_records.EQUAL else "it depends on the gold reward"
         )
+
+
+def answer(config: Annotated[Config, tyro.conf.arg(name="")], golds: int = 8) -> None:
+    """Predict which method wins, and by how much, from theory alone.
+
+    Two-stage RLHF against offline DPO at one point of the phase diagram; nothing is fitted.
+
+    Args:
+      config: the point that is asked about.
+      golds: random gold rewards that the answer is averaged over.
+    """
+    show(config, predict(config, golds))
 
 
 def predict(config: Config, golds: int = 8) -> Prediction:
@@ -122,29 +136,30 @@ def _arm(theory: dict[str, np.ndarray]) -> Arm:
     )
 
 
-def show(config: Config, prediction: Prediction, console: Console) -> None:
+def show(config: Config, prediction: Prediction) -> None:
     """Print a prediction: both arms, the gap, the pairs DPO needs, and how far to trust them."""
     trust = "" if prediction.in_range else " (out of range, see below)"
-    table = Table(title=f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}", title_justify="left")
-    for heading in ("", "estimate", "95 % interval over gold rewards"):
-        table.add_column(heading)
-    for name, arm in (("offline DPO", prediction.dpo), ("two-stage RLHF", prediction.rlhf)):
-        _row(table, f"{name}: effective dimension", arm.effective_dimension, "")
-        _row(table, f"{name}: regret with infinitely many pairs", arm.floor, "nats")
-        _row(table, f"{name}: regret", arm.regret, "nats")
-    _row(table, "regret of DPO - RLHF", prediction.gap, "nats")
-    _row(table, "pairs DPO needs for RLHF's regret", prediction.pairs, "pairs")
-    console.print(table)
+    rows = table(
+        f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}", "", "estimate", "95 % interval over golds"
+    )
+    for name, arm in (("DPO", prediction.dpo), ("RLHF", prediction.rlhf)):
+        _row(rows, f"{name}: effective dimension", arm.effective_dimension)
+        _row(rows, f"{name}: floor [nats]", arm.floor)
+        _row(rows, f"{name}: regret [nats]", arm.regret)
+    _row(rows, "regret of DPO less that of RLHF [nats]", prediction.gap)
+    _row(rows, "pairs that DPO needs for RLHF's regret", prediction.pairs)
+    console.print(rows)
+    explain("regret", "effective dimension", "floor")
     console.print(validity(config, prediction), highlight=False)
 
 
-def _row(table: Table, name: str, interval: Interval, unit: str) -> None:
+def _row(rows: Table, name: str, interval: Interval) -> None:
     if not interval.seeds:
-        table.add_row(name, "out of reach", "")
+        rows.add_row(escape(name), "out of reach", "")
         return
-    some = f" ({interval.failed} gold rewards: none)" if interval.failed else ""
+    some = f" ({interval.failed} golds: none)" if interval.failed else ""
     estimate, low, high = (_number(value) for value in interval[:3])
-    table.add_row(name, f"{estimate} {unit}", f"{low} to {high}{some}")
+    rows.add_row(escape(name), estimate, f"{low} to {high}{some}")
 
 
 def _number(value: float) -> str:
@@ -155,15 +170,16 @@ def _number(value: float) -> str:
 def validity(config: Config, prediction: Prediction) -> str:
     """Whether the numbers can be trusted, and why not."""
     enough = max(arm.from_pairs for arm in (prediction.dpo, prediction.rlhf))
-    sentences = []
+    needs = (
+        f"d_eff / (2n) can be trusted from about {enough:,.0f} pairs on (fitted pairs over d_eff: at least {RANGE:g})"
+    )
     if prediction.in_range:
-        sentences.append(f"In range: {config.pairs:,} pairs are enough for the leading order ({enough:,.0f} or more).")
+        sentences = [f"In range: {config.pairs:,} pairs are enough; {needs}."]
     else:
-        sentences.append(
-            f"Out of range: {config.pairs:,} pairs are too few, the leading order needs about {enough:,.0f} "
-            f"({RANGE:g} fitted pair(s) a dimension). Below that the penalty decides, regrets are smaller than "
-            "predicted, and even the sign of the gap may be wrong."
-        )
+        sentences = [
+            f"Out of range: {config.pairs:,} pairs are too few; {needs}. With fewer pairs the ridge penalty decides: "
+            "regrets are smaller than predicted, and even the sign of the gap may be wrong."
+        ]
     if not prediction.holds:
         sentences.append(
             "The reward models, or the policies of the second stage, are too small for the gold reward: RLHF's regret "

@@ -23,7 +23,9 @@ def report(
     out: Path = Path(RESULTS) / "report.html",
     readme: Path | None = None,
 ) -> None:
-    """Write every experiment's question, findings, controls and figures on one HTML page; nothing is computed.
+    """Write one HTML page of all findings and figures, from records.
+
+    It has every experiment's question, findings, controls and figures; nothing is computed.
 
     Args:
       records: folder of the experiments' folders NAME-PRESET and NAME-transformer-PRESET, local or in an object store.

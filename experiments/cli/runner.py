@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import polars as pl
 from rich.markup import escape
-from rich.table import Table
 
 import experiments
 import gvgap_jax
@@ -16,7 +15,7 @@ from experiments.cli.arguments import grid_of, part_of
 from experiments.kit.backends import named
 from experiments.kit.findings import Finding, doubtful
 from experiments.kit.presets import default_folder
-from experiments.kit.terminal import console, signals_caught, stop, this_command
+from experiments.kit.terminal import console, explain, signals_caught, stop, table, this_command
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
@@ -103,18 +102,20 @@ def finish(name: str, module, folder: Folder) -> list[Finding] | None:
 
 def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
     """Print the claims with their intervals and verdicts, and how many fits to distrust."""
-    table = Table(title=f"{name}: estimates and 95 % intervals over seeds", title_justify="left")
-    for heading in ("claim", "estimate", "95 % interval", "seeds", "verdict"):
-        table.add_column(heading)
+    rows = table(
+        f"{name}: estimates with 95 % intervals over seeds", "claim", "estimate", "95 % interval", "seeds", "verdict"
+    )
+    rows.columns[-1].justify = "left"
     for finding in findings:
         estimate, low, high, seeds, failed = finding.interval
-        table.add_row(
-            finding.claim,
-            f"{estimate:.3g} {finding.unit}",
+        rows.add_row(
+            escape(f"{finding.claim} [{finding.unit}]" if finding.unit else finding.claim),
+            f"{estimate:.3g}",
             f"{low:.3g} to {high:.3g}",
-            f"{seeds}" + (f" ({failed} failed)" if failed else ""),
-            finding.verdict,
+            f"{seeds} of {seeds + failed}" if failed else f"{seeds}",
+            finding.verdict.partition(":")[0],
         )
-    console.print(table)
+    console.print(rows)
+    explain(*(finding.claim for finding in findings))
     for sentence in doubtful(records):
         console.print(f"[yellow]{sentence}[/yellow]")

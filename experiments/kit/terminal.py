@@ -1,15 +1,67 @@
-"""What commands that run for long share: one console, and signals that let the work at hand finish."""
+"""What commands share: one console, one look of tables, names that are nearly right, signals that let work finish."""
 
 import contextlib
+import difflib
+import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NoReturn
 
+from rich import box
 from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
+PROGRAM = "python -m experiments"
+MEANINGS = {
+    "regret": "KL divergence of a policy from the best policy there is, in nats; 0 is perfect.",
+    "order": "of a reward: how many positions of a response one of its terms looks at together, at most.",
+    "effective dimension": "d_eff of a class; with n fitted pairs its regret is about d_eff / (2n), plus its floor.",
+    "floor": "the regret that is left with infinitely many pairs, because the class is too small for the gold reward.",
+}
 console = Console()
+
+
+def table(title: str, *headings: str) -> Table:
+    """A table whose first column wraps, and whose others, numbers or a word or two, never do."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    made.add_column(headings[0], min_width=22)
+    for heading in headings[1:]:
+        made.add_column(heading, no_wrap=True, justify="right")
+    return made
+
+
+def explain(*texts: str) -> None:
+    """Print what the terms mean that stand in the texts, a line each."""
+    for term, meaning in MEANINGS.items():
+        if re.search(rf"\b{term}\b", " ".join(texts)):
+            console.print(f"[dim]{term}: {meaning}[/dim]", highlight=False)
+
+
+def names(title: str, there: Mapping[str, str]) -> Table:
+    """A list of names, each with the first sentence of a docstring."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, show_header=False, pad_edge=False)
+    made.add_column(no_wrap=True)
+    made.add_column()
+    for name, docstring in there.items():
+        made.add_row(name, escape(docstring.strip().split("\n\n")[0]))
+    return made
+
+
+def one_of(names: Iterable[str], name: str, what: str) -> str:
+    """``name`` itself if it is one of the names, which are those of a ``what``.
+
+    Raises:
+      ValueError: it is not; with the nearest of those that there are.
+    """
+    there = list(names)
+    if name not in there:
+        nearest = difflib.get_close_matches(name, there, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(there)}.{hint}")
+    return name
 
 
 @contextlib.contextmanager
@@ -44,4 +96,4 @@ def stop(caught: list[int]) -> NoReturn:
 
 def this_command() -> str:
     """The command that was given, to be given again."""
-    return f"python -m experiments {shlex.join(sys.argv[1:])}"
+    return f"{PROGRAM} {shlex.join(sys.argv[1:])}"

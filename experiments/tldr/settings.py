@@ -25,11 +25,11 @@ Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
 
 @dataclass(frozen=True)
 class Descent:
-    """One training.
+    """How one model is trained.
 
     Attributes:
       batch: demonstrations or pairs a step.
-      learning_rate: at its highest.
+      learning_rate: the highest one.
       schedule: of the learning rate, from its highest value to the end.
       epochs: passes over the data.
       accumulate: equal parts that a batch goes through memory in.
@@ -64,12 +64,12 @@ class Data:
     Attributes:
       comparisons: pairs of responses with a choice.
       demonstrations: human responses, for SFT and as references.
-      split: of data sets on the hub.
+      split: part of the data sets on the hub.
       held_out: share of the prompts that no training sees, for evaluation.
       limit: at most so many rows of each kind, None for all.
-      prompt_tokens: of the longest prompt; longer ones are shortened.
-      response_tokens, compared_tokens: of the longest demonstration or sample, and of the longest response of a pair;
-        longer ones are dropped.
+      prompt_tokens: length of the longest prompt; longer ones are shortened.
+      response_tokens: length of the longest demonstration or sample; longer ones are dropped.
+      compared_tokens: length of the longest response of a pair; pairs with longer ones are dropped.
     """
 
     comparisons: tuple[str, ...] = ("trl-lib/tldr-preference",)
@@ -87,10 +87,12 @@ class Endpoint:
     """A judge that speaks the OpenAI chat protocol; without a model there is none.
 
     Attributes:
-      model, base_url: as the server names the model, and its address.
+      model: its name on the server.
+      base_url: address of the server.
       key_variable: environment variable that holds the key.
-      cap: dollars that it may cost, at these prices.
-      prompt_price, answer_price: dollars per million tokens.
+      cap: dollars that it may cost in all, at these prices.
+      prompt_price: dollars per million tokens of prompts.
+      answer_price: dollars per million tokens of answers.
     """
 
     model: str | None = None
@@ -107,10 +109,12 @@ class Recipe:
 
     Attributes:
       model: checkpoint of the policy: a folder, or a name on the hub; ``toy`` writes a world of its own.
-      revision: of the model on the hub.
+      revision: branch, tag or commit of the model on the hub.
       rm_size: checkpoint that reward models start from, of another size than the policy's; it has an SFT of its own.
       data: where text comes from.
-      sft, rm, dpo: the trainings; online DPO is trained as DPO is.
+      sft: supervised fine-tuning on the demonstrations.
+      rm: training of the reward model.
+      dpo: training by DPO, offline and online.
       beta: strength of the KL regularisation, reward per nat.
       samples: responses a prompt that online DPO and best-of-n choose from.
       temperature: of sampling for online DPO and best-of-n.
@@ -123,9 +127,9 @@ class Recipe:
         held-out pairs judges.
       endpoint: a model behind an address that judges and relabels.
       evaluation_prompts: held-out prompts that every arm answers.
-      evaluation_temperature: of those answers.
-      seed: of everything random.
-      dtype: of activations.
+      evaluation_temperature: temperature that they are sampled at.
+      seed: number that all randomness comes from.
+      dtype: number format of activations.
       remat: recompute activations in the backward pass.
       steps_a_dispatch: steps between records of the curves.
       dispatches: records between checkpoints.
@@ -246,7 +250,7 @@ PresetName = Literal["laptop", "pythia-160m", "pythia-410m", "pythia-1b", "pythi
 
 @dataclass(frozen=True)
 class Options:
-    """Options of ``run tldr``.
+    """Fine-tune language models on preferences by the paper's recipe, and compare SFT, DPO, online DPO and best-of-n.
 
     Attributes:
       recipe: every number of the run.
@@ -257,8 +261,8 @@ class Options:
       layout: how devices share the work.
       distributed: several processes that train together.
       dry_run: print what it will need, and stop.
-      chip: for that estimate; the local device if left out.
-      devices: for that estimate; the local ones if left out.
+      chip: kind of device that is estimated for; the local one if left out.
+      devices: how many devices are estimated for; the local ones if left out.
     """
 
     recipe: Annotated[Recipe, tyro.conf.arg(name="")]

@@ -31,8 +31,8 @@ class Processes:
 
     Attributes:
       coordinator: host of process 0, as the others reach it: not localhost, if there are several hosts.
-      coordinator_port: that is free there; it may be given alone.
-      processes: in all.
+      coordinator_port: a port that is free on that host; it may be given alone.
+      processes: how many processes train together.
       process: the number of this one, 0 for the first.
 
     Raises:

@@ -33,7 +33,9 @@ class Ray:
     Attributes:
       address: of a cluster that exists (``auto`` finds one on this machine); if left out, the one that
         RAY_ADDRESS names, or else a new one on this machine.
-      cpus, gpus, tpus: devices of one task, which computes one chunk at a time on all of them.
+      cpus: of one task, which computes one chunk at a time.
+      gpus: of one task.
+      tpus: of one task.
     """
 
     address: str | None = None
@@ -150,7 +152,8 @@ class Slurm:
       jobs: one job computes one shard of so many.
       partition: where it runs; the cluster's default if left out.
       minutes: after which Slurm ends a job; finished chunks are kept, and the same command goes on.
-      cpus, gpus: of one job.
+      cpus: of one job.
+      gpus: of one job.
     """
 
     jobs: int = 4

@@ -1,12 +1,17 @@
-"""The commands beside ``run``: what they print, and what they say to bad input."""
+"""The commands: what they print, their help, and what they say to bad input."""
+
+import re
 
 import jax
 import pytest
 
-from experiments.cli import arguments, doctor, folders, runner
+from experiments.cli import arguments, doctor, folders, main, runner
+from experiments.kit.backends import on_backend
+from experiments.kit.findings import Finding, Interval
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
 from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+from tests.report.toy_questions import install
 
 TINY = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.pairs", "8", "--seeds", "2"]
 
@@ -15,10 +20,10 @@ def printed_by(capsys, *command, status=0):
     """What a command prints, in one line."""
     if status:
         with pytest.raises(SystemExit) as stopped:
-            command.main([str(argument) for argument in command])
+            main.main([str(argument) for argument in command])
         assert stopped.value.code == status
     else:
-        command.main([str(argument) for argument in command])
+        main.main([str(argument) for argument in command])
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())
 
@@ -39,8 +44,8 @@ def half(tmp_path, capsys):
 def test_status_of_a_half_done_folder(half, capsys):
     printed = printed_by(capsys, "status", half)
     assert "2 of 10 cells done, 8 left" in printed
-    assert "horizon=1" in printed
-    assert "horizon=2" in printed
+    assert "horizon 1 2 2 " in printed
+    assert "horizon 2 8 0 " in printed
     one, two = folders.programs(folder_at(half))
     assert (one.done, one.cells, two.done, two.cells) == (2, 2, 0, 8)
     assert len(one.compile_seconds) == 1
@@ -127,7 +132,13 @@ def test_records_go_to_an_object_store(capsys):
         ([*TINY, "--engine", "slurm", "--shard", "0/2"], "give --slurm.jobs instead of --shard"),
         ([*TINY, "--engine", "ray", "--ray.cpus", "0"], "needs at least 1 CPU"),
         ([*TINY, "--engine", "spark"], "invalid choice"),
-        ([*TINY, "--grid.horizons", "2"], "--grid.horizon"),
+        ([*TINY, "--grid.horizons", "2"], "--grid.horizon [INT"),
+        (["run", "equivalance"], "there is no experiment 'equivalance'"),
+        (["run", "equivalance"], "Did you mean 'equivalence'?"),
+        (["run", "--preset", "paper"], "the experiment's name comes before its options"),
+        (["run", "rival_sparse", "--backend", "transformer"], "does not run on the backend 'transformer'; these do:"),
+        (["figures", "equivalance"], "Did you mean 'equivalence'?"),
+        (["lst"], "there is no command 'lst'; there are list, run,"),
         ([*TINY, "--grid.beta", "0"], "beta must be positive, got 0.0"),
         ([*TINY, "--zip", "horizon,beta"], "zipped axes need the same number of values"),
         ([*TINY, "--seeds", "0"], "seeds must be at least 1, got 0"),
@@ -137,6 +148,97 @@ def test_bad_input_ends_in_one_clear_line(tmp_path, monkeypatch, capsys, command
     monkeypatch.chdir(tmp_path)
     assert message in printed_by(capsys, *command, status=2)
     assert not list(tmp_path.glob("results/*/*.parquet"))
+
+
+def test_a_wrong_option_names_the_command_that_was_typed_and_no_other(capsys):
+    printed = printed_by(capsys, *TINY, "--grid.horizons", "2", status=2)
+    assert "python -m experiments run equivalence --help" in printed
+    assert printed.count("--help") == 1
+
+
+# Help, lists and tables
+
+
+def help_of(capsys, monkeypatch, *command, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    with pytest.raises(SystemExit) as stopped:
+        main.main([*command, "--help"])
+    assert stopped.value.code == 0
+    return capsys.readouterr().out
+
+
+COMMANDS = [[name] for name in main.COMMANDS if name not in ("list", "run", "status", "compact")]
+RUNS = [["run", name] for name in (*questions(), "all", "tldr")]
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *RUNS], ids=" ".join)
+def test_help_explains_every_option_once(capsys, monkeypatch, command):
+    printed = help_of(capsys, monkeypatch, *command, width=1000)
+    assert "--help" in printed
+    wordless = re.findall(r"\n[│ ] *(--[a-z]\S*(?: \S+)*) {2,}\((?:default|required)", printed)
+    assert not wordless + re.findall(r"(--[a-z]\S*[^\n]*)\n[│ ] +\((?:default|required)", printed)
+    assert "Attributes:" not in printed
+    options = re.findall(r"\n[│ ] *(--[a-z]\S*)", printed)
+    assert options
+    assert len(options) == len(set(options))
+
+
+def test_help_of_an_experiment_begins_with_its_question(capsys, monkeypatch):
+    printed = help_of(capsys, monkeypatch, "run", "equivalence", width=120)
+    assert printed.startswith("usage: python -m experiments run equivalence")
+    assert "How far apart do the two methods end as their classes drift apart?" in printed
+
+
+@pytest.mark.parametrize("command", [[], ["--help"]])
+def test_every_command_has_a_line(capsys, command):
+    main.main(command)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(main.COMMANDS)
+
+
+@pytest.mark.parametrize("backend", ["tree", "transformer"])
+def test_everything_that_can_be_run_has_a_line(capsys, backend):
+    main.main(["run", "--help", "--backend", backend])
+    lines = capsys.readouterr().out.splitlines()
+    there = [line.split()[0] for line in lines[1:]]
+    assert there == [*on_backend(questions(), backend), "all", "tldr"]
+    assert lines[1].rstrip().endswith("Do online samples carry information of their own?")
+
+
+def test_list_counts_cells_and_programs(capsys, monkeypatch):
+    install(monkeypatch, {"equivalence": equivalence})
+    printed = printed_by(capsys, "list")
+    plan = make_plan("equivalence", equivalence, equivalence.PRESETS["quick"])
+    cells = sum(chunk.size for chunk in plan.chunks)
+    programs = len({chunk.batch.program for chunk in plan.chunks})
+    assert f" equivalence 3x8 {cells}/{programs} 6x64 6,144/2 13x256 " in printed
+    for other in ("run all", "run tldr", "pythia-1b", "quickstart", "bench kills", "python -m theory", "local_rewards"):
+        assert other in printed
+
+
+def test_findings_fit_80_columns_and_no_number_is_broken(capsys, monkeypatch):
+    claim = "H=6, simple gold (order 2): pairs DPO needs for the regret of RLHF"
+    interval = Interval(-0.0123456, -0.0899999, -0.0018333, 7, failed=1)
+    monkeypatch.setattr(folders.console, "_width", 80)
+    runner.show("toy", [Finding(claim, interval, "of the gain", 0.0, "above")], {})
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 80
+    for whole in (" -0.0123 ", " -0.09 to -0.00183 ", " 7 of 8 ", " contradicted "):
+        assert whole in printed
+    assert "\nregret: KL divergence of a policy from the best" in printed
+    assert "\norder: of a reward" in printed
+
+
+def test_programs_of_a_folder_have_short_and_different_labels():
+    """Also those of every experiment there is."""
+    programs = ["Program(arm='DPO', tree=Tree(horizon=2), n=8)", "Program(arm='DPO', tree=Tree(horizon=3), n=8)"]
+    assert folders.short_labels(programs) == ["horizon 2", "horizon 3"]
+    assert folders.short_labels(programs[:1]) == ["arm DPO, horizon 2, n 8"]
+    assert folders.short_labels(["'even'", "<odd>"]) == ["even", "<odd>"]
+    for module in questions().values():
+        plan = make_plan("", module, module.PRESETS["quick"])
+        labels = folders.short_labels(list(dict.fromkeys(repr(chunk.batch.program) for chunk in plan.chunks)))
+        assert len(set(labels)) == len(labels)
 
 
 def test_doctor_shows_the_machine(capsys, monkeypatch):

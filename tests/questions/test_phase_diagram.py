@@ -9,7 +9,6 @@ import numpy as np
 import polars as pl
 import pytest
 import scipy.optimize
-from rich.console import Console
 
 from experiments.cli import predict
 from experiments.questions import _figure_phase_diagram as figure
@@ -390,10 +389,8 @@ def test_pairs_for_the_same_regret_are_the_ratio_of_dimensions():
 
 
 def test_predictions_say_where_they_end():
-    console = Console(width=120, record=True, quiet=True)
     few = Config(horizon=2, gold_order=2, verifier_order=1, pairs=16)
     prediction = predict.predict(few, golds=2)
-    predict.show(few, prediction, console)
     text = predict.validity(few, prediction)
     assert text.startswith("Out of range: 16 pairs are too few")
     assert "too small for the gold reward" in text

@@ -168,15 +168,14 @@ def test_damaged_records_are_said_to_be_unreadable(records, name):
     assert nothing_shown(found)
 
 
-def test_what_raises_an_error_is_named_and_the_rest_shown(records, monkeypatch):
+def test_what_raises_an_error_is_named_and_the_rest_shown(records):
     def fails(_):
         raise KeyError("no <such> column")
 
     found = gathered(records, toy(findings=fails))
     assert found.problems == ["The findings cannot be computed: KeyError: 'no <such> column'"]
     assert len(found.pictures) == 1
-    monkeypatch.setattr(questions()["toy"], "draw", fails)
-    found = gathered(records)
+    found = gathered(records, toy(draw=fails))
     assert found.problems == ["The figures cannot be drawn: KeyError: 'no <such> column'"]
     assert len(found.findings) == 2
     shown = Page(page.page([found])).text
@@ -257,7 +256,7 @@ def test_intervals_are_drawn_beside_their_bound():
 
 
 def test_experiments_stand_in_the_order_of_the_argument(records):
-    labels = ["theorem 2.2", "rival", "H6", "other", "main table", "H1"]
-    found = [gathered(records)._replace(about=Question(label, "", "")) for label in labels]
-    shown = [each.about.label for each in page.in_order(found)]
+    places = {"theorem 2.2": 90, "rival": 80, "H6": 60, "other": 1000, "main table": 70, "H1": 10}
+    there = [gathered(records)._replace(about=Question(label, "", "", place=places[label])) for label in places]
+    shown = [section.tree.about.label for section in page.sections(there)]
     assert shown == ["H1", "H6", "main table", "rival", "theorem 2.2", "other"]

@@ -1,0 +1,49 @@
+"""``python -m experiments figures``: figures from records; nothing is computed."""
+
+from pathlib import Path
+
+from experiments.cli.arguments import known_experiment
+from experiments.kit.backends import BackendName, named, on_backend
+from experiments.kit.plots import save
+from experiments.kit.presets import PRESET_NAMES, default_folder
+from experiments.kit.terminal import console
+from experiments.questions import questions
+
+
+def figures(
+    name: str, backend: BackendName = "tree", records: str | None = None, out: Path = Path("results/figures")
+) -> None:
+    """Draw an experiment's figures (PNG and PDF) from its records.
+
+    Args:
+      name: an experiment, or ``all`` for every experiment that has records.
+      backend: whose records they are.
+      records: folder of the records; the default folder with the most thorough preset if left out.
+      out: folder of the figures.
+    """
+    names = list(on_backend(questions(), backend)) if name == "all" else [known_experiment(name, backend)]
+    drawn = []
+    for each in names:
+        folder = records or _latest_folder(each, backend)
+        if folder is None and name == "all":
+            option = "" if backend == "tree" else f" --backend {backend}"
+            console.print(f"{each}: no records yet; make them with: python -m experiments run {each}{option}")
+            continue
+        drawn += draw(each, folder or default_folder(each, "quick", backend=backend), out, backend)
+    for path in drawn:
+        console.print(str(path), soft_wrap=True)
+
+
+def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree") -> list[Path]:
+    """Draw one experiment's figures from a backend's records in ``folder``; returns the files written.
+
+    Raises:
+      FileNotFoundError: the folder holds no such records.
+    """
+    drawn = questions()[name].draw(folder).items()
+    return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]
+
+
+def _latest_folder(name: str, backend: BackendName) -> str | None:
+    folders = [default_folder(name, preset, backend=backend) for preset in reversed(PRESET_NAMES)]
+    return next((folder for folder in folders if Path(folder).exists()), None)
