@@ -116,7 +116,7 @@ def test_the_run_is_started_once_and_stopped_by_sigterm(tools, tmp_path):
     make("python")
     (tmp_path / "gvgap_jax" / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / "gvgap_jax" / ".venv" / "bin" / "activate").touch()
-    (tmp_path / "long").write_text("#!/bin/bash\ntrap 'echo told; kill $!; exit 143' TERM\nsleep 30 &\nwait\n")
+    (tmp_path / "long").write_text("#!/bin/bash\ntrap 'echo stopped; kill $!; exit 143' TERM\nsleep 30 &\nwait\n")
     assert tpu("run", COMMAND=f"bash {tmp_path / 'long'}").returncode == 0
     assert "It is running." in tpu("run", COMMAND="false").stdout
     process = int((tmp_path / "tldr.pid").read_text())
@@ -125,7 +125,7 @@ def test_the_run_is_started_once_and_stopped_by_sigterm(tools, tmp_path):
         if not Path(f"/proc/{process}").exists():
             break
         subprocess.run(["sleep", "0.05"], check=True)
-    assert (tmp_path / "tldr.log").read_text() == "told\n"
+    assert (tmp_path / "tldr.log").read_text() == "stopped\n"
     assert "python -m experiments doctor --platform tpu --extras tldr gcs --coordinator-port 8476" in calls()
 
 
@@ -137,7 +137,7 @@ def test_what_is_not_named_is_asked_for():
 
 
 @pytest.mark.parametrize(("ending", "requeued"), [(143, True), (1, False), (0, False)])
-def test_slurm_requeues_what_was_told_to_stop(tools, tmp_path, ending, requeued):
+def test_slurm_requeues_what_was_asked_to_stop(tools, tmp_path, ending, requeued):
     make, calls = tools
     make("srun", f'case "$*" in *"run tldr"*) exit {ending} ;; esac')
     make("scontrol")
@@ -158,7 +158,7 @@ def test_slurm_requeues_what_was_told_to_stop(tools, tmp_path, ending, requeued)
         ("tpu", "2", ""),
     ],
 )
-def test_the_task_tells_gpu_machines_of_each_other(tools, tmp_path, platform, nodes, passed):
+def test_gpu_machines_get_the_address_of_the_first(tools, tmp_path, platform, nodes, passed):
     make, calls = tools
     make("python")
     (tmp_path / ".venv" / "bin").mkdir(parents=True)

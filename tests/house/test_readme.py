@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,12 @@ def test_its_code_prints_what_it_says():
     assert NUMBER.sub("x", printed.strip()) == NUMBER.sub("x", wanted.strip())
     regrets = [[float(number) for number in NUMBER.findall(text)] for text in (printed, wanted)]
     assert regrets[0] == pytest.approx(regrets[1], rel=0.02)
+
+
+def test_what_is_cited_is_this_version():
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
+    assert f"version = {{{version}}}," in README
 
 
 def test_what_is_not_there_would_be_seen():
