@@ -140,16 +140,19 @@ def show(config: Config, prediction: Prediction) -> None:
     """Print a prediction: both arms, the gap, the pairs DPO needs, and how far to trust them."""
     trust = "" if prediction.in_range else " (out of range, see below)"
     rows = table(
-        f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}", "", "estimate", "95 % interval over golds"
+        f"theory at {config.pairs:,} pairs, over random gold rewards: {prediction.verdict}{trust}",
+        "",
+        "estimate",
+        "95 % interval",
     )
     for name, arm in (("DPO", prediction.dpo), ("RLHF", prediction.rlhf)):
-        _row(rows, f"{name}: effective dimension", arm.effective_dimension)
+        _row(rows, f"{name}: d_eff", arm.effective_dimension)
         _row(rows, f"{name}: floor [nats]", arm.floor)
         _row(rows, f"{name}: regret [nats]", arm.regret)
     _row(rows, "regret of DPO less that of RLHF [nats]", prediction.gap)
     _row(rows, "pairs that DPO needs for RLHF's regret", prediction.pairs)
     console.print(rows)
-    explain("regret", "effective dimension", "floor")
+    explain("regret", "d_eff", "floor")
     console.print(validity(config, prediction), highlight=False)
 
 

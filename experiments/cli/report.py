@@ -1,27 +1,25 @@
-"""``python -m experiments report``: one page on every experiment, and a README's tables, from records alone."""
+"""``python -m experiments report``: one page on every experiment, and tables of a Markdown file, from records alone."""
 
 from pathlib import Path
 
-from rich.console import Console
 from rich.markup import escape
 
 from experiments.kit.backends import on_backend
 from experiments.kit.presets import BACKEND_NAMES, RESULTS, Preset
+from experiments.kit.terminal import console
 from experiments.questions import questions
+from experiments.report import tables as markdown
 from experiments.report.evidence import gather
 from experiments.report.page import page
-from experiments.report.tables import rewritten, tables
 from experiments.tldr import report as tldr
 from gvgap_jax.sweep import folder_at
-
-console = Console()
 
 
 def report(
     records: str = RESULTS,
     preset: Preset | None = None,
     out: Path = Path(RESULTS) / "report.html",
-    readme: Path | None = None,
+    tables: Path | None = None,
 ) -> None:
     """Write one HTML page of all findings and figures, from records.
 
@@ -31,7 +29,7 @@ def report(
       records: folder of the experiments' folders NAME-PRESET and NAME-transformer-PRESET, local or in an object store.
       preset: whose records to show; if left out, of each experiment the most thorough ones that are complete.
       out: the page.
-      readme: a Markdown file whose tables, between their markers, are written anew too.
+      tables: a Markdown file whose tables, between their markers, are written anew too.
     """
     evidence = [
         gather(name, module, records, preset, backend)
@@ -39,8 +37,9 @@ def report(
         for name, module in on_backend(questions(), backend).items()
     ]
     recipes = [tldr.evidence(folder) for folder in tldr.folders(folder_at(records))]
-    if readme is not None:
-        readme.write_text(rewritten(readme.read_text(encoding="utf-8"), tables(evidence)), encoding="utf-8")
+    if tables is not None:
+        made = markdown.rewritten(tables.read_text(encoding="utf-8"), markdown.tables(evidence))
+        tables.write_text(made, encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page([*evidence, *recipes]), encoding="utf-8")
     for each in evidence:

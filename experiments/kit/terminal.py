@@ -16,10 +16,13 @@ from rich.table import Table
 
 PROGRAM = "python -m experiments"
 MEANINGS = {
+    "gold": "the reward that labels the pairs and judges the policies; no method sees it.",
     "regret": "KL divergence of a policy from the best policy there is, in nats; 0 is perfect.",
+    "J": "expected gold reward less beta times the KL divergence from the reference policy; the best policy has most.",
     "order": "of a reward: how many positions of a response one of its terms looks at together, at most.",
-    "effective dimension": "d_eff of a class; with n fitted pairs its regret is about d_eff / (2n), plus its floor.",
+    "d_eff": "effective dimension of a class: with n fitted pairs its regret is about d_eff / (2n), plus its floor.",
     "floor": "the regret that is left with infinitely many pairs, because the class is too small for the gold reward.",
+    "R(Π)": "the rewards whose optimal policies are those that DPO chooses from; with them both methods are one.",
 }
 console = Console()
 
@@ -36,7 +39,7 @@ def table(title: str, *headings: str) -> Table:
 def explain(*texts: str) -> None:
     """Print what the terms mean that stand in the texts, a line each."""
     for term, meaning in MEANINGS.items():
-        if re.search(rf"\b{term}\b", " ".join(texts)):
+        if re.search(rf"(?<!\w){re.escape(term)}(?!\w)", " ".join(texts)):
             console.print(f"[dim]{term}: {meaning}[/dim]", highlight=False)
 
 

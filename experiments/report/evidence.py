@@ -80,12 +80,12 @@ class Evidence(NamedTuple):
 
     @property
     def claims(self) -> list[Finding]:
-        """The findings that speak to the question; the first one is the headline."""
+        """The findings that answer the question; the first one is the headline."""
         return [finding for finding in self.findings if not finding.control]
 
     @property
     def controls(self) -> list[Finding]:
-        """The findings that speak for the instrument."""
+        """The findings that test the experiment itself: their answers are known."""
         return [finding for finding in self.findings if finding.control]
 
 
@@ -168,7 +168,7 @@ def _with_records(evidence: Evidence, module) -> Evidence:
         with _noted(problems, notes, "The findings cannot be computed"):
             findings = module.findings(records)
             if not findings:
-                notes.append("These records speak to none of the experiment's claims.")
+                notes.append("These records decide none of the experiment's claims.")
         with _noted(problems, notes, "The figures cannot be drawn"):
             drawn = _draw(module, folder, evidence.question)
     return evidence._replace(findings=findings, pictures=drawn[0], listings=drawn[1], origin=origin)

@@ -13,17 +13,18 @@ from scipy import stats
 
 from experiments.kit.backends import named
 from experiments.kit.findings import LEVEL, Finding
+from experiments.kit.terminal import MEANINGS
 from experiments.report.evidence import Evidence
 
 
 class Chance(NamedTuple):
-    """How the controls came out, beside what chance alone would do.
+    """How many controls fail, beside how many would by chance alone.
 
     Attributes:
-      tested, effects: controls tested ``at`` a value, and those of them that show an effect; each does so by chance
-        with probability 5 %.
-      probability: of at least so many effects by chance, were the controls independent.
-      tolerances, exceeded: controls that hold a difference against a tolerance, and those that contradict it.
+      tested, effects: controls that must show no effect, and those of them that show one; each does by chance with
+        probability 5 %.
+      probability: of at least so many effects by chance, if the controls were independent.
+      tolerances, exceeded: controls that compare a difference with a tolerance, and those that exceed it.
     """
 
     tested: int
@@ -108,7 +109,9 @@ def page(evidence: Sequence[Evidence]) -> str:
     sides = [each for section in ordered for each in section.sides]
     failing = [(each, finding) for each in sides for finding in each.controls if not finding.passes]
     template = environment.get_template("page.html.jinja")
-    return template.render(sections=ordered, chance=chance_of(findings), failing=failing, level=LEVEL)
+    return template.render(
+        sections=ordered, chance=chance_of(findings), failing=failing, level=LEVEL, meanings=MEANINGS
+    )
 
 
 def number(value: float) -> str:

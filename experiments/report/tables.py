@@ -16,13 +16,13 @@ def tables(evidence: Sequence[Evidence]) -> dict[str, str]:
     return {"verdicts": _verdicts(ordered), "figures": _figures([section.tree for section in ordered])}
 
 
-def rewritten(text: str, found: Mapping[str, str]) -> str:
+def rewritten(text: str, made: Mapping[str, str]) -> str:
     """``text`` with each table between ``<!-- table: NAME -->`` and ``<!-- end -->``.
 
     Raises:
       ValueError: the markers of a table are not there.
     """
-    for name, table in found.items():
+    for name, table in made.items():
         start = f"<!-- table: {name} -->"
         between_markers = re.compile(f"{re.escape(start)}.*?{re.escape(END)}", re.DOTALL)
         if not between_markers.search(text):
@@ -31,17 +31,17 @@ def rewritten(text: str, found: Mapping[str, str]) -> str:
     return text
 
 
-def _verdicts(found: Sequence[Section]) -> str:
+def _verdicts(ordered: Sequence[Section]) -> str:
     rows = []
-    for each, transformer in found:
-        there = _on_transformers(transformer)
+    for each, transformer in ordered:
+        again = _on_transformers(transformer)
         passing = f"{sum(finding.passes for finding in each.controls)} of {len(each.controls)}"
         name = f"`{each.name}`, {each.preset}"
         if not each.claims:
-            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–", there))
+            rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–", again))
             continue
         finding = each.claims[0]
-        rows.append((each.about.label, name, finding.claim, _estimate(finding), finding.verdict, passing, there))
+        rows.append((each.about.label, name, finding.claim, _estimate(finding), finding.verdict, passing, again))
     headings = (
         "place",
         "experiment, preset",

@@ -79,8 +79,10 @@ def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
                   "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
         assert words in found.text
     assert "Not shown" not in found.text
-    assert "0 of 2 controls that are tested at a value show an effect at the 95 % level" in found.text
-    assert "chance alone would give 0.1 on average" in found.text
+    assert (
+        "Of 2 controls that must show no effect, 0 show one at the 95 % level; by chance about 0.1 would." in found.text
+    )
+    assert "regret KL divergence of a policy from the best policy there is" in found.text
 
 
 def test_a_page_loads_nothing_from_elsewhere(records):
@@ -194,14 +196,14 @@ def test_the_most_thorough_complete_records_are_shown(records):
     assert gathered(records, toy(MEANING=2), preset=None).preset == "paper"
 
 
-def test_readme_tables_are_rewritten_between_their_markers(records, tmp_path):
-    readme = tmp_path / "README.md"
+def test_tables_are_rewritten_between_their_markers(records, tmp_path):
+    results = tmp_path / "results.md"
     before = "# a\n<!-- table: verdicts -->\nold | numbers\n<!-- end -->\nb\n<!-- table: figures --><!-- end -->\nc\n"
-    readme.write_text(before)
-    reported(records, "--readme", str(readme))
-    once = readme.read_text()
-    reported(records, "--readme", str(readme))
-    assert readme.read_text() == once
+    results.write_text(before)
+    reported(records, "--tables", str(results))
+    once = results.read_text()
+    reported(records, "--tables", str(results))
+    assert results.read_text() == once
     assert re.sub(r"-->.*?<!-- end", "", once, flags=re.DOTALL) == re.sub(
         r"-->.*?<!-- end", "", before, flags=re.DOTALL
     )
@@ -210,7 +212,7 @@ def test_readme_tables_are_rewritten_between_their_markers(records, tmp_path):
     assert "| undecided | 1 of 1 |" in once
 
 
-def test_a_readme_without_markers_is_refused():
+def test_a_file_without_markers_is_refused():
     with pytest.raises(ValueError, match="no place for the table 'verdicts'"):
         tables.rewritten("# a", {"verdicts": "| a |"})
 
