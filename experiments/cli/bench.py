@@ -29,11 +29,16 @@ def bench(
     Args:
       what: is measured; ``python -m experiments list`` has a line on each.
       out: folder of the tables; those of all but fits go into folders of these names in it.
-      experiment: that sweeps and kills run; if left out the largest quick one for sweeps, sample_complexity for kills.
+      experiment: what sweeps and kills run; if left out the largest quick one for sweeps, sample_complexity for kills.
         For kills also tldr, which is killed in every stage.
       preset: of that experiment.
       kills: processes that are killed.
+
+    Raises:
+      ValueError: there is no such experiment, or this benchmark runs none.
     """
+    if experiment and what not in ("sweeps", "kills"):
+        raise ValueError(f"only sweeps and kills run an --experiment, as in: bench sweeps --experiment {experiment}.")
     match what:  # each is imported only here: some need extras, and are slow to import
         case "fits":
             from experiments.benchmarks import fits

@@ -32,7 +32,7 @@ def doctor(
     coordinator_port: int | None = None,
     disk: float = 0.0,
 ) -> None:
-    """Show devices, memory, versions and the cache folder, and whether a run can rely on them.
+    """Show devices, memory and versions, and what is wrong with them.
 
     Args:
       platform: fail unless jax runs on it, so that a silent fall-back to the CPU wastes no night.

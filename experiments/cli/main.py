@@ -54,5 +54,7 @@ def main(arguments: list[str]) -> None:
 
 
 def describe(error: Exception) -> str:
-    """Its message, without the number that an OSError puts before it."""
-    return str(error.strerror if isinstance(error, OSError) and error.strerror else error)
+    """Its message; of a file that the system refuses its name and the reason, without a number."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}." if error.filename else error.strerror
+    return str(error)

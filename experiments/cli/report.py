@@ -31,15 +31,15 @@ def report(
       out: the page.
       tables: a Markdown file whose tables, between their markers, are written anew too.
     """
+    text = tables.read_text(encoding="utf-8") if tables else ""
     evidence = [
         gather(name, module, records, preset, backend)
         for backend in BACKEND_NAMES
         for name, module in on_backend(questions(), backend).items()
     ]
     recipes = [tldr.evidence(folder) for folder in tldr.folders(folder_at(records))]
-    if tables is not None:
-        made = markdown.rewritten(tables.read_text(encoding="utf-8"), markdown.tables(evidence))
-        tables.write_text(made, encoding="utf-8")
+    if tables:
+        tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(page([*evidence, *recipes]), encoding="utf-8")
     for each in evidence:

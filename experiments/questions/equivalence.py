@@ -1,4 +1,4 @@
-"""How far apart do the two methods end as their classes drift apart?
+"""How far apart do both methods end as classes differ?
 
 Policies are the soft-optimal policies of all interactions up to one order, reward models all
 interactions up to another, the gold reward is a full table that neither class holds (but the last).

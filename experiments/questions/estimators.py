@@ -1,5 +1,6 @@
-"""Do the sampled methods estimate what the exact ones compute, and how fast does their error fall?
+"""Do sampled methods estimate what exact ones compute?
 
+And how fast does their error fall?
 A policy half-way between the reference and the optimum draws responses; every estimator of a gradient, or of the
 reward of best-of-n, is compared with the exact sum over responses. Then whole runs: how far from the exact second
 stage a sampled one ends, by the responses that it drew. Every row of this experiment is a check of the instrument.

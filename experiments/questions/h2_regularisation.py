@@ -1,4 +1,4 @@
-"""Does RLHF beat offline preference learning because offline methods regularise badly to the reference policy?
+"""Does RLHF win because offline methods regularise badly?
 
 Both arms get one regulariser and one beta: reverse KL, forward KL, or none to the reference (the KL to the uniform
 policy, which is entropy). The offline arm fits the local rewards beta f'(pi/pi_ref) of all policies to the pairs (DPO,

@@ -1,4 +1,4 @@
-"""Does RLHF beat offline preference learning because online optimisation is easier?
+"""Does RLHF win because online optimisation is easier?
 
 Both arms are fitted by gradient descent (Adam), for few steps, twice as many, and many, and to the certified optimum
 of their convex problem (Newton's method; the gradient norm is in the records). At the certified optimum no arm was

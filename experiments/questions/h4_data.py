@@ -1,4 +1,4 @@
-"""Does RLHF beat offline preference learning because its reward models can use more, or broader, data?
+"""Does RLHF win because it can use more or broader data?
 
 Both arms always get the same pairs. Their responses come from the reference policy pi_ref, or from a law proportional
 to pi_ref**tilt: 2 is narrower than the reference (what it likes already), 1 the reference itself, 0 broad (every

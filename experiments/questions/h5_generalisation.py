@@ -1,5 +1,6 @@
-"""Do global reward models predict preferences better out of distribution, and does that explain anything?
+"""Do global reward models generalise better than local?
 
+Do they predict preferences better out of distribution, and does that explain the gap?
 A small network scores responses in three ways. A global reward model reads the complete response, a local one
 adds the scores of all its prefixes, and DPO's implicit one is a policy, beta log pi/pi_ref, whose width is chosen
 so that all three have the same number of parameters as nearly as possible. All are fitted to the same pairs of

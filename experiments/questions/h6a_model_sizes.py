@@ -1,5 +1,6 @@
-"""Under best-of-n, which size matters: that of the policy that writes, or that of the reward model that picks?
+"""Does the policy's size matter, or the reward model's?
 
+Under best-of-n, where the policy writes and the reward model picks.
 A human writes responses: the soft-optimal policy of the gold reward at some temperature, on top of a random reference
 policy. Policies of every size, Markov of growing order, are fitted to the exact law of the human's responses (as many
 demonstrations as one likes), so that size alone decides how well they write. Reward models of every size, all

@@ -1,5 +1,6 @@
-"""Does the gap between DPO and two-stage RLHF close where responses are so short that writing is as easy as judging?
+"""Does the gap close where writing is as easy as judging?
 
+Writing is as easy as judging where responses are very short.
 Responses grow from one token to several, while the gold reward and the reward models stay as simple as they are:
 sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). A response as
 long as the order leaves a policy nothing to learn that its reward model need not: there the gap should be gone, and

@@ -1,4 +1,4 @@
-"""Does the gap between DPO and two-stage RLHF close where judging a response is as hard as writing it?
+"""Does the gap close where judging is as hard as writing?
 
 The length of responses is fixed, and with it all that a policy has to learn. The gold reward, and the reward
 models with it, grow from sums over single token positions (order 1) to full tables (order H), which score a response

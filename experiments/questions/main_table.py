@@ -1,5 +1,6 @@
-"""What does each method win against the reference completions, and what does it cost?
+"""What does each method win, and what does it cost?
 
+Wins are counted against the reference completions.
 The paper's table, where everything can be summed exactly. A human policy is optimal for the gold reward; SFT is the
 Markov policy nearest to it, and the reference of all that follows. Pairs of SFT responses are labelled by the gold
 reward. Every trained arm gets the same pairs, batches, epochs and learning rates to choose from, and chooses on the

@@ -1,5 +1,6 @@
-"""Where does reinforcement learning pay? The gap in regret between offline DPO and two-stage RLHF, point by point.
+"""Where does reinforcement learning pay?
 
+The gap in regret between offline DPO and two-stage RLHF is measured point by point.
 Points vary the number of pairs, how complex the gold reward, the reward models and the policies are, the
 horizon and beta. Both arms get the same task, pairs, held-out fifth and candidate penalties. Every point
 carries its prediction from theory alone, d_eff / (2n) and the regret that a class too small cannot get under,

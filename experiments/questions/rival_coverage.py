@@ -1,5 +1,6 @@
-"""Is the advantage of RLHF over DPO one of coverage: does DPO put mass where no pair ever looked?
+"""Is RLHF's advantage one of coverage of the responses?
 
+Does DPO put mass where no pair ever looked?
 A share of all responses is withheld: no pair mentions them, though the reference policy writes them. DPO's
 likelihood says nothing about them; RLHF's second stage at least keeps to the reference there. Both methods get the
 same pairs and the same ridge penalties, chosen on held-out pairs, or next to none. If coverage is what RLHF gains

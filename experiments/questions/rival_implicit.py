@@ -1,5 +1,6 @@
-"""Do implicit reward models fail because of token cues, and must a policy generate in order to verify?
+"""Do implicit reward models fail because of token cues?
 
+And must a policy be able to generate in order to verify?
 Two settings of Razin et al. (arXiv 2507.07981) as exact sums. First, answers of one token: two groups of tokens, and
 the prompt says which group is right. Labelled pairs use half of the tokens; accuracy is over all pairs of the other
 half. The implicit reward model is a policy softmax(W h(x)) with one row of W a token. The explicit one is a linear head

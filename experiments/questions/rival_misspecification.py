@@ -1,5 +1,6 @@
-"""Is the advantage of RLHF over DPO one of misspecified classes, which no number of pairs closes?
+"""Is RLHF's advantage one of misspecified classes?
 
+Such an advantage would remain for any number of pairs.
 Two places where classes are too small. Three arms: policies softmax(theta, -theta, 0), every label right, but arms
 compared unequally often; DPO must compromise between comparisons and its compromise depends on how often each was
 made, while RLHF fits every arm's reward and then looks for the best policy of the class. Token trees: policies and

@@ -1,5 +1,6 @@
-"""Is the advantage of RLHF over DPO one of over-optimisation, that it stops at a better distance from the reference?
+"""Is RLHF's advantage one of less over-optimisation?
 
+Does it stop at a better distance from the reference?
 A reward model fitted to n pairs is optimised harder and harder: by best-of-n, whose law is known exactly, and by
 exact RL at smaller and smaller beta. DPO is fitted at each of those betas too. Every policy has a distance
 d = sqrt(KL(policy || reference)) and a gold reward, so that the methods can be compared at the same distance. If RLHF

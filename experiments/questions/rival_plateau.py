@@ -1,5 +1,6 @@
-"""Do all methods to a target distribution converge as 1/n, and where does a two-stage forward KL stop?
+"""Do all methods converge to their target as 1/n?
 
+And where does a two-stage forward KL stop?
 Yun et al. (arXiv 2506.01523) see alignment as learning a target policy pi* from labels
 P(y1 > y2) = sigmoid(gamma log pi*(y1)/pi*(y2)), and prove rates of 1/n for three objectives. Here in a setting of their
 toy's size: 10 prompts, 10 responses, gamma 0.5; assumed are uniform prompts and compared responses, and a pi* with

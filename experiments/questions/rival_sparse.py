@@ -1,5 +1,6 @@
-"""Does a sparse gold reward give two-stage RLHF its advantage, and what does finding the support cost?
+"""Does a sparse gold reward give RLHF its advantage?
 
+And what does finding its support cost?
 The gold reward is ``terms`` interactions of equal size among all d = V^H - 1 interactions of the token positions (at
 V = 2 the parities). Four arms get the same pairs: DPO over all policies; RLHF with a reward model over all d
 interactions (dense); RLHF whose reward model keeps few of them (sparse); and RLHF that is told which (known). The

@@ -1,5 +1,6 @@
-"""Regret against the number of pairs: how many more does offline DPO need than two-stage RLHF?
+"""How many more pairs does DPO need than two-stage RLHF?
 
+Regret is measured against the number of pairs.
 The gold reward is made of random interactions of token positions up to an order: low order is a simple
 verifier, the full table is as complex as a policy. All arms get the same pairs, hold out the same
 fifth of them, and select one of the same ridge penalties on it, every fit solved to a certified

@@ -1,5 +1,6 @@
-"""Does two-stage RLHF beat DPO on transformers where responses are too many to enumerate, and where checking is easy?
+"""Does RLHF beat DPO where responses are too many to list?
 
+And does it on transformers most where checking is easy?
 Small transformers write responses to the prompts of token tasks: write as many tokens of each kind as the prompt
 holds, sort the prompt, resemble a hidden reference. The reference policy is uniform, and labels are Bradley-Terry
 draws of the gold reward. From the same pairs, of which every fifth is held out, one arm trains the transformer by

@@ -138,6 +138,9 @@ def test_records_go_to_an_object_store(capsys):
         (["run", "--preset", "paper"], "the experiment's name comes before its options"),
         (["run", "rival_sparse", "--backend", "transformer"], "does not run on the backend 'transformer'; these do:"),
         (["figures", "equivalance"], "Did you mean 'equivalence'?"),
+        (["report", "--tables", "none.md"], "none.md: No such file or directory."),
+        (["bench", "--experiment", "equivalence"], "only sweeps and kills run an --experiment"),
+        (["bench", "kills", "--experiment", "equivalance"], "Did you mean 'equivalence'?"),
         (["lst"], "there is no command 'lst'; there are list, run,"),
         ([*TINY, "--grid.beta", "0"], "beta must be positive, got 0.0"),
         ([*TINY, "--zip", "horizon,beta"], "zipped axes need the same number of values"),
@@ -186,18 +189,20 @@ def test_help_explains_every_option_once(capsys, monkeypatch, command):
 def test_help_of_an_experiment_begins_with_its_question(capsys, monkeypatch):
     printed = help_of(capsys, monkeypatch, "run", "equivalence", width=120)
     assert printed.startswith("usage: python -m experiments run equivalence")
-    assert "How far apart do the two methods end as their classes drift apart?" in printed
+    assert "How far apart do both methods end as classes differ?" in printed
 
 
 @pytest.mark.parametrize("command", [[], ["--help"]])
-def test_every_command_has_a_line(capsys, command):
+def test_every_command_has_a_line(capsys, monkeypatch, command):
+    monkeypatch.setattr(folders.console, "_width", 80)
     main.main(command)
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == list(main.COMMANDS)
 
 
 @pytest.mark.parametrize("backend", ["tree", "transformer"])
-def test_everything_that_can_be_run_has_a_line(capsys, backend):
+def test_everything_that_can_be_run_has_a_line(capsys, monkeypatch, backend):
+    monkeypatch.setattr(folders.console, "_width", 80)
     main.main(["run", "--help", "--backend", backend])
     lines = capsys.readouterr().out.splitlines()
     there = [line.split()[0] for line in lines[1:]]
