@@ -31,8 +31,8 @@ def bench(
       out: folder of the tables; those of all but fits go into folders of these names in it.
       experiment: what sweeps and kills run; if left out the largest quick one for sweeps, sample_complexity for kills.
         For kills also tldr, which is killed in every stage.
-      preset: of that experiment.
-      kills: processes that are killed.
+      preset: which grid of that experiment.
+      kills: how many processes are killed.
 
     Raises:
       ValueError: there is no such experiment, or this benchmark runs none.

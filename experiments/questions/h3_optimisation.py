@@ -76,9 +76,9 @@ class Config:
       policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``;
         transformers can read all positions, whatever it says.
       pairs: labelled pairs, a fifth of which is held out for selection and early stopping.
-      steps: of gradient descent; every point has the end of optimisation beside it.
+      steps: how many gradient descent takes; every point has the end of optimisation beside it.
       beta: strength of the KL regularisation, reward per nat.
-      temperature: of the labels.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
       reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 

@@ -63,7 +63,7 @@ class Config:
       tilt: responses of the pairs come from a law proportional to pi_ref**tilt.
       pairs: labelled pairs, a fifth of which is held out for selection.
       beta: strength of the KL regularisation, reward per nat.
-      temperature: of the labels.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
       reference_scale: standard deviation of the reference policy's logits.
     """
 

@@ -62,7 +62,7 @@ class Config:
       pairs: labelled pairs, a fifth of which is held out to select the ridge penalty by.
       samples: responses that the reward model picks from (n of best-of-n).
       human_beta: temperature of the human, reward per nat; the larger, the nearer to the reference policy.
-      temperature: of the labels.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
       reference_scale: standard deviation of the reference policy's logits.
     """
 
@@ -89,8 +89,8 @@ class TransformerConfig:
     """Settings of one point on transformers; those that ``Config`` has too mean the same.
 
     Attributes:
-      policy_width: of the transformer that writes.
-      verifier_width: of the transformer that picks.
+      policy_width: width of the transformer that writes.
+      verifier_width: width of the transformer that picks.
     """
 
     vocabulary: int = 3

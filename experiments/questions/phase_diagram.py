@@ -59,7 +59,7 @@ class Config:
       policy_order: read where policies are ``interactions``.
       pairs: labelled pairs, a fifth of which is held out for selection.
       beta: strength of the KL regularisation, reward per nat.
-      temperature: of the labels.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
       reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 

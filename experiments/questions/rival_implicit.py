@@ -56,7 +56,7 @@ class Config:
       similarity: cosine of the embeddings of two tokens of a group, in (0, 1), for the head that is no smaller;
         transformers learn their embeddings.
       test_share: share of the labelled responses drawn from the half that is tested; 0 is unseen, 0.5 alike.
-      vertices: of the graph, and tokens of an answer.
+      vertices: how many the graph has, and tokens of an answer.
       reference_mass: probability that the reference policy gives to all correct answers.
       beta: strength of the KL regularisation in the second part, reward per nat; 1 in the first.
       margin: gold reward of a right answer less that of a wrong one, log odds of a label.

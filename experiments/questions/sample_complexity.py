@@ -44,7 +44,7 @@ class Config:
       horizon: tokens of a response (H); the tree has V**H responses.
       pairs: number of labelled pairs, a fifth of which is held out for selection.
       beta: strength of the KL regularisation, reward per nat.
-      temperature: of the labels.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
       reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 

@@ -83,14 +83,14 @@ class Config:
     """Settings of one point of the sweep.
 
     Attributes:
-      family: of tasks, one of ``token_families``.
+      family: kind of task, one of ``token_families``.
       labels: ``gold``, or ``coin`` for labels that say nothing.
       vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H); there are V**H responses.
       prompt_length: tokens of a prompt; puzzles have prompts of their own length.
-      prompts: of a task, equally frequent.
+      prompts: how many a task has, equally frequent.
       layers: blocks of the transformers, which are Llama's.
-      width: of the transformers, which have two heads.
+      width: width of the transformers, which have two heads.
       pairs: labelled pairs, a fifth of which is held out for selection.
       steps: most gradient steps of a fit.
       beta: strength of the KL regularisation, reward per nat.

@@ -30,7 +30,7 @@ class Descent:
     Attributes:
       batch: demonstrations or pairs a step.
       learning_rate: the highest one.
-      schedule: of the learning rate, from its highest value to the end.
+      schedule: course of the learning rate, from its highest value to the end.
       epochs: passes over the data.
       accumulate: equal parts that a batch goes through memory in.
     """
@@ -117,7 +117,7 @@ class Recipe:
       dpo: training by DPO, offline and online.
       beta: strength of the KL regularisation, reward per nat.
       samples: responses a prompt that online DPO and best-of-n choose from.
-      temperature: of sampling for online DPO and best-of-n.
+      temperature: that responses are sampled at for online DPO and best-of-n.
       online_prompts: prompts of the online round, None for those of the training pairs.
       two_words: responses are two words long: SFT on the first two words, pairs sampled from it and relabelled.
       rouge_l: pairs are relabelled by ROUGE-L against the hidden human response.

@@ -31,11 +31,11 @@ class Ray:
     """What a Ray task asks for.
 
     Attributes:
-      address: of a cluster that exists (``auto`` finds one on this machine); if left out, the one that
+      address: where a cluster is (``auto`` finds one on this machine); if left out, the one that
         RAY_ADDRESS names, or else a new one on this machine.
-      cpus: of one task, which computes one chunk at a time.
-      gpus: of one task.
-      tpus: of one task.
+      cpus: how many one task has, which computes one chunk at a time.
+      gpus: how many one task has.
+      tpus: how many one task has.
     """
 
     address: str | None = None
@@ -152,8 +152,8 @@ class Slurm:
       jobs: one job computes one shard of so many.
       partition: where it runs; the cluster's default if left out.
       minutes: after which Slurm ends a job; finished chunks are kept, and the same command goes on.
-      cpus: of one job.
-      gpus: of one job.
+      cpus: how many one job has.
+      gpus: how many one job has.
     """
 
     jobs: int = 4
