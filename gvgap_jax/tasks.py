@@ -1,6 +1,5 @@
 """A task: gold reward, reference policy, prompt distribution, beta and label temperature."""
 
-import difflib
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from gvgap_jax import verifiers
+from gvgap_jax.runtime.messages import unknown
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Environment, PRNGKey, Prompts, Responses
@@ -159,7 +159,5 @@ TASKS = {"interactions": interactions, "sparse": sparse, "automaton": automaton,
 def task_family(name: str):
     """The family called ``name``; an unknown name raises ValueError with the nearest one."""
     if name not in TASKS:
-        nearest = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"there is no task family {name!r}; there are {', '.join(TASKS)}.{hint}")
+        raise ValueError(unknown("task family", name, TASKS))
     return TASKS[name]

@@ -4,7 +4,6 @@ A negative control drops one premise, and must break.
 The exit status is 0 only if every claim holds and every negative control breaks, 1 if not, 2 for a wrong argument.
 """
 
-import difflib
 import json
 import platform
 import sys
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from gvgap_jax.runtime.messages import unknown
 from theory import equivalence, local_rewards, projections, rates, reduced_class, rivals, spin
 from theory.rows import Row
 
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console(width=None if sys.stdout.isatty() else 160)
     for name in chosen.only:
         if name not in CHECKS:
-            print(_unknown(name), file=sys.stderr)
+            print(unknown("statement", name, CHECKS), file=sys.stderr)
             return 2
     jax.config.update("jax_enable_x64", True)
     jax.config.update("jax_platforms", "cpu")  # accelerators are slow or inexact in float64
@@ -116,11 +116,6 @@ def write(path: Path, rows: list[tuple[str, Row]], seconds: float) -> None:
             record["residual"] = None
     report = {"versions": versions, "seconds": round(seconds, 1), "rows": records}
     path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def _unknown(name: str) -> str:
-    nearest = difflib.get_close_matches(name, CHECKS, n=1, cutoff=0)
-    return f"there is no statement {name!r}; there are {', '.join(CHECKS)}. Did you mean {nearest[0]!r}?"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The estimate of ``gvgap_jax.lm.resources`` against the memory of compiled training steps, and of one that is run.
+"""The estimate of ``gvgap_jax.lm.budget.memory`` against the memory of compiled training steps, and of one that is run.
 
 The compiler's numbers are those of the device that is there: arguments, results and temporaries of the program that
 ``train.fit`` runs, compiled for abstract arrays, so that nothing large is made. The run is a process of its own, whose
@@ -22,10 +22,11 @@ from rich.table import Table
 
 import experiments
 from gvgap_jax.lm.budget import memory
-from gvgap_jax.lm.budget.parts import Work
+from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.model import classes
 from gvgap_jax.lm.model.shape import neox
 from gvgap_jax.runtime.devices import memory_needed
+from gvgap_jax.runtime.units import MIB
 from gvgap_jax.training import loop, objectives
 from gvgap_jax.training.loop import Training
 from gvgap_jax.training.objectives import Objective
@@ -127,8 +128,8 @@ def show(console: Console, rows: list[Row]) -> None:
             str(work.accumulate),
             "yes" if shape.remat else "no",
             row.worst,
-            f"{row.estimate / 2**20:,.0f}",
-            f"{row.measured / 2**20:,.0f}",
+            f"{row.estimate / MIB:,.0f}",
+            f"{row.measured / MIB:,.0f}",
             f"{row.ratio:.2f}",
             row.by,
         )

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-GIB = 2**30
+from gvgap_jax.runtime.units import GIB, MIB
+
 PROJECT = "gvgap_jax"
 DEVICES = {"jax": ("tpu", "cuda12", "cuda13"), "flax": ()}  # extras that bind other packages' versions on devices
 DRIVERS = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}  # oldest NVIDIA driver
@@ -182,6 +183,6 @@ def of_shared_memory() -> list[str]:
     if total >= GIB:
         return []
     return [
-        f"{SHARED_MEMORY} has {total / 2**20:.0f} MiB, too little for several GPUs to talk through: start the "
+        f"{SHARED_MEMORY} has {total / MIB:.0f} MiB, too little for several GPUs to talk through: start the "
         "container with --shm-size=1g --ulimit memlock=-1."
     ]

@@ -13,9 +13,9 @@ from rich.table import Table
 from experiments.cli import checks
 from gvgap_jax.runtime.devices import memory_per_device
 from gvgap_jax.runtime.provenance import environment
+from gvgap_jax.runtime.units import GIB, MIB
 
 console = Console()
-GIB = 2**30
 ADVICE = {
     "tpu": 'On a TPU VM: pip install "jax[tpu]", unset JAX_PLATFORMS, and see that no other process holds the TPU '
     "(sudo lsof -w /dev/accel* /dev/vfio/*).",
@@ -101,4 +101,4 @@ def _cache() -> str:
         return f"{path} (empty)"
     sizes = [file.stat().st_size for file in path.iterdir() if file.is_file()]
     state = "" if os.access(path, os.W_OK) else ", NOT WRITABLE: every process compiles again"
-    return f"{path} ({len(sizes):,} files, {sum(sizes) / 2**20:.0f} MiB{state})"
+    return f"{path} ({len(sizes):,} files, {sum(sizes) / MIB:.0f} MiB{state})"

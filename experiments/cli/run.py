@@ -8,6 +8,7 @@ from experiments.kit.terminal import PROGRAM, console, names
 from experiments.questions import questions
 from experiments.report.evidence import words_of
 from experiments.tldr.settings import Options, options_with
+from gvgap_jax.runtime.packages import optional
 
 
 def run(arguments: list[str]) -> None:
@@ -44,8 +45,4 @@ def run_tldr(options: Options) -> None:
     Raises:
       ValueError: a package of the extra ``tldr`` is not installed, or as its command raises.
     """
-    try:
-        from experiments.tldr import command  # its packages are an extra
-    except ImportError as error:
-        raise ValueError(f'tldr needs {error.name}: pip install -e ".[tldr]".') from error
-    command.run(options)
+    optional("experiments.tldr.command").run(options)

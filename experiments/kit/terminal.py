@@ -1,7 +1,6 @@
 """What commands share: one console, one look of tables, names that are nearly right, signals that let work finish."""
 
 import contextlib
-import difflib
 import re
 import shlex
 import signal
@@ -13,6 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from gvgap_jax.runtime.messages import unknown
 
 PROGRAM = "python -m experiments"
 MEANINGS = {
@@ -61,9 +62,7 @@ def one_of(names: Iterable[str], name: str, what: str) -> str:
     """
     there = list(names)
     if name not in there:
-        nearest = difflib.get_close_matches(name, there, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"there is no {what} {name!r}; there are {', '.join(there)}.{hint}")
+        raise ValueError(unknown(what, name, there))
     return name
 
 

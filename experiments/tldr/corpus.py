@@ -12,12 +12,10 @@ from experiments.tldr import models, passes
 from experiments.tldr.judging import Asked, labeller
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm.data import encode
-from gvgap_jax.lm.data import read as corpora
-from gvgap_jax.lm.data import rows as records
+from gvgap_jax.lm.data import encode, read
 from gvgap_jax.lm.data.encode import Encoded
 from gvgap_jax.lm.data.formats import TLDR, Format
-from gvgap_jax.lm.data.rows import Comparison, Demonstration
+from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.types import Demonstrations, Preferences
@@ -59,31 +57,31 @@ def prepare(run: Run) -> Corpus:
     data, model = run.recipe.data, models.base(run)
     how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
     pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
-    demonstrations, asked = _split(run, "demonstrations", corpora.read_demonstrations)
-    comparisons, judged = _split(run, "comparisons", corpora.read_comparisons)
-    found = {
+    demonstrations, asked = _split(run, "demonstrations", read.read_demonstrations)
+    comparisons, judged = _split(run, "comparisons", read.read_comparisons)
+    encoded = {
         "demonstrations": encode.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
         "comparisons": encode.preferences(comparisons, model.tokenizer, pairs),
         "held-out comparisons": encode.preferences(judged, model.tokenizer, pairs),
         "questions": encode.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
     }
-    for name, each in found.items():
+    for name, each in encoded.items():
         console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
-    trained, compared, held_out, questions = found.values()
+    trained, compared, held_out, questions = encoded.values()
     return Corpus(model.tokenizer, how, trained.data, compared, held_out.data, questions)
 
 
-def _split(run: Run, kind: str, read) -> tuple[list, list]:
+def _split(run: Run, kind: str, read_source) -> tuple[list, list]:
     """Rows to train on and rows to hold out, of all sources of a kind."""
     rows = []
     for source in getattr(run.recipe.data, kind):
         if source == TOY:
             source = str(models.toy_folder(run) / f"{kind}.jsonl")
-        found = read(source, **({} if source.endswith(corpora.FILES) else {"part": run.recipe.data.split}))
-        if found.dropped:
-            console.print(f"{kind} of {source}: {found.report()}", highlight=False, soft_wrap=True)
-        rows += found.rows
-    return corpora.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
+        corpus = read_source(source, **({} if source.endswith(read.FILES) else {"part": run.recipe.data.split}))
+        if corpus.dropped:
+            console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
+        rows += corpus.rows
+    return read.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
 
 
 def _cut(run: Run, rows: Sequence[Demonstration]) -> list[Demonstration]:
@@ -146,9 +144,9 @@ def _resampled(run: Run, text: Corpus) -> Encoded[Preferences, Comparison]:
         row._replace(chosen=first, rejected=second)
         for row, first, second in zip(text.comparisons.rows, one, other, strict=True)
     ]
-    found = encode.preferences(rows, text.tokenizer, text.format)
-    console.print(f"sampled pairs: {records.report(len(found.rows), found.dropped)}", highlight=False, soft_wrap=True)
-    return found
+    pairs = encode.preferences(rows, text.tokenizer, text.format)
+    console.print(f"sampled pairs: {report(len(pairs.rows), pairs.dropped)}", highlight=False, soft_wrap=True)
+    return pairs
 
 
 def _references(text: Corpus, rows: Sequence[Comparison]) -> list[str | None]:
@@ -162,5 +160,5 @@ def _references(text: Corpus, rows: Sequence[Comparison]) -> list[str | None]:
 
 def online_prompts(run: Run, text: Corpus) -> Rows:
     """The prompts of the online round, each once."""
-    found = np.unique(text.comparisons.data.prompts, axis=0, return_index=True)[1]
-    return text.comparisons.data.prompts[np.sort(found)][: run.recipe.online_prompts]
+    first = np.unique(text.comparisons.data.prompts, axis=0, return_index=True)[1]
+    return text.comparisons.data.prompts[np.sort(first)][: run.recipe.online_prompts]

@@ -13,8 +13,7 @@ from experiments.tldr import toy
 from experiments.tldr.run import Run
 from experiments.tldr.settings import TOY
 from gvgap_jax.lm.data.tokenizer import Tokenizer, open_tokenizer
-from gvgap_jax.lm.hf import load as weights
-from gvgap_jax.lm.hf import save as exports
+from gvgap_jax.lm.hf import load, save
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.runtime import processes
 from gvgap_jax.runtime.files import Folder, folder_at, is_local
@@ -24,7 +23,7 @@ from gvgap_jax.types import Params
 class Model(NamedTuple):
     """A checkpoint with the shape that it is run in, and the token that ends its responses."""
 
-    checkpoint: weights.Checkpoint
+    checkpoint: load.Checkpoint
     shape: Shape
     tokenizer: Tokenizer
 
@@ -36,9 +35,9 @@ class Model(NamedTuple):
 
 def opened(run: Run, name: str | Folder, revision: str | None = None) -> Model:
     """The checkpoint of that name or in that folder; ValueError if it does not fit its own tokenizer."""
-    checkpoint = weights.open_checkpoint(_local(str(name)), revision)
+    checkpoint = load.open_checkpoint(_local(str(name)), revision)
     tokenizer = open_tokenizer(checkpoint.folder)
-    weights.check_vocabulary(checkpoint.shape, tokenizer.size)
+    load.check_vocabulary(checkpoint.shape, tokenizer.size)
     recipe = run.recipe
     return Model(checkpoint, dataclasses.replace(checkpoint.shape, dtype=recipe.dtype, remat=recipe.remat), tokenizer)
 
@@ -68,9 +67,9 @@ def toy_folder(run: Run) -> Path:
     return beside / TOY
 
 
-def load(run: Run, model: Model, outputs: int | None = None) -> Params:
+def parameters(run: Run, model: Model, outputs: int | None = None) -> Params:
     """Its parameters, straight onto the run's devices; ``outputs`` is 1 for a reward model."""
-    return weights.load(model.checkpoint, model.shape, outputs, place=run.layout.place)
+    return load.load(model.checkpoint, model.shape, outputs, place=run.layout.place)
 
 
 def trained(run: Run, stage: str) -> Model:
@@ -94,14 +93,14 @@ def _made_by(stage: str) -> str:
     return {"reward_model": "rm", "judge": "rm", "rm_sft": "sft"}.get(stage, stage.split("_from_")[0])
 
 
-def save(run: Run, stage: str, model: Model, params: Params) -> None:
+def store(run: Run, stage: str, model: Model, params: Params) -> None:
     """Store what a stage made of a checkpoint, in float32: the next stage goes on from exactly these numbers."""
     folder = run.folder / stage / "model"
     if is_local(folder):
-        exports.save(folder, model.checkpoint, params, dtype="float32")
+        save.save(folder, model.checkpoint, params, dtype="float32")
         return
     place = Path(processes.from_first(_temporary()))  # of the first process, which alone writes
-    exports.save(place / "model", model.checkpoint, params, dtype="float32")
+    save.save(place / "model", model.checkpoint, params, dtype="float32")
     processes.in_first(lambda: _upload(place / "model", folder))
 
 

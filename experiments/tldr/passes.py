@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.tldr.models import Model, load
+from experiments.tldr.models import Model, parameters
 from experiments.tldr.run import Compute, Rows, Run, in_chunks
 from gvgap_jax.lm.model import classes
 from gvgap_jax.lm.model.decode import Decoding
@@ -85,7 +85,7 @@ def _one_by_one(score: Callable[..., Any], layout: Layout):
 
 def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., Any], *data) -> Compute:
     """The compiled function of a model over numbered rows of the data; results are whole on every process."""
-    params, held = load(run, model, outputs), [np.asarray(values) for values in data]
+    params, held = parameters(run, model, outputs), [np.asarray(values) for values in data]
 
     def compute(number: int, rows: np.ndarray) -> dict[str, Any]:
         found = compiled(params, np.int32(number), *(values[rows] for values in held))

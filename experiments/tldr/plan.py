@@ -12,16 +12,15 @@ from rich.table import Table
 from experiments.kit.terminal import console
 from experiments.tldr import toy
 from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Options, Recipe, Stage
-from gvgap_jax.lm.budget import chips
-from gvgap_jax.lm.budget import flops as hours
-from gvgap_jax.lm.budget import memory as resources
+from gvgap_jax.lm.budget import chips, flops, memory
 from gvgap_jax.lm.budget.chips import Chip
 from gvgap_jax.lm.budget.memory import Memory
-from gvgap_jax.lm.budget.parts import Work
+from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.model.pythia import pythia
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.runtime.devices import USABLE, memory_per_device
+from gvgap_jax.runtime.units import HOUR, readable
 
 DEMONSTRATIONS, COMPARISONS = 116_722, 92_858  # of TL;DR (arXiv 2403.17031, table 1), where a run's are not known yet
 
@@ -58,21 +57,21 @@ def show(options: Options) -> None:
     """
     chip, devices = _machine(options)
     recipe, tasks = options.recipe, _tasks(options.recipe, _sizes(options, devices))
-    title = f"estimate for {devices} x {chip.name} with {_size(chip.memory_bytes)} each"
+    title = f"estimate for {devices} x {chip.name} with {readable(chip.memory_bytes)} each"
     headings = ("part", "batches", "memory a device", "worst moment", "PFLOP", "time")
     table = Table(*headings, title=title, title_justify="left")
     for task in tasks:
-        memory = task.needed(task.work)
-        flops = task.batches * task.flops(task.work) / 1e15
+        needed = task.needed(task.work)
+        work = f"{task.batches * task.flops(task.work) / 1e15:,.3g}"
         time = _time(task.hours(task.work, chip, task.batches))
-        table.add_row(task.name, f"{task.batches:,}", _size(memory.total), memory.moment, f"{flops:,.3g}", time)
+        table.add_row(task.name, f"{task.batches:,}", readable(needed.total), needed.moment, work, time)
     console.print(table)
     total = _time(options.seeds * sum(task.hours(task.work, chip, task.batches) for task in tasks))
     assumed = f", for {DEMONSTRATIONS:,} demonstrations and {COMPARISONS:,} pairs as in TL;DR"
     most = max(tasks, key=lambda task: task.needed(task.work).total)
-    parts = sorted(resources.rows(most.needed(most.work))[:-1], key=lambda part: -part[1])
+    parts = sorted(memory.rows(most.needed(most.work))[:-1], key=lambda part: -part[1])
     console.print(
-        f"{most.name} needs most: {', '.join(f'{label} {_size(size)}' for label, size in parts)}.\n"
+        f"{most.name} needs most: {', '.join(f'{label} {readable(size)}' for label, size in parts)}.\n"
         f"{total} in all{'' if recipe.model == TOY else assumed}, at {chip.share_of_peak:.0%} of the chip's peak, "
         "which is assumed; compiling, reading and judges come on top.",
         highlight=False,
@@ -80,17 +79,13 @@ def show(options: Options) -> None:
     )
     for task in tasks:
         try:
-            resources.check(task.needed, task.work, chip, devices)
+            memory.check(task.needed, task.work, chip, devices)
         except ValueError as error:
             raise ValueError(f"{task.name}: {error} ({task.options})") from error
 
 
-def _size(size: float) -> str:
-    return resources.gib(size) if size >= 2**30 else f"{size / 2**20:,.0f} MiB"
-
-
 def _time(hours: float) -> str:
-    seconds = 3600 * hours
+    seconds = HOUR * hours
     return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min" if hours < 2 else f"{hours:,.0f} h"
 
 
@@ -152,17 +147,17 @@ def _tasks(recipe: Recipe, sizes: dict[str, int]) -> list[Task]:
         one = work(shape, kind, how.batch, responses, stored // how.batch * how.batch, how.accumulate)
         batches = int(how.epochs * stored / how.batch)
         options = f"--{stage}.accumulate, --layout.fsdp, --remat"
-        return Task(name, one, resources.training, hours.training_flops, hours.training_hours, batches, options)
+        return Task(name, one, memory.training, flops.training_flops, flops.training_hours, batches, options)
 
     def scored(name: str, shape: Shape, kind: Kind, responses: int, rows: int) -> Task:
         one, options = work(shape, kind, recipe.chunk // 2, responses), "rows are half of --chunk"
         batches = math.ceil(rows / recipe.chunk)
-        return Task(name, one, resources.scoring, hours.scoring_flops, hours.scoring_hours, batches, options)
+        return Task(name, one, memory.scoring, flops.scoring_flops, flops.scoring_hours, batches, options)
 
     def drawn(name: str, rows: int, samples: int) -> Task:
         one, options = work(policy, "sft", recipe.chunk * samples, short), f"rows are --chunk times {samples}"
         batches = math.ceil(rows / recipe.chunk)
-        return Task(name, one, resources.generation, hours.generation_flops, hours.generation_hours, batches, options)
+        return Task(name, one, memory.generation, flops.generation_flops, flops.generation_hours, batches, options)
 
     twice, short, long = len(ONLINE_FROM), recipe.data.response_tokens, recipe.data.compared_tokens
     return [

@@ -11,9 +11,9 @@ from rich.progress import Progress
 
 from experiments.tldr.settings import Recipe, made_for
 from gvgap_jax.runtime import processes, provenance
-from gvgap_jax.runtime.files import Folder, chunk_file, explained, read, save, write
+from gvgap_jax.runtime.files import Folder, chunk_file, explained, read, read_json, save, write
+from gvgap_jax.runtime.messages import differences, first_few
 from gvgap_jax.runtime.progress import BAR
-from gvgap_jax.training import checkpoints
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.types import PRNGKey
 
@@ -56,11 +56,11 @@ def claim(run: Run) -> None:
             if not path.exists():
                 write(path, wanted.encode())
     processes.barrier("claim")
-    differing = checkpoints.differences(json.loads(path.read_text()), json.loads(wanted))
+    differing = differences(read_json(path), json.loads(wanted))
     if differing:
         raise ValueError(
-            f"{run.folder} holds a run of another recipe ({'; '.join(differing[:3])}). Choose another --out, or remove "
-            "that folder."
+            f"{run.folder} holds a run of another recipe ({first_few(differing, '; ')}). Choose another --out, or "
+            "remove that folder."
         )
 
 

@@ -123,7 +123,7 @@ def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, d
         training(descent, run.recipe, rows),
         run.key(stage),
         descent.learning_rate,
-        start=models.load(run, model, outputs),
+        start=models.parameters(run, model, outputs),
         layout=run.layout,
         keep=Keep(run.folder / stage / "training", made_for(run.recipe), run.recipe.dispatches),
         progress=True,
@@ -134,7 +134,7 @@ def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, d
     if not found.fit.converged:
         raise ValueError(f"{stage} {found.status[0]}. Choose a lower learning rate and another --out.")
     console.print(f"{stage} {found.status[0]}")
-    models.save(run, stage, model, found.fit.params)
+    models.store(run, stage, model, found.fit.params)
 
 
 def _in_batches(data: Any, batch: int) -> Any:

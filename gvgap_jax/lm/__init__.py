@@ -1,9 +1,5 @@
-"""Transformers behind the same bundles of functions as classes on token trees, from toys to real models.
+"""Language models: transformers as the bundles that every method takes, from toys to checkpoints of Hugging Face.
 
-In order: ``tasks`` too large to enumerate; ``shape``, ``pythia``, ``transformer``, ``decode``, ``backend``, networks
-and bundles; ``objectives``, ``data``, ``loop``, what a run minimises as pure functions; ``chips``, ``footprints``,
-``hours``, ``resources``, what it will need; ``layouts``, how it lies on devices; ``architectures``, ``tensors``,
-``weights``, ``exports``, checkpoints of Hugging Face; ``text``, ``formats``, ``records``, ``corpora``, ``encoded``,
-preference data; ``judges``, ``endpoint``, who decides what is better; ``processes``, ``programs``, ``checkpoints``,
-``streams``, ``train``, runs on devices, in processes and in folders.
+``model`` has networks and the bundles made of them, ``hf`` reads and writes checkpoints, ``data`` makes tokens of
+preference data, ``judges`` say which response is better, ``budget`` says what a run will need.
 """

@@ -103,6 +103,21 @@ def made_by_of(path: Folder) -> Any:
     return json.loads(pl.read_parquet_metadata(source)[MADE_BY])
 
 
+def read_json(path: Folder) -> dict[str, Any]:
+    """The JSON object in a file.
+
+    Raises:
+      ValueError: there is none in it.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON object ({error}): it is damaged; fetch or make it again.") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no JSON object, but a {type(content).__name__}; fetch or make it again.")
+    return content
+
+
 def save(folder: Folder, name: str, records: pl.DataFrame, made_by: Provenance) -> None:
     """Store one chunk of records, with what made it in the file's metadata.
 

@@ -1,7 +1,6 @@
 """Plans on clusters that exist: chunks to Ray, shards to Slurm. Both packages are optional extras."""
 
 import contextlib
-import importlib.util
 import logging
 import shutil
 import signal
@@ -16,6 +15,7 @@ from rich.progress import Progress
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.compile_cache import keep_compiled_programs
 from gvgap_jax.runtime.devices import use_all_cores
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.sweep import records
 from gvgap_jax.sweep.compute import Result, compute
@@ -62,17 +62,14 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
     Raises:
       ValueError: Ray is not installed, or (when computing starts) the cluster lacks a device that a task asks for.
     """
-    _check_installed("ray")
+    ray = optional("ray")
 
     def prepare(run: Run, waiting: list[Chunk], progress: Progress) -> int:
         del run, waiting, progress  # workers compile what they need
-        _connect(options, modules)
+        _connect(ray, options, modules)
         return 0
 
     def compute_all(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
-        import ray
-        from ray.exceptions import RayError
-
         task = ray.remote(_compute_on_worker).options(
             num_cpus=options.cpus,
             num_gpus=options.gpus,
@@ -93,7 +90,7 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
             chunk = running.pop(ready)
             try:
                 yield chunk, ray.get(ready)
-            except RayError as error:
+            except ray.exceptions.RayError as error:
                 yield chunk, error
 
     return Engine(prepare, compute_all)
@@ -104,9 +101,7 @@ def _compute_on_worker(run: Run, chunk: Chunk) -> Result:
     return compute(run, chunk)
 
 
-def _connect(options: Ray, modules: tuple[Any, ...]) -> None:
-    import ray
-
+def _connect(ray: Any, options: Ray, modules: tuple[Any, ...]) -> None:
     if not ray.is_initialized():
         variables = {
             "JAX_NUM_CPU_DEVICES": str(options.cpus),
@@ -181,9 +176,7 @@ def on_slurm(
     Raises:
       ValueError: submitit or Slurm is not there.
     """
-    _check_installed("submitit")
-    import submitit
-
+    submitit = optional("submitit")
     if cluster == "slurm" and not shutil.which("sbatch"):
         raise ValueError("there is no sbatch here: run --engine slurm on a Slurm login machine, or use --engine local.")
     executor = submitit.AutoExecutor(str(folder / "slurm"), cluster=cluster)
@@ -215,9 +208,3 @@ def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:
     use_all_cores()
     keep_compiled_programs()
     return str(run_plan(plan, folder, part))
-
-
-def _check_installed(package: str) -> None:
-    if importlib.util.find_spec(package) is None:
-        extra = {"submitit": "slurm"}.get(package, package)
-        raise ValueError(f'{package} is not installed; install it with: pip install "gvgap_jax[{extra}]"')

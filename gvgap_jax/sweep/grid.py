@@ -1,7 +1,6 @@
 """Grids as data: axes over the fields of an experiment's ``Config``, and the batches of cells that they make."""
 
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import math
@@ -9,6 +8,8 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+
+from gvgap_jax.runtime.messages import unknown
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
@@ -138,9 +139,7 @@ def points(config: type, grid: Grid) -> list:
     fields = [field.name for field in dataclasses.fields(config)]
     for name in [*grid.axes, *itertools.chain(*grid.zipped)]:
         if name not in fields:
-            nearest = difflib.get_close_matches(name, fields, n=1)
-            hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-            raise ValueError(f"the grid has an axis {name!r}; the fields are {', '.join(fields)}.{hint}")
+            raise ValueError(f"axes of a grid are fields of the experiment, and {unknown('field', name, fields)}")
     for name, values in grid.axes.items():
         if not len(values):
             raise ValueError(f"the axis {name!r} of the grid is empty; give it at least one value.")

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 import polars as pl
 
-from gvgap_jax.runtime.files import Folder, Provenance, chunk_file, folder_at, made_by_of, read, save, table_of
+from gvgap_jax.runtime.files import (
+    Folder,
+    Provenance,
+    chunk_file,
+    folder_at,
+    made_by_of,
+    read,
+    read_json,
+    save,
+    table_of,
+)
 
 MANIFEST = "manifest.json"
 
@@ -17,11 +27,12 @@ def manifest(folder: Folder) -> dict:
 
     Raises:
       FileNotFoundError: the folder has none.
+      ValueError: it is damaged.
     """
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no records. Run the experiment first, or name its --out folder.")
-    return json.loads(path.read_text())
+    return read_json(path)
 
 
 class Stored(NamedTuple):

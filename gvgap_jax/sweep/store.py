@@ -12,6 +12,7 @@ from pathlib import Path
 import filelock
 import polars as pl
 
+from gvgap_jax.runtime import messages
 from gvgap_jax.runtime.files import Folder, explained, is_local, lock_of, made_by_of, read, write
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep.grid import Chunk, Plan
@@ -57,25 +58,20 @@ def _identity(plan: Plan) -> dict:
     return json.loads(json.dumps(identity))
 
 
-def differences(found: dict, plan: Plan) -> str:
+def differences(stored: dict, plan: Plan) -> str:
     """How the plan of a folder's manifest differs from ``plan``, in words; empty where it does not."""
     wanted = _identity(plan)
-    if found.get("experiment") != wanted["experiment"]:
-        return f"experiment {found.get('experiment')!r}, wanted {wanted['experiment']!r}"
-    if found.get("meaning") != wanted["meaning"]:
+    if stored.get("experiment") != wanted["experiment"]:
+        return f"experiment {stored.get('experiment')!r}, wanted {wanted['experiment']!r}"
+    if stored.get("meaning") != wanted["meaning"]:
         return (
-            f"the experiment's records meant something else when they were made: meaning {found.get('meaning')} "
+            f"the experiment's records meant something else when they were made: meaning {stored.get('meaning')} "
             f"there, {wanted['meaning']} now"
         )
-    old, new = ({"seeds": None, **each["grid"]["axes"], **each["grid"]} for each in (found, wanted))
-    changed = [
-        f"{name} {old.get(name)} there, {new.get(name)} now"
-        for name in old | new
-        if name != "axes" and old.get(name) != new.get(name)
-    ]
+    changed = messages.differences(*({**grid["axes"], **grid, "axes": {}} for grid in (stored["grid"], wanted["grid"])))
     if changed:
         return "; ".join(changed)
-    return "" if found["chunks"] == wanted["chunks"] else "the same grid, cut by another version of the experiment"
+    return "" if stored["chunks"] == wanted["chunks"] else "the same grid, cut by another version of the experiment"
 
 
 class Claims(contextlib.AbstractContextManager):
@@ -117,7 +113,7 @@ class Claims(contextlib.AbstractContextManager):
 
 def _set_bad_files_aside(folder: Folder, plan: Plan) -> list[str]:
     known = {chunk.name: chunk for chunk in plan.chunks}
-    complaints = []
+    notes = []
     for path in sorted(folder.glob("*.parquet")):
         if "-" not in path.stem:
             continue
@@ -129,8 +125,8 @@ def _set_bad_files_aside(folder: Folder, plan: Plan) -> list[str]:
                 aside.mkdir(exist_ok=True)
                 with contextlib.suppress(FileNotFoundError):  # another process has just done so
                     path.rename(str(aside / path.name))
-            complaints.append(f"{path.name} {reason}: set aside in {aside}.")
-    return complaints
+            notes.append(f"{path.name} {reason}: set aside in {aside}.")
+    return notes
 
 
 def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
@@ -138,7 +134,7 @@ def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
     try:
         records, made_for = read(path), made_by_of(path).get("chunk")
     except (pl.exceptions.PolarsError, OSError, ValueError, KeyError) as error:
-        return f"cannot be read, truncated perhaps ({str(error).splitlines()[0][:80]})"
+        return f"cannot be read, truncated perhaps ({messages.reason(error)[:80]})"
     if made_for != chunk.name:
         return f"was made as {made_for}"
     if len(records) != chunk.size:

@@ -16,12 +16,12 @@ import orbax.checkpoint as ocp
 
 from gvgap_jax.runtime import processes
 from gvgap_jax.runtime.files import Folder, explained, folder_at, is_local, lock_of
+from gvgap_jax.runtime.messages import differences, first_few
 from gvgap_jax.training.layouts import is_placed
 from gvgap_jax.training.loop import State, Training
 
 CHECKPOINTS = "checkpoints"
 LOCK = "training"
-SHOWN = 3  # differences that a refusal names
 
 Configuration = dict[str, Any]
 
@@ -51,7 +51,8 @@ def configuration(training: Training, description: dict, state: State, learning_
     found = json.loads(json.dumps(found))
     differing = differences(processes.from_first(found), found)
     if processes.agreed(bool(differing)):
-        raise ValueError(f"the processes of a run must agree on it ({_some(differing) or 'another one does not'}).")
+        words = first_few(differing, "; ") or "another one does not"
+        raise ValueError(f"the processes of a run must agree on it ({words}).")
     return found
 
 
@@ -102,7 +103,7 @@ class Checkpoints:
         if differing:
             raise ValueError(
                 f"{self._manager.directory} holds a checkpoint of another configuration "
-                f"({_some(differing)}). Choose another folder, or remove that one."
+                f"({first_few(differing, '; ')}). Choose another folder, or remove that one."
             )
         like = _with_key_as_numbers(like)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
@@ -148,26 +149,3 @@ def _claim(folder: Folder, stack: contextlib.ExitStack) -> None:
             stack.enter_context(lock_of(folder, LOCK).acquire(blocking=False))
         except filelock.Timeout:
             raise ValueError(f"another process is training in {folder}; wait for it, or choose another.") from None
-
-
-def differences(stored: Configuration, wanted: Configuration) -> list[str]:
-    """How a stored configuration differs from the wanted one, one phrase each."""
-    old, new = _flat(stored), _flat(wanted)
-    return [
-        f"{name} {old.get(name, 'nothing')} there, {new.get(name, 'nothing')} now"
-        for name in old | new
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _some(differing: list[str]) -> str:
-    more = f"; and {len(differing) - SHOWN} more" if len(differing) > SHOWN else ""
-    return "; ".join(differing[:SHOWN]) + more
-
-
-def _flat(found: Configuration, above: str = "") -> dict[str, Any]:
-    if not isinstance(found, dict):
-        return {above: found}
-    return {
-        name: value for key, below in found.items() for name, value in _flat(below, f"{above} {key}".strip()).items()
-    }

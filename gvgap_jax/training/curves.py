@@ -5,7 +5,6 @@ run writes over what came after its checkpoint and doubles nothing.
 """
 
 import contextlib
-import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from gvgap_jax.runtime.files import Folder, Provenance, chunk_file, folder_at, read, save
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.training.loop import Curves
 
 TABLE = "curves"
@@ -57,7 +57,7 @@ def tensorboard(folder: str) -> Stream:
     Raises:
       ValueError: it is not installed.
     """
-    package = _optional("tensorboardX")
+    package = optional("tensorboardX")
 
     @contextlib.contextmanager
     def stream(done: int) -> Iterator[Write]:
@@ -81,7 +81,7 @@ def wandb(**settings: Any) -> Stream:
     Raises:
       ValueError: wandb is not installed.
     """
-    package = _optional("wandb")
+    package = optional("wandb")
 
     @contextlib.contextmanager
     def stream(done: int) -> Iterator[Write]:
@@ -106,10 +106,3 @@ def _scalars(rows: pl.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:
             run = row.pop("run")
             values |= {f"{name}/{run}" if many else name: value for name, value in row.items() if value is not None}
         yield int(step), values
-
-
-def _optional(name: str):
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"streaming to {name} needs a package that is not installed: pip install {name}.") from error

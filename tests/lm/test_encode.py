@@ -71,9 +71,9 @@ def test_the_end_token_by_name_and_in_other_files(folder, tmp_path):
 
 
 def test_what_is_no_tokenizer(folder, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=r"there is no tokenizer\.json; name a folder"):
+    with pytest.raises(ValueError, match=r"has no tokenizer\.json; name a folder"):
         open_tokenizer(tmp_path)
-    with pytest.raises(ValueError, match=r"no/such/folder: there is no tokenizer\.json"):
+    with pytest.raises(ValueError, match=r"no/such/folder is no local folder, and could not be fetched"):
         open_tokenizer("/no/such/folder")
     with pytest.raises(ValueError, match="has no token '<eos>'"):
         open_tokenizer(folder, end="<eos>")
@@ -90,7 +90,7 @@ def test_what_is_no_tokenizer(folder, tmp_path, monkeypatch):
 
 def test_a_package_that_is_not_there(monkeypatch, folder):
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(ValueError, match=r"tokenizers is needed and not installed: pip install 'gvgap_jax\[tldr\]'"):
+    with pytest.raises(ValueError, match=r"tokenizers is not installed; .* \"gvgap_jax\[tldr\]\""):
         open_tokenizer(folder)
 
 
@@ -98,7 +98,7 @@ def test_a_repository_of_the_hub(folder, tmp_path, monkeypatch):
     hub = pytest.importorskip("huggingface_hub")
     asked = []
 
-    def download(name, allow_patterns):
+    def download(name, revision, allow_patterns):
         asked.append((name, allow_patterns))
         return str(folder)
 
@@ -106,15 +106,15 @@ def test_a_repository_of_the_hub(folder, tmp_path, monkeypatch):
     assert open_tokenizer("EleutherAI/pythia-1b-deduped").size == SIZE
     assert asked[0][0] == "EleutherAI/pythia-1b-deduped"
     assert "tokenizer.json" in asked[0][1]
-    monkeypatch.setattr(hub, "snapshot_download", lambda name, allow_patterns: str(tmp_path))
-    with pytest.raises(ValueError, match=r"the hub's some/name has no tokenizer\.json"):
+    monkeypatch.setattr(hub, "snapshot_download", lambda name, revision, allow_patterns: str(tmp_path))
+    with pytest.raises(ValueError, match=r"some/name has no tokenizer\.json; name a folder, or a repository"):
         open_tokenizer("some/name")
 
-    def offline(name, allow_patterns):
+    def offline(name, revision, allow_patterns):
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(hub, "snapshot_download", offline)
-    with pytest.raises(ValueError, match="some/name is no folder, and cannot be had from the hub: no route"):
+    with pytest.raises(ValueError, match=r"some/name is no local folder, and could not be fetched .*\(no route\)"):
         open_tokenizer("some/name")
 
 

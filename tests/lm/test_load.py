@@ -392,7 +392,7 @@ def test_packages_that_are_not_installed_are_named(monkeypatch):
 
 def test_other_shapes_and_larger_vocabularies_are_refused():
     checkpoint = loaded("llama")[0]
-    with pytest.raises(ValueError, match=r"not that of .*llama: layers 3 there, 2 here"):
+    with pytest.raises(ValueError, match=r"not that of .*llama: layers 3 there, 2 now"):
         load.load(checkpoint, dataclasses.replace(checkpoint.shape, layers=2))
     load.check_vocabulary(checkpoint.shape, 37)
     with pytest.raises(ValueError, match="the tokenizer has 38 tokens and the model only 37 rows"):

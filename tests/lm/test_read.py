@@ -168,7 +168,7 @@ def test_lines_that_are_no_rows(tmp_path):
 
 def test_a_report_names_the_first_places():
     dropped = [Dropped(f"a:{line}", "is no JSON") for line in range(9)]
-    assert report(1, dropped) == "9 of 10 rows (90.00%) are not used: 9 × is no JSON (a:0, a:1, a:2, …)."
+    assert report(1, dropped) == "9 of 10 rows (90.00%) are not used: 9 × is no JSON (a:0, a:1, a:2, and 6 more)."
     assert report(4, []) == "all 4 rows are used."
 
 

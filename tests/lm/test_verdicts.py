@@ -5,13 +5,13 @@ import re
 import numpy as np
 import pytest
 
-from gvgap_jax.lm.judges import verdicts as judges
+from gvgap_jax.lm.judges import verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Template, Verdicts
 
 NAN = float("nan")
 
 
-def verdicts(wins):
+def of_wins(wins):
     return Verdicts(np.array(wins), {}, np.zeros(len(wins)))
 
 
@@ -21,7 +21,7 @@ def lengths(prompts, responses, references):
 
 def test_the_higher_score_wins_and_equal_scores_tie():
     questions = [Question("p", "long", "no"), Question("p", "no", "long"), Question("p", "same", "four")]
-    found = judges.by_score(lengths)(questions)
+    found = verdicts.by_score(lengths)(questions)
     np.testing.assert_array_equal(found.wins, [1, 0, 0.5])
     np.testing.assert_array_equal(found.position_bias, [0, 0, 0])
     assert found.reasons == {}
@@ -29,26 +29,26 @@ def test_the_higher_score_wins_and_equal_scores_tie():
 
 def test_infinite_scores_are_compared():
     scores = {"a": np.inf, "b": -np.inf, "c": 1.0}
-    judge = judges.by_score(lambda prompts, responses, references: [scores[each] for each in responses])
+    judge = verdicts.by_score(lambda prompts, responses, references: [scores[each] for each in responses])
     found = judge([Question("", "a", "c"), Question("", "b", "c"), Question("", "a", "a")])
     np.testing.assert_array_equal(found.wins, [1, 0, 0.5])
 
 
 def test_a_score_that_is_no_number_decides_nothing_and_says_so():
-    found = judges.by_score(lengths)([Question("p", "one", ""), Question("p", "", "one"), Question("p", "a", "bc")])
+    found = verdicts.by_score(lengths)([Question("p", "one", ""), Question("p", "", "one"), Question("p", "a", "bc")])
     np.testing.assert_array_equal(found.wins, [NAN, NAN, 0])
     assert found.reasons == {0: "the scores are 3.0 and nan", 1: "the scores are nan and 3.0"}
 
 
 def test_a_score_sees_prompt_and_reference():
     seen = []
-    judge = judges.by_score(lambda *arguments: seen.append(arguments) or [0.0])
+    judge = verdicts.by_score(lambda *arguments: seen.append(arguments) or [0.0])
     judge([Question("prompt", "one", "two", "reference")])
     assert seen == [(["prompt"], ["one"], ["reference"]), (["prompt"], ["two"], ["reference"])]
 
 
 def test_a_score_must_give_one_number_a_response():
-    judge = judges.by_score(lambda prompts, responses, references: 1.0)
+    judge = verdicts.by_score(lambda prompts, responses, references: 1.0)
     with pytest.raises(ValueError, match=r"2 responses need a score each, got an array \[\]"):
         judge([Question("p", "a", "b")] * 2)
 
@@ -72,11 +72,11 @@ def test_rouge_l_is_the_harmonic_mean_of_two_shares():
         common = longest_common(words, wanted)
         expected.append(2 * common / (len(words) + len(wanted)) if common else 0.0)
     assert len(set(expected)) > 5
-    np.testing.assert_allclose(judges.rouge_l(responses, references), expected, rtol=1e-12)
+    np.testing.assert_allclose(verdicts.rouge_l(responses, references), expected, rtol=1e-12)
 
 
 def test_rouge_l_judges_against_the_reference():
-    judge = judges.by_score(lambda prompts, responses, references: judges.rouge_l(responses, references))
+    judge = verdicts.by_score(lambda prompts, responses, references: verdicts.rouge_l(responses, references))
     found = judge([Question("p", "a dog ran", "a dog ran home", "my dog ran home")])
     np.testing.assert_array_equal(found.wins, [0])
     with pytest.raises(ValueError, match="response 0 has no reference"):
@@ -84,20 +84,20 @@ def test_rouge_l_judges_against_the_reference():
 
 
 def test_agreement_counts_a_tie_as_half_and_keeps_what_is_undecided():
-    one, other = verdicts([1, 1, 0.5, 0.5, NAN]), verdicts([1, 0, 0.5, 1, 1])
-    np.testing.assert_array_equal(judges.agreement(one, other), [1, 0, 1, 0.5, NAN])
+    one, other = of_wins([1, 1, 0.5, 0.5, NAN]), of_wins([1, 0, 0.5, 1, 1])
+    np.testing.assert_array_equal(verdicts.agreement(one, other), [1, 0, 1, 0.5, NAN])
 
 
 def test_the_difference_of_two_arms_is_paired():
-    one, other = verdicts([1, 0.5, NAN, 0]), verdicts([0, 0.5, 1, 1])
-    np.testing.assert_array_equal(judges.difference(one, other), [1, 0, NAN, -1])
+    one, other = of_wins([1, 0.5, NAN, 0]), of_wins([0, 0.5, 1, 1])
+    np.testing.assert_array_equal(verdicts.difference(one, other), [1, 0, NAN, -1])
     with pytest.raises(ValueError, match="same questions, got 4 and 1"):
-        judges.difference(one, verdicts([1]))
+        verdicts.difference(one, of_wins([1]))
 
 
 def test_a_win_takes_both_orders_and_the_bias_is_reported():
     shown, swapped = np.array([1, 0, 1, 0, 1, 0.5, NAN]), np.array([0, 1, 1, 0, 0.5, 0.5, 1])
-    found = judges.of_both_orders(shown, swapped, {6: "why"})
+    found = verdicts.of_both_orders(shown, swapped, {6: "why"})
     np.testing.assert_array_equal(found.wins, [1, 0, 0.5, 0.5, 0.5, 0.5, NAN])
     np.testing.assert_array_equal(found.position_bias, [0, 0, 1, -1, 0.5, 0, NAN])
     assert found.reasons == {6: "why"}
@@ -117,15 +117,15 @@ NOT_READ += ['{"one": "A", "other": "B"}', '{"better": "A"} or not']
 
 @pytest.mark.parametrize(("answer", "expected"), [*READ.items(), *((answer, None) for answer in NOT_READ)])
 def test_letters_are_read_strictly(answer, expected):
-    assert judges.letter(answer) == expected
+    assert verdicts.letter(answer) == expected
 
 
 def test_both_orders_differ_by_the_swap_alone():
     template = Template("t-1", "{prompt} {{{first}}} {second} {reference}")
-    shown, swapped = judges.both_orders(template, [Question("p", "{x}", "y", "r")])
+    shown, swapped = verdicts.both_orders(template, [Question("p", "{x}", "y", "r")])
     assert (shown, swapped) == (["p {{x}} y r"], ["p {y} {x} r"])
     with pytest.raises(ValueError, match="'t-1' shows the reference, and question 1 has none"):
-        judges.both_orders(template, [Question("p", "x", "y", "r"), Question("p", "x", "y")])
+        verdicts.both_orders(template, [Question("p", "x", "y", "r"), Question("p", "x", "y")])
 
 
 @pytest.mark.parametrize("text", ["{first}", "{first} {second} {other}", '{first} {second} {"better": "A"}'])
@@ -135,4 +135,4 @@ def test_a_template_must_show_both_responses_and_nothing_unknown(text):
 
 
 def test_the_template_for_summaries_shows_post_and_summaries_alone():
-    assert judges.TLDR.shows == {"prompt", "first", "second"}
+    assert verdicts.TLDR.shows == {"prompt", "first", "second"}

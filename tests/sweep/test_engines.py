@@ -1,6 +1,5 @@
 """Plans on a local Ray cluster and on Slurm's stand-in: the same records, and clear errors instead of silent waits."""
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -104,7 +103,7 @@ def test_slurm_without_slurm_is_an_error(tmp_path, monkeypatch):
     ],
 )
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, use, extra):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "submitit" if extra == "slurm" else extra, None)
     with pytest.raises(ValueError, match=rf'is not installed; .*"gvgap_jax\[{extra}\]"'):
         use(folder_at(tmp_path))
 

@@ -48,7 +48,7 @@ def test_no_axes_are_one_point():
             Grid({"first": (1,), "second": (1.0,), "third": ("a",)}, zipped=(("first", "second"), ("third", "second"))),
             "zipped twice",
         ),
-        (Grid({"first": (1,)}, zipped=(("first", "forth"),)), "axis 'forth'"),
+        (Grid({"first": (1,)}, zipped=(("first", "forth"),)), "no field 'forth'; there are first, second"),
         (Grid(seeds=0), "seeds must be at least 1"),
     ],
 )

@@ -84,9 +84,9 @@ def test_a_truncated_file_is_set_aside_and_computed_again(full, plan):
     before = load(full, "even")
     victim = chunk_files(full)[0]
     victim.write_bytes(victim.read_bytes()[:-100])
-    (complaint,) = open_folder(full, plan)
-    assert victim.name in complaint
-    assert "truncated" in complaint
+    (note,) = open_folder(full, plan)
+    assert victim.name in note
+    assert "truncated" in note
     assert not victim.exists()
     assert (full / store.SET_ASIDE / victim.name).exists()
     run_plan(plan, full)
@@ -96,8 +96,8 @@ def test_a_truncated_file_is_set_aside_and_computed_again(full, plan):
 def test_a_file_with_other_cells_is_set_aside(full, plan):
     first, second = chunk_files(full)
     first.write_bytes(second.read_bytes())
-    (complaint,) = open_folder(full, plan)
-    assert f"{first.name} was made as {second.stem}" in complaint
+    (note,) = open_folder(full, plan)
+    assert f"{first.name} was made as {second.stem}" in note
     assert not first.exists()
 
 
@@ -105,8 +105,8 @@ def test_a_file_whose_cells_were_changed_is_set_aside(full, plan):
     victim = chunk_files(full)[0]
     changed = files.read(victim).with_columns(seed=pl.col("seed") + 1)
     files.save(full, victim.stem, changed, records.provenances(full)[victim.stem])
-    (complaint,) = open_folder(full, plan)
-    assert "other cells than its name says (column 'seed')" in complaint
+    (note,) = open_folder(full, plan)
+    assert "other cells than its name says (column 'seed')" in note
 
 
 def test_a_foreign_file_is_never_averaged_in(full, plan):
@@ -114,8 +114,8 @@ def test_a_foreign_file_is_never_averaged_in(full, plan):
     foreign.write_bytes(chunk_files(full)[0].read_bytes())
     assert set(rows(full, "even")) == toy.expected()["even"]
     assert len(rows(full, "even")) == len(toy.expected()["even"])
-    (complaint,) = open_folder(full, plan)
-    assert "is no chunk of this plan" in complaint
+    (note,) = open_folder(full, plan)
+    assert "is no chunk of this plan" in note
     assert not foreign.exists()
 
 

@@ -4,10 +4,12 @@ TPUs: the system architecture pages of the Google Cloud documentation, for a who
 v4 or v5p as one device). GPUs: NVIDIA's data sheets of the SXM modules, without sparsity, with 32-bit accumulation.
 """
 
-import difflib
 from typing import NamedTuple
 
-GIB, GB, TFLOPS = 2**30, 10**9, 10**12
+from gvgap_jax.runtime.messages import unknown
+from gvgap_jax.runtime.units import GIB
+
+GB, TFLOPS = 10**9, 10**12
 
 
 class Chip(NamedTuple):
@@ -83,15 +85,13 @@ def chip_named(name: str) -> Chip:
     known = {_plain(chip.name): chip for chip in CHIPS}
     if _plain(name) in known:
         return known[_plain(name)]
-    close = [known[found].name for found in difflib.get_close_matches(_plain(name), known, 2, cutoff=0.3)]
-    meant = f"did you mean {' or '.join(close)}? " if close else ""
-    raise ValueError(f"no chip is called {name!r}; {meant}Known are {', '.join(chip.name for chip in CHIPS)}.")
+    raise ValueError(unknown("chip", name, [chip.name for chip in CHIPS]))
 
 
 def chip_of(device_kind: str) -> Chip | None:
     """The chip that ``jax.Device.device_kind`` names, None for one that is not known."""
-    found = next((name for kind, name in KINDS.items() if _is_called(device_kind, kind)), "")
-    return chip_named(found) if found else None
+    name = next((name for kind, name in KINDS.items() if _is_called(device_kind, kind)), "")
+    return chip_named(name) if name else None
 
 
 def _is_called(device_kind: str, kind: str) -> bool:

@@ -1,4 +1,4 @@
-"""How much work it computes and moves, and how long a chip takes for it: operations, bytes, hours.
+"""FLOPs of a kind of work, and the hours that a chip takes for them, by arithmetic or by memory.
 
 An operation is one multiplication or one addition. Of N parameters of matrix products, a token costs 2 N forward and
 4 N backward (arXiv 2001.08361, section 2.1); the scores of attention and their products with values cost 4 layers x T x
@@ -8,10 +8,9 @@ width more forward, masked ones included, because they are computed.
 import jax.numpy as jnp
 
 from gvgap_jax.lm.budget.chips import Chip, peak
-from gvgap_jax.lm.budget.parts import Work, cache_bytes, parameter_bytes
+from gvgap_jax.lm.budget.work import Work, cache_bytes, parameter_bytes
 from gvgap_jax.lm.model.shape import Shape
-
-SECONDS = 3600.0
+from gvgap_jax.runtime.units import HOUR
 
 
 def training_flops(work: Work) -> float:
@@ -36,12 +35,12 @@ def generation_flops(work: Work) -> float:
 
 def training_hours(work: Work, chip: Chip, steps: int) -> float:
     """Hours of so many gradient steps, at the share of the chip's peak that is assumed; no communication."""
-    return steps * training_flops(work) / _speed(work, chip) / SECONDS
+    return steps * training_flops(work) / _speed(work, chip) / HOUR
 
 
 def scoring_hours(work: Work, chip: Chip, batches: int) -> float:
     """Hours of so many forward passes."""
-    return batches * scoring_flops(work) / _speed(work, chip) / SECONDS
+    return batches * scoring_flops(work) / _speed(work, chip) / HOUR
 
 
 def generation_hours(work: Work, chip: Chip, batches: int) -> float:
@@ -53,7 +52,7 @@ def generation_hours(work: Work, chip: Chip, batches: int) -> float:
     numbers = parameter_bytes(work) / jnp.dtype(work.shape.param_dtype).itemsize * work.fsdp  # gathered
     filled = cache_bytes(work) * (work.prompt_tokens + steps / 2) / (work.prompt_tokens + steps)
     moved = steps * (numbers * width + filled) / chip.bandwidth_bytes_per_s
-    return batches * max(generation_flops(work) / _speed(work, chip), moved) / SECONDS
+    return batches * max(generation_flops(work) / _speed(work, chip), moved) / HOUR
 
 
 def _speed(work: Work, chip: Chip) -> float:

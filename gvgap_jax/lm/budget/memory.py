@@ -1,6 +1,6 @@
 """What a run needs of a device, before anything is loaded, and the nearest setting that fits where it does not.
 
-Every program has a few moments at which it can be worst; the estimate is the worst of them. ``footprints`` says what
+Every program has a few moments at which it can be worst; the estimate is the worst of them. ``work`` says what
 each term is made of, and ``experiments/benchmarks/memory.py`` compares their sum with what XLA reports.
 """
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gvgap_jax.lm.budget.chips import Chip
-from gvgap_jax.lm.budget.parts import (
+from gvgap_jax.lm.budget.work import (
     OF_LOGITS,
     Work,
     cache_bytes,
@@ -24,6 +24,7 @@ from gvgap_jax.lm.budget.parts import (
     work_bytes,
 )
 from gvgap_jax.runtime.devices import USABLE
+from gvgap_jax.runtime.units import readable
 
 MOST = 1024  # devices that a search considers
 
@@ -124,11 +125,11 @@ def check(needed: Callable[[Work], Memory], work: Work, chip: Chip, devices: int
         )
     if fits(needed, work, chip):
         return
-    found = nearest(needed, work, chip)
-    advice = f"nearest that fits: {describe(work, found)}" if found else f"not even {MOST} of them would do"
+    other = nearest(needed, work, chip)
+    advice = f"nearest that fits: {describe(work, other)}" if other else f"not even {MOST} of them would do"
     raise ValueError(
-        f"this needs {gib(needed(work).total)} on each of {devices} devices ({chip.name}), and a program can count on "
-        f"{gib(USABLE * chip.memory_bytes)} of the {gib(chip.memory_bytes)} there are; {advice}."
+        f"this needs {readable(needed(work).total)} on each of {devices} devices ({chip.name}), and a program can count "
+        f"on {readable(USABLE * chip.memory_bytes)} of the {readable(chip.memory_bytes)} there are; {advice}."
     )
 
 
@@ -153,11 +154,6 @@ def describe(work: Work, other: Work) -> str:
     changed += ["remat=True"] if other.shape.remat and not work.shape.remat else []
     more = f" ({other.devices} devices)" if other.devices != work.devices else ""
     return ", ".join(changed) + more
-
-
-def gib(size: float) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:,.1f} GiB"
 
 
 def _neighbours(needed: Callable[[Work], Memory], work: Work) -> Iterator[Work]:

@@ -11,10 +11,9 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import jax
 import numpy as np
 
-from gvgap_jax.lm.data import arrays as data
-from gvgap_jax.lm.data import rows as records
+from gvgap_jax.lm.data import arrays
 from gvgap_jax.lm.data.formats import Format
-from gvgap_jax.lm.data.rows import Comparison, Demonstration, Dropped
+from gvgap_jax.lm.data.rows import Comparison, Demonstration, Dropped, report
 from gvgap_jax.lm.data.tokenizer import Fields, Prompt, Tokenizer
 from gvgap_jax.types import Demonstrations, Preferences, Prompts
 
@@ -42,7 +41,7 @@ class Encoded(NamedTuple, Generic[Arrays, Kind]):
 
     def report(self) -> str:
         """What does not fit, where the first of it stands, and how many prompts were shortened."""
-        return f"{records.report(len(self.rows), self.dropped)} {self.shortened} prompts are shortened."
+        return f"{report(len(self.rows), self.dropped)} {self.shortened} prompts are shortened."
 
 
 class _Piece(NamedTuple):
@@ -65,7 +64,7 @@ def preferences(rows: Sequence[Comparison], tokenizer: Tokenizer, how: Format) -
         "chosen": _responses(asked, [row.chosen for row in rows], tokenizer, how),
         "rejected": _responses(asked, [row.rejected for row in rows], tokenizer, how),
     }
-    return _encoded(rows, pieces, tokenizer, how, data.pairs)
+    return _encoded(rows, pieces, tokenizer, how, arrays.pairs)
 
 
 def demonstrations(
@@ -77,7 +76,7 @@ def demonstrations(
         "prompt": _prompts(asked, tokenizer, how),
         "response": _responses(asked, [row.response for row in rows], tokenizer, how),
     }
-    return _encoded(rows, pieces, tokenizer, how, data.demonstrations)
+    return _encoded(rows, pieces, tokenizer, how, arrays.demonstrations)
 
 
 def prompts(rows: Sequence[Kind], tokenizer: Tokenizer, how: Format) -> Encoded[Prompts, Kind]:
@@ -85,22 +84,22 @@ def prompts(rows: Sequence[Kind], tokenizer: Tokenizer, how: Format) -> Encoded[
 
     def padded(asked, vocabulary: int, prompt_length: int, horizon: int) -> Prompts:
         del horizon
-        return data.prompts(asked, vocabulary, prompt_length)
+        return arrays.prompts(asked, vocabulary, prompt_length)
 
     pieces = {"prompt": _prompts([row.prompt for row in rows], tokenizer, how)}
     return _encoded(rows, pieces, tokenizer, how, padded)
 
 
-def _encoded(rows, pieces: dict[str, list[_Piece]], tokenizer: Tokenizer, how: Format, arrays: Callable) -> Encoded:
+def _encoded(rows, pieces: dict[str, list[_Piece]], tokenizer: Tokenizer, how: Format, make: Callable) -> Encoded:
     problems = [_problem(dict(zip(pieces, found, strict=True))) for found in zip(*pieces.values(), strict=True)]
     dropped = [Dropped(row.where, problem) for row, problem in zip(rows, problems, strict=True) if problem]
     kept = [number for number, problem in enumerate(problems) if not problem]
     if not kept:
-        raise ValueError(f"no row fits the format: {records.report(0, dropped)}")
+        raise ValueError(f"no row fits the format: {report(0, dropped)}")
     tokens = [[found[number].tokens for number in kept] for found in pieces.values()]
-    found = arrays(*tokens, tokenizer.size, how.prompt_tokens, how.response_tokens)
+    data = make(*tokens, tokenizer.size, how.prompt_tokens, how.response_tokens)
     shortened = sum(pieces["prompt"][number].shortened for number in kept)
-    return Encoded(jax.tree.map(np.asarray, found), [rows[number] for number in kept], dropped, shortened)
+    return Encoded(jax.tree.map(np.asarray, data), [rows[number] for number in kept], dropped, shortened)
 
 
 def _problem(pieces: dict[str, _Piece]) -> str:

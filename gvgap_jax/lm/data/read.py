@@ -1,7 +1,7 @@
 """Preference data in files, folders and on the Hugging Face hub, read as text, split by prompt, and written again.
 
 Rows keep their order. In which order a run sees them is ``objectives.shuffled`` of its key and the step: nothing is
-shuffled here, and a resumed run needs no position. What is malformed is counted and named, see ``records``.
+shuffled here, and a resumed run needs no position. What is malformed is counted and named, see ``rows``.
 """
 
 import gzip
@@ -15,15 +15,27 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import polars as pl
 
-from gvgap_jax.lm.data import rows as records
-from gvgap_jax.lm.data.rows import Comparison, ComparisonForm, Demonstration, DemonstrationForm, Dropped
-from gvgap_jax.lm.data.tokenizer import Prompt, imported
+from gvgap_jax.lm.data.rows import (
+    POST,
+    Comparison,
+    ComparisonForm,
+    Demonstration,
+    DemonstrationForm,
+    Dropped,
+    check_form,
+    comparison,
+    demonstration,
+    report,
+)
+from gvgap_jax.lm.data.tokenizer import Prompt
 from gvgap_jax.runtime.files import Folder, explained, folder_at, write
+from gvgap_jax.runtime.messages import reason
+from gvgap_jax.runtime.packages import optional
 
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 
 Kind = TypeVar("Kind", Comparison, Demonstration)
-Found = Iterator[tuple[str, Any]]
+Rows = Iterator[tuple[str, Any]]
 
 
 class Corpus(NamedTuple, Generic[Kind]):
@@ -34,7 +46,7 @@ class Corpus(NamedTuple, Generic[Kind]):
 
     def report(self) -> str:
         """One sentence on what is malformed, and where."""
-        return records.report(len(self.rows), self.dropped)
+        return report(len(self.rows), self.dropped)
 
 
 def read_comparisons(
@@ -59,9 +71,9 @@ def read_comparisons(
     Raises:
       ValueError: it cannot be read, has no rows, or too many are malformed.
     """
-    records.named(form, ComparisonForm)
-    found = _rows(source, part, name, revision)
-    return _corpus(source, found, lambda row, where: records.comparison(row, form, where), most_malformed)
+    check_form(form, ComparisonForm)
+    rows = _rows(source, part, name, revision)
+    return _corpus(source, rows, lambda row, where: comparison(row, form, where), most_malformed)
 
 
 def read_demonstrations(
@@ -74,9 +86,9 @@ def read_demonstrations(
     most_malformed: float = 0.5,
 ) -> Corpus[Demonstration]:
     """Demonstrations, with the arguments and errors of ``read_comparisons``."""
-    records.named(form, DemonstrationForm)
-    found = _rows(source, part, name, revision)
-    return _corpus(source, found, lambda row, where: records.demonstration(row, form, where), most_malformed)
+    check_form(form, DemonstrationForm)
+    rows = _rows(source, part, name, revision)
+    return _corpus(source, rows, lambda row, where: demonstration(row, form, where), most_malformed)
 
 
 def split(rows: Sequence[Kind], held_out_share: float) -> tuple[list[Kind], list[Kind]]:
@@ -112,21 +124,21 @@ def write_comparisons(path: str | Folder, rows: Iterable[Comparison]) -> None:
 
 def _written(row: Comparison) -> dict[str, Any]:
     reference = {} if row.reference is None else {"reference": row.reference}
-    if isinstance(row.prompt, dict) and set(row.prompt) == set(records.POST):
-        info = {name: row.prompt[name] for name in records.POST}
+    if isinstance(row.prompt, dict) and set(row.prompt) == set(POST):
+        info = {name: row.prompt[name] for name in POST}
         return {"info": info, "summaries": [{"text": row.chosen}, {"text": row.rejected}], "choice": 0} | reference
     return {"prompt": row.prompt, "chosen": row.chosen, "rejected": row.rejected} | reference
 
 
 def _place(prompt: Prompt) -> float:
     """Of a prompt in [0, 1)."""
-    found = hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()
-    return (int.from_bytes(found[:8]) >> 11) / 2**53
+    digest = hashlib.sha256(json.dumps(prompt, sort_keys=True).encode()).digest()
+    return (int.from_bytes(digest[:8]) >> 11) / 2**53
 
 
-def _corpus(source, found: Found, parse: Callable[[Any, str], Kind], most_malformed: float) -> Corpus[Kind]:
+def _corpus(source, rows: Rows, parse: Callable[[Any, str], Kind], most_malformed: float) -> Corpus[Kind]:
     corpus = Corpus([], [])
-    for where, row in found:
+    for where, row in rows:
         try:
             if isinstance(row, _Unread):
                 raise ValueError(row.reason)
@@ -145,7 +157,7 @@ class _Unread(NamedTuple):
     reason: str
 
 
-def _rows(source: str | Folder, part: str, name: str | None, revision: str | None) -> Found:
+def _rows(source: str | Folder, part: str, name: str | None, revision: str | None) -> Rows:
     """(where, row) of every row."""
     if not str(source).endswith(FILES):
         return _of_datasets(str(source), part, name, revision)
@@ -155,7 +167,7 @@ def _rows(source: str | Folder, part: str, name: str | None, revision: str | Non
     return _of_parquet(file) if file.name.endswith(".parquet") else _of_json(file)
 
 
-def _of_parquet(file: Folder) -> Found:
+def _of_parquet(file: Folder) -> Rows:
     try:
         table = pl.read_parquet(io.BytesIO(file.read_bytes()))
     except pl.exceptions.PolarsError as error:
@@ -163,7 +175,7 @@ def _of_parquet(file: Folder) -> Found:
     return ((f"{file.name}:{number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
 
 
-def _of_json(file: Folder) -> Found:
+def _of_json(file: Folder) -> Rows:
     content = file.read_bytes()
     try:
         content = gzip.decompress(content) if file.name.endswith(".gz") else content
@@ -187,8 +199,8 @@ def _parsed(line: bytes) -> Any:
         return _Unread("is no JSON")
 
 
-def _of_datasets(source: str, part: str, name: str | None, revision: str | None) -> Found:
-    datasets = imported("datasets")
+def _of_datasets(source: str, part: str, name: str | None, revision: str | None) -> Rows:
+    datasets = optional("datasets")
     try:
         if (Path(source) / "dataset_dict.json").exists():
             table = datasets.load_from_disk(source)[part]
@@ -197,8 +209,7 @@ def _of_datasets(source: str, part: str, name: str | None, revision: str | None)
         else:
             table = datasets.load_dataset(source, name, split=part, revision=revision)
     except Exception as error:  # of the network, of the hub, of a reader: each has its own
-        reason = str(error).strip().splitlines() or [type(error).__name__]
         raise ValueError(
-            f"{source} does not end in {', '.join(FILES)}, and datasets cannot read its part {part!r}: {reason[0]}"
+            f"{source} does not end in {', '.join(FILES)}, and datasets cannot read its part {part!r}: {reason(error)}"
         ) from error
     return ((f"{source}/{part}:{number}", row) for number, row in enumerate(table, 1))

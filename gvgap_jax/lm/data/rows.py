@@ -17,13 +17,13 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
 from gvgap_jax.lm.data.tokenizer import Messages, Prompt
+from gvgap_jax.runtime.messages import first_few, unknown
 
 ComparisonForm = Literal["pair", "transcripts", "choice"]
 DemonstrationForm = Literal["completion", "tldr", "messages"]
 POST = ("subreddit", "title", "post")
 ANSWER = "\n\nAssistant:"  # Anthropic's HH (arXiv 2204.05862) writes turns so
 QUESTION = "\n\nHuman:"
-SHOWN = 3  # places that a report names for each reason
 
 Row = dict[str, Any]
 
@@ -59,14 +59,10 @@ def report(kept: int, dropped: Sequence[Dropped]) -> str:
         return f"all {kept} rows are used."
     total = kept + len(dropped)
     reasons = [
-        f"{count} × {reason} ({_places([each.where for each in dropped if each.reason == reason])})"
+        f"{count} × {reason} ({first_few([each.where for each in dropped if each.reason == reason])})"
         for reason, count in Counter(each.reason for each in dropped).most_common()
     ]
     return f"{len(dropped)} of {total} rows ({len(dropped) / total:.2%}) are not used: {'; '.join(reasons)}."
-
-
-def _places(places: list[str]) -> str:
-    return ", ".join(places[:SHOWN]) + (", …" if len(places) > SHOWN else "")
 
 
 def comparison(row: Any, form: ComparisonForm | None = None, where: str = "") -> Comparison:
@@ -94,10 +90,10 @@ def demonstration(row: Any, form: DemonstrationForm | None = None, where: str = 
     return Demonstration(*forms[form or _form_of_demonstration(row)](row), where)
 
 
-def named(form: str | None, kinds: Any) -> None:
+def check_form(form: str | None, kinds: Any) -> None:
     """ValueError if a form has a name that is none of a Literal's."""
     if form is not None and form not in get_args(kinds):
-        raise ValueError(f"there is no form {form!r}; there are {', '.join(get_args(kinds))}.")
+        raise ValueError(unknown("form", form, get_args(kinds)))
 
 
 def _present(row: Any) -> Row:
@@ -159,13 +155,13 @@ def _of_messages(row: Row) -> tuple[Messages, str, str]:
 
 
 def _choice(row: Row):
-    found, choice = row.get("summaries"), row.get("choice")
-    if not isinstance(found, list) or len(found) != 2 or not all(isinstance(each, dict) for each in found):
+    summaries, choice = row.get("summaries"), row.get("choice")
+    if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(each, dict) for each in summaries):
         raise ValueError("summaries are not two objects")
     if type(choice) is not int or choice not in (0, 1):
         raise ValueError("choice is not 0 or 1")
-    texts = [_text(each, "text") for each in found]
-    people = [text for each, text in zip(found, texts, strict=True) if each.get("policy") == "ref"]
+    texts = [_text(each, "text") for each in summaries]
+    people = [text for each, text in zip(summaries, texts, strict=True) if each.get("policy") == "ref"]
     return _post(row.get("info")), texts[choice], texts[1 - choice], _reference(row) or next(iter(people), None)
 
 
@@ -178,24 +174,24 @@ def _tldr(row: Row):
 
 
 def _conversation(row: Row):
-    found = _messages(row, "messages")
-    if len(found) < 2:
+    messages = _messages(row, "messages")
+    if len(messages) < 2:
         raise ValueError("messages have no prompt before the answer")
-    return found[:-1], _answer({"messages": found[-1:]}, "messages")
+    return messages[:-1], _answer({"messages": messages[-1:]}, "messages")
 
 
-def _post(found: Any) -> dict[str, str]:
+def _post(row: Any) -> dict[str, str]:
     """What a post is asked with; the same fields wherever it was written down."""
-    found = _present(found)
-    return {name: _text(found, name, blank=name != "post") for name in POST}
+    row = _present(row)
+    return {name: _text(row, name, blank=name != "post") for name in POST}
 
 
 def _prompt(row: Row) -> Prompt:
-    found = row.get("prompt")
-    if isinstance(found, list):
+    prompt = row.get("prompt")
+    if isinstance(prompt, list):
         return _messages(row, "prompt")
-    if isinstance(found, dict) and found:
-        return {name: _text(found, name, blank=True) for name in found}
+    if isinstance(prompt, dict) and prompt:
+        return {name: _text(prompt, name, blank=True) for name in prompt}
     return _text(row, "prompt")
 
 
@@ -203,10 +199,10 @@ def _answer(row: Row, name: str) -> str:
     """A text, or the text of the assistant's only message."""
     if not isinstance(row.get(name), list):
         return _text(row, name)
-    found = _messages(row, name)
-    if len(found) != 1 or found[0]["role"] != "assistant":
+    messages = _messages(row, name)
+    if len(messages) != 1 or messages[0]["role"] != "assistant":
         raise ValueError(f"{name} does not end in one message of the assistant")
-    return _text({name: found[0]["content"]}, name)
+    return _text({name: messages[0]["content"]}, name)
 
 
 def _reference(row: Row) -> str | None:
@@ -214,22 +210,22 @@ def _reference(row: Row) -> str | None:
 
 
 def _messages(row: Row, name: str) -> Messages:
-    found = row.get(name)
-    if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
+    messages = row.get(name)
+    if not isinstance(messages, list) or not messages or not all(isinstance(each, dict) for each in messages):
         raise ValueError(f"{name} are not messages of role and content")
-    return [{"role": _text(each, "role"), "content": _text(each, "content", blank=True)} for each in found]
+    return [{"role": _text(each, "role"), "content": _text(each, "content", blank=True)} for each in messages]
 
 
 def _text(row: Row, name: str, blank: bool = False) -> str:
-    found = row.get(name)
-    if found is None:
+    text = row.get(name)
+    if text is None:
         raise ValueError(f"has no {name}")
-    if not isinstance(found, str):
+    if not isinstance(text, str):
         raise ValueError(f"{name} is no text")
-    if not blank and not found.strip():
+    if not blank and not text.strip():
         raise ValueError(f"{name} is empty")
     try:
-        found.encode()
+        text.encode()
     except UnicodeEncodeError:
         raise ValueError(f"{name} has half a character (a lone surrogate)") from None
-    return found
+    return text

@@ -1,8 +1,6 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
-import importlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -12,7 +10,9 @@ import jinja2
 import numpy as np
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from gvgap_jax.runtime.files import Folder, folder_at
+from gvgap_jax.runtime import hub
+from gvgap_jax.runtime.files import Folder, folder_at, is_local, read_json
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import PADDING
 
 VOCABULARY, SETTINGS, SPECIAL, TEMPLATE = (
@@ -102,7 +102,7 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     Raises:
       ValueError: there is none, it cannot be read, it has no such end token, or a package is not installed.
     """
-    tokenizers = imported("tokenizers")
+    tokenizers = optional("tokenizers")
     folder = _folder_of(source)
     try:
         inner = tokenizers.Tokenizer.from_str((folder / VOCABULARY).read_text(encoding="utf-8"))
@@ -122,39 +122,17 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     )
 
 
-def imported(name: str) -> Any:
-    """A package of the extra ``tldr``; ValueError says how to install it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(f"{name} is needed and not installed: pip install 'gvgap_jax[tldr]'.") from error
-
-
 def _folder_of(source: str | Folder) -> Folder:
     folder = folder_at(source)
-    if (folder / VOCABULARY).exists():
-        return folder
-    if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)):
-        raise ValueError(f"{source}: there is no {VOCABULARY}; name a folder that has one, or a repository of the hub.")
-    huggingface_hub = imported("huggingface_hub")
-    wanted = [VOCABULARY, SETTINGS, SPECIAL, TEMPLATE]
-    try:
-        found = folder_at(huggingface_hub.snapshot_download(str(source), allow_patterns=wanted))
-    except Exception as error:  # of the network, of the hub, or of its cache
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{source} is no folder, and cannot be had from the hub: {reason}") from error
-    if not (found / VOCABULARY).exists():
-        raise ValueError(f"the hub's {source} has no {VOCABULARY}; name a repository with a fast tokenizer.")
-    return found
+    if is_local(folder) and not folder.exists():
+        folder = hub.fetch(str(source), (VOCABULARY, SETTINGS, SPECIAL, TEMPLATE))
+    if not (folder / VOCABULARY).exists():
+        raise ValueError(f"{source} has no {VOCABULARY}; name a folder, or a repository of the hub, that has one.")
+    return folder
 
 
 def _json(path: Folder) -> dict[str, Any]:
-    if not path.exists():
-        return {}
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no JSON object: {error}.") from error
+    return read_json(path) if path.exists() else {}
 
 
 def _special(settings: dict[str, Any]) -> Fields:

@@ -5,11 +5,8 @@ Only the slices that a device holds are read for it, one shard of one leaf at a 
 
 import contextlib
 import dataclasses
-import importlib
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +18,10 @@ from gvgap_jax.lm.hf.architectures import Config
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Fetch, Part
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime import hub
+from gvgap_jax.runtime.files import read_json
+from gvgap_jax.runtime.messages import differences, first_few
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import Params
 
 CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -28,7 +29,6 @@ BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*
 BESIDE += ("generation_config.json",)
 FILES = (CONFIG, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-SHOWN = 3  # names that a refusal lists
 
 
 class Stored(NamedTuple):
@@ -83,7 +83,7 @@ def shape_of(name: str | Path, revision: str | None = None) -> Shape:
 def _configuration(folder: Path) -> tuple[Config, Shape]:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
-    config = _json(folder / CONFIG)
+    config = read_json(folder / CONFIG)
     try:
         return config, architectures.shape_of(config)
     except ValueError as error:
@@ -95,36 +95,7 @@ def _folder(name: str | Path, revision: str | None, files: Sequence[str]) -> Pat
         if revision is not None:
             raise ValueError(f"{name} is a local folder, which has no revision {revision!r}; leave it out.")
         return Path(name)
-    hub = package("huggingface_hub")
-    try:
-        return Path(hub.snapshot_download(str(name), revision=revision, allow_patterns=list(files)))
-    except (OSError, ValueError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(
-            f"{name} is no local folder, and could not be fetched from Hugging Face's hub as a model ({reason}); check "
-            "the name, the revision, the network, or `hf auth login` where it is gated."
-        ) from error
-
-
-def package(name: str) -> ModuleType:
-    """One that only the extra ``tldr`` brings.
-
-    Raises:
-      ValueError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f'{name.split(".")[0]} is not installed; install it with: pip install "gvgap_jax[tldr]"'
-        ) from error
-
-
-def _json(path: Path) -> Config:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); fetch it again.") from error
+    return hub.fetch(str(name), files, revision)
 
 
 def _tensors(folder: Path) -> dict[str, Stored]:
@@ -137,23 +108,23 @@ def _tensors(folder: Path) -> dict[str, Stored]:
             f"{folder} holds neither {WHOLE} nor {INDEX}; if there is a pytorch_model.bin, convert it with the package "
             "transformers: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
         )
-    places = _json(folder / INDEX).get("weight_map", {})
+    places = read_json(folder / INDEX).get("weight_map", {})
     absent = sorted(file for file in set(places.values()) if not (folder / file).is_file())
     if absent:
-        raise ValueError(f"{folder} lacks {_listed(absent)}, which {INDEX} names; fetch the checkpoint again.")
+        raise ValueError(f"{folder} lacks {first_few(absent)}, which {INDEX} names; fetch the checkpoint again.")
     found = {}
     for name in sorted(set(places.values())):
         with _opened(folder / name) as file:
             found |= _headers(folder / name, file)
     lost = sorted(set(places) - set(found))
     if lost:
-        raise ValueError(f"{folder}: {_listed(lost)} should be in the files that {INDEX} names, and is not.")
+        raise ValueError(f"{folder}: {first_few(lost)} should be in the files that {INDEX} names, and is not.")
     return found
 
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    reader = package("safetensors")
+    reader = optional("safetensors")
     try:
         with reader.safe_open(path, framework="np") as file:
             yield file
@@ -182,7 +153,7 @@ def _check(checkpoint: Checkpoint) -> None:
         _check_size(checkpoint, name, found[0].part)
     unknown = sorted(set(checkpoint.tensors) - set(wanted) - {*tensors.HEADS[kind], SCALAR_HEAD})
     if unknown:
-        raise ValueError(f"{checkpoint.folder} holds {_listed(unknown)}, which a {kind} model has not.")
+        raise ValueError(f"{checkpoint.folder} holds {first_few(unknown)}, which a {kind} model has not.")
 
 
 def _check_size(checkpoint: Checkpoint, name: str, part: Part) -> None:
@@ -191,11 +162,6 @@ def _check_size(checkpoint: Checkpoint, name: str, part: Part) -> None:
     size = checkpoint.tensors[name].size
     if size != part.size:
         raise ValueError(f"{checkpoint.folder}: {name} is {size}, but {CONFIG} makes it {part.size}.")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _places(shape: Shape, outputs: int) -> Params:
@@ -230,10 +196,10 @@ def load(checkpoint: Checkpoint, shape: Shape | None = None, outputs: int | None
 
 def _check_shape(checkpoint: Checkpoint, shape: Shape) -> None:
     free = {"dtype": "float32", "remat": False}
-    there, here = (dataclasses.asdict(dataclasses.replace(one, **free)) for one in (checkpoint.shape, shape))
-    differing = [f"{name} {there[name]} there, {here[name]} here" for name in there if there[name] != here[name]]
+    there, wanted = (dataclasses.asdict(dataclasses.replace(one, **free)) for one in (checkpoint.shape, shape))
+    differing = differences(there, wanted)
     if differing:
-        raise ValueError(f"the shape is not that of {checkpoint.folder}: {'; '.join(differing[:SHOWN])}.")
+        raise ValueError(f"the shape is not that of {checkpoint.folder}: {first_few(differing, '; ')}.")
 
 
 def _head(checkpoint: Checkpoint, outputs: int | None) -> str | None:

@@ -8,14 +8,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gvgap_jax.lm.hf import architectures, tensors
 from gvgap_jax.lm.hf.architectures import Config
-from gvgap_jax.lm.hf.load import BESIDE, CONFIG, DTYPES, INDEX, WHOLE, Checkpoint, package
+from gvgap_jax.lm.hf.load import BESIDE, CONFIG, DTYPES, INDEX, WHOLE, Checkpoint
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Home
 from gvgap_jax.lm.model import transformer
+from gvgap_jax.runtime import processes
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import Params
 
 
@@ -45,11 +46,10 @@ def save(
       ValueError: the folder holds something, the parameters are of another shape than the origin, the dtype is none of
         these, or safetensors is not installed.
     """
-    folder, writes = Path(folder), jax.process_index() == 0
+    folder, writes = Path(folder), processes.is_first()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} holds something already; choose another folder, or remove it.")
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saving {folder}")  # or the first process has written before another looks
+    processes.barrier(f"saving {folder}")  # or the first process has written before another looks
     config = origin.config if isinstance(origin, Checkpoint) else origin
     _check(config, params, dtype)
     stored = _homes(origin, params)
@@ -64,8 +64,7 @@ def save(
         _write_tensors(temporary / file, {name: stored[name] for name in names}, dtypes, writes)
     if writes:
         temporary.replace(folder)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"saved {folder}")
+    processes.barrier(f"saved {folder}")
 
 
 def _check(config: Config, params: Params, dtype: str | None) -> None:
@@ -154,7 +153,7 @@ def _write_tensors(path: Path, stored: dict[str, list[Home]], dtypes: dict[str, 
         if writes:
             held[name] = tensor
     if writes:
-        package("safetensors.numpy").save_file(held, path, metadata={"format": "pt"})
+        optional("safetensors.numpy").save_file(held, path, metadata={"format": "pt"})
         shutil.copymode(path.with_name(CONFIG), path)  # safetensors lets nobody but the owner read
 
 

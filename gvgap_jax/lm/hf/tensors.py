@@ -1,6 +1,6 @@
 """Where every parameter lies in the tensors that Hugging Face stores: one map, read in both directions.
 
-Pure: files are opened in ``weights`` and written in ``exports``. Names and layouts are those of the package
+Pure: files are opened in ``load`` and written in ``save``. Names and layouts are those of the package
 transformers, [outputs, inputs] with heads folded into one axis; ours are [inputs, outputs] with heads apart.
 """
 

@@ -1,6 +1,7 @@
 """The shapes of the Pythia models (arXiv 2304.01373, table 1 and the published configurations)."""
 
 from gvgap_jax.lm.model.shape import Shape, neox
+from gvgap_jax.runtime.messages import unknown
 
 SIZES = {  # layers, width, heads, vocabulary: rounded up to what the training's tensor split divided
     "70m": (6, 512, 8, 50_304),
@@ -20,6 +21,6 @@ def pythia(size: str, dtype: str = "bfloat16", remat: bool = False) -> Shape:
       ValueError: there is no such size.
     """
     if size.lower() not in SIZES:
-        raise ValueError(f"there is no Pythia of size {size!r}; its sizes are {', '.join(SIZES)}.")
+        raise ValueError(unknown("Pythia of size", size, SIZES))
     layers, width, heads, vocabulary = SIZES[size.lower()]
     return neox(vocabulary, layers, width, heads, start=False, dtype=dtype, remat=remat)
