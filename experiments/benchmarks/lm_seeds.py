@@ -49,7 +49,7 @@ class Way(NamedTuple):
 
 
 class _Clock:
-    """A stream that notes when every dispatch was over."""
+    """A writer of curves that notes when every dispatch was over."""
 
     def __init__(self):
         self.times = []
@@ -84,9 +84,11 @@ def measure(load: Load, size: Size, runs: int, one_by_one: int) -> list[SeedRow]
 
 def _together(build, given: Given, settings: Training, keys) -> Way:
     clock, started = _Clock(), time.perf_counter()
-    found = train.fit_many(build, given, settings, keys, jnp.full(len(keys), LEARNING_RATE), write_to=(clock,))
+    trained = train.fit_many(
+        build, given, settings, keys, jnp.full(len(keys), LEARNING_RATE), monitor=train.Monitor((clock,))
+    )
     whole = time.perf_counter() - started
-    return Way("fit_many", clock.seconds(settings), whole, np.asarray(found.fit.loss))
+    return Way("fit_many", clock.seconds(settings), whole, np.asarray(trained.fit.loss))
 
 
 def _one_by_one(build, given: Given, settings: Training, keys, runs: int) -> Way:
@@ -94,7 +96,7 @@ def _one_by_one(build, given: Given, settings: Training, keys, runs: int) -> Way
     seconds, losses, started = [], [], time.perf_counter()
     for key in keys:
         clock = _Clock()
-        losses.append(train.fit(build, given, settings, key, LEARNING_RATE, write_to=(clock,)).fit.loss)
+        losses.append(train.fit(build, given, settings, key, LEARNING_RATE, monitor=train.Monitor((clock,))).fit.loss)
         seconds.append(clock.seconds(settings))
     whole = (time.perf_counter() - started) * runs / len(keys)
     return Way("fit, one after another", sum(seconds) * runs / len(keys), whole, np.asarray(losses))

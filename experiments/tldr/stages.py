@@ -15,7 +15,7 @@ from gvgap_jax import rollouts
 from gvgap_jax.lm.model import classes
 from gvgap_jax.training import objectives
 from gvgap_jax.training.programs import Build
-from gvgap_jax.training.train import Keep, fit
+from gvgap_jax.training.train import Keep, Monitor, fit
 from gvgap_jax.types import Preferences
 
 
@@ -117,7 +117,7 @@ def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, d
         return
     rows = data.weight.shape[0]
     console.print(f"{stage}: {rows:,} rows")
-    found = fit(
+    trained = fit(
         build,
         _in_batches(data, descent.batch),
         training(descent, run.recipe, rows),
@@ -126,15 +126,14 @@ def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, d
         start=models.parameters(run, model, outputs),
         layout=run.layout,
         keep=Keep(run.folder / stage / "training", made_for(run.recipe), run.recipe.dispatches),
-        progress=True,
-        stopped=run.stopped,
+        monitor=Monitor(progress=True, stopped=run.stopped),
     )
-    if not found.finished:
+    if not trained.finished:
         raise Stopped
-    if not found.fit.converged:
-        raise ValueError(f"{stage} {found.status[0]}. Choose a lower learning rate and another --out.")
-    console.print(f"{stage} {found.status[0]}")
-    models.store(run, stage, model, found.fit.params)
+    if not trained.fit.converged:
+        raise ValueError(f"{stage} {trained.status[0]}. Choose a lower learning rate and another --out.")
+    console.print(f"{stage} {trained.status[0]}")
+    models.store(run, stage, model, trained.fit.params)
 
 
 def _in_batches(data: Any, batch: int) -> Any:

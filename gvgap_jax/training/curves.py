@@ -1,4 +1,4 @@
-"""Where the curves of a run go while it runs: Parquet files beside its checkpoints, TensorBoard, Weights & Biases.
+"""Learning curves of a run while it runs: in Parquet beside its checkpoints, in TensorBoard, in Weights & Biases.
 
 Every dispatch is one table: a row for each step of each run. A file is named by its last step, so that a resumed
 run writes over what came after its checkpoint and doubles nothing.
@@ -19,7 +19,7 @@ from gvgap_jax.training.loop import Curves
 TABLE = "curves"
 
 Write = Callable[[pl.DataFrame], None]
-Stream = Callable[[int], AbstractContextManager[Write]]
+Writer = Callable[[int], AbstractContextManager[Write]]
 """Steps that are already done -> a context whose value takes the tables of the later ones."""
 
 
@@ -51,7 +51,7 @@ def load_curves(path: str | Folder, until: int | None = None) -> list[pl.DataFra
     return [read(chunk_file(folder, f"{TABLE}-{end:09d}")) for end in wanted]
 
 
-def tensorboard(folder: str) -> Stream:
+def tensorboard(folder: str) -> Writer:
     """Scalars for TensorBoard, one tag a column and run; needs tensorboardX.
 
     Raises:
@@ -60,7 +60,7 @@ def tensorboard(folder: str) -> Stream:
     package = optional("tensorboardX")
 
     @contextlib.contextmanager
-    def stream(done: int) -> Iterator[Write]:
+    def opened(done: int) -> Iterator[Write]:
         with package.SummaryWriter(folder, purge_step=done + 1 if done else None) as writer:
 
             def write(rows: pl.DataFrame):
@@ -70,10 +70,10 @@ def tensorboard(folder: str) -> Stream:
 
             yield write
 
-    return stream
+    return opened
 
 
-def wandb(**settings: Any) -> Stream:
+def wandb(**settings: Any) -> Writer:
     """A run of Weights & Biases, with the settings of ``wandb.init``; give it an ``id`` to resume it.
 
     It takes every step once, so that many runs must fit into memory at once.
@@ -84,7 +84,7 @@ def wandb(**settings: Any) -> Stream:
     package = optional("wandb")
 
     @contextlib.contextmanager
-    def stream(done: int) -> Iterator[Write]:
+    def opened(done: int) -> Iterator[Write]:
         del done  # it refuses steps that it has
         with package.init(resume="allow", **settings) as run:
 
@@ -94,7 +94,7 @@ def wandb(**settings: Any) -> Stream:
 
             yield write
 
-    return stream
+    return opened
 
 
 def _scalars(rows: pl.DataFrame) -> Iterator[tuple[int, dict[str, float]]]:

@@ -21,7 +21,7 @@ from gvgap_jax.runtime import processes, provenance
 from gvgap_jax.runtime.files import Folder, folder_at
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.training import checkpoints, loop
-from gvgap_jax.training import curves as streams
+from gvgap_jax.training.curves import Writer, load_curves, save_curves, table
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.training.loop import NOT_FINITE, RUNNING, STOPPED_EARLY, State, Training
 from gvgap_jax.training.programs import Build, Programs, alone, evaluations_of, together
@@ -50,12 +50,30 @@ class Keep:
     latest: int = 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """How a run is followed, and stopped from outside.
+
+    Attributes:
+      write_to: further places for learning curves, such as ``curves.tensorboard(folder)``.
+      progress: show a bar.
+      stopped: asked after every dispatch. If it says yes in any process, the state is stored and the run ends.
+    """
+
+    write_to: tuple[Writer, ...] = ()
+    progress: bool = False
+    stopped: Callable[[], bool] = never
+
+
+UNWATCHED = Monitor()
+
+
 class Trained(NamedTuple):
     """What came of one run, or of many.
 
     Attributes:
       fit: the selected parameters; for many runs every leaf has S of them in front, in the machine's memory.
-      curves: a row for every step of every run, see ``streams.table``; losses in the unit of the objective.
+      curves: a row for every step of every run, see ``curves.table``; losses in the unit of the objective.
       status: how each run ended, in words.
       finished: False if the run was stopped from outside, and the same call would go on.
     """
@@ -76,9 +94,7 @@ def fit(
     start: Params | None = None,
     layout: Layout | None = None,
     keep: Keep | None = None,
-    write_to: tuple[streams.Stream, ...] = (),
-    progress: bool = False,
-    stopped: Callable[[], bool] = never,
+    monitor: Monitor = UNWATCHED,
 ) -> Trained:
     """One run, by one process or by several that all call this alike. Consumes the key.
 
@@ -94,9 +110,7 @@ def fit(
         Checkpoints do not know them: describe them in ``keep``.
       layout: over several devices; the default device alone if left out.
       keep: where curves and checkpoints go. A folder that holds some is resumed, over whatever devices and processes.
-      write_to: further places for curves, such as ``streams.tensorboard(folder)``.
-      progress: show a bar.
-      stopped: asked after every dispatch. If it says yes in any process, the state is stored and the run ends.
+      monitor: who follows the run, and stops it.
 
     Raises:
       ValueError: a batch cannot be cut as asked, the folder belongs to another configuration, or several processes have
@@ -107,11 +121,10 @@ def fit(
         raise ValueError("fit: several processes need a layout over their devices, see layouts.layout.")
     learning_rate = jnp.asarray(learning_rate, float)
     programs = alone(build, data, training, key, learning_rate, layout, start)
-    with _bar(progress and processes.is_first(), 1, training) as advance_bar:
-        wanted = (learning_rate, data)
-        state, curves, finished = _run(programs, training, keep, wanted, write_to, advance_bar, stopped)
-    found = jax.tree.map(np.atleast_1d, jax.device_get((state.status, state.step)))
-    status = _describe(found, training, finished)
+    with _bar(monitor.progress and processes.is_first(), 1, training) as advance_bar:
+        state, curves, finished = _run(programs, training, keep, (learning_rate, data), monitor, advance_bar)
+    statuses, steps = jax.tree.map(np.atleast_1d, jax.device_get((state.status, state.step)))
+    status = _describe(statuses, steps, training)
     _warn(status)
     return Trained(loop.fit_of(state), curves, status, finished)
 
@@ -125,8 +138,7 @@ def fit_many(
     *,
     each: tuple = (),
     keep: Keep | None = None,
-    write_to: tuple[streams.Stream, ...] = (),
-    progress: bool = False,
+    monitor: Monitor = UNWATCHED,
 ) -> Trained:
     """Many runs at once, mapped over keys, learning rates and the rows of ``each``, over all devices.
 
@@ -141,8 +153,7 @@ def fit_many(
       learning_rates: one a run.
       each: pytrees whose leaves have a row a run, for data or numbers in which runs differ.
       keep: where curves and checkpoints go, one folder below it for each batch of runs.
-      write_to: further places for curves.
-      progress: show a bar.
+      monitor: who follows the runs, and stops them; a batch of runs takes one dispatch at least.
 
     Raises:
       ValueError: lengths differ, there are several processes, or as ``fit`` raises.
@@ -157,26 +168,24 @@ def fit_many(
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"fit_many: keys, learning_rates and each need one row a run, got lengths {sorted(lengths)}.")
     (count,) = lengths
-    found = []
-    with _bar(progress, count, training) as advance_bar:
+    batches = []
+    with _bar(monitor.progress, count, training) as advance_bar:
         for programs, mine in together(build, data, training, rows, count):
             below = keep and dataclasses.replace(keep, folder=folder_at(keep.folder) / _name(programs.runs))
-            state, curves, _ = _run(
-                programs, training, below, (mine[1], (data, mine[2:])), write_to, advance_bar, never
-            )
-            found.append((*_real((loop.fit_of(state), state.status), programs.runs), curves))
-    fits, statuses, curves = zip(*found, strict=True)
+            state, *rest = _run(programs, training, below, (mine[1], (data, mine[2:])), monitor, advance_bar)
+            batches.append((*_real((loop.fit_of(state), state.status), programs.runs), *rest))
+    fits, statuses, curves, finished = zip(*batches, strict=True)
     fit = jax.tree.map(lambda *leaves: np.concatenate(leaves), *fits)
-    status = _describe((np.concatenate(statuses), fit.steps), training)
+    status = _describe(np.concatenate(statuses), fit.steps, training)
     _warn(status)
-    return Trained(fit, pl.concat(curves), status)
+    return Trained(fit, pl.concat(curves), status, all(finished))
 
 
-def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, write_to, advance_bar, stopped):
+def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tuple, monitor: Monitor, advance_bar):
     """From the start or the last checkpoint to the end: the last state, all curves, and whether it is the end."""
     with contextlib.ExitStack() as stack:
         state, done, tables, store_state = _begin(programs, training, keep, wanted, stack)
-        writers = [stack.enter_context(stream(done)) for stream in write_to if processes.is_first()]
+        writers = [stack.enter_context(writer(done)) for writer in monitor.write_to if processes.is_first()]
         advance_bar(len(programs.runs) * done)
         finished, stop = _is_finished(state, done, training), False
         while not finished and not stop:
@@ -185,7 +194,7 @@ def _run(programs: Programs, training: Training, keep: Keep | None, wanted: tupl
             done += evaluations * training.evaluate_every
             tables.append(_rows(curves, programs, training))
             processes.in_first(lambda: [write(tables[-1]) for write in writers])
-            finished, stop = _is_finished(state, done, training), processes.agreed(stopped())
+            finished, stop = _is_finished(state, done, training), processes.agreed(monitor.stopped())
             store_state(done, state, tables[-1], finished or stop)
             advance_bar(len(programs.runs) * evaluations * training.evaluate_every)
     return state, pl.concat(tables), finished
@@ -203,11 +212,11 @@ def _begin(programs: Programs, training: Training, keep: Keep | None, wanted: tu
 
     def store_state(done: int, state: State, rows: pl.DataFrame, force: bool):
         # Curves first: a checkpoint without its curves would lose them.
-        processes.in_first(lambda: streams.save_curves(folder, done, rows, made_by))
+        processes.in_first(lambda: save_curves(folder, done, rows, made_by))
         kept.save(done, state, force)
 
     done, state = kept.restore(state) or (0, state)
-    return state, done, streams.load_curves(folder, until=done), store_state
+    return state, done, load_curves(folder, until=done), store_state
 
 
 def _is_finished(state: State, done: int, training: Training) -> bool:
@@ -215,7 +224,7 @@ def _is_finished(state: State, done: int, training: Training) -> bool:
 
 
 def _rows(curves: loop.Curves, programs: Programs, training: Training) -> pl.DataFrame:
-    return streams.table(_real(curves, programs.runs), programs.runs, training.evaluate_every)
+    return table(_real(curves, programs.runs), programs.runs, training.evaluate_every)
 
 
 def _real(values, runs: np.ndarray):
@@ -227,19 +236,22 @@ def _name(runs: np.ndarray) -> str:
     return f"runs-{runs[0]}-{runs[-1]}"
 
 
-def _describe(found, training: Training, finished: bool = True) -> tuple[str, ...]:
-    words = {
-        RUNNING: "finished after {step} steps"
-        if finished
-        else f"stopped from outside after {{step}} of {training.steps} steps",
-        STOPPED_EARLY: "stopped early after {step} steps: no lower held-out loss for "
-        + f"{training.patience} evaluations",
-        NOT_FINITE: "stopped at step {next}: its loss, gradient or parameters were not finite; those of step {step} "
-        "and the best before are kept",
-    }
-    return tuple(
-        words[int(status)].format(step=int(step), next=int(step) + 1) for status, step in zip(*found, strict=True)
-    )
+def _describe(statuses, steps, training: Training) -> tuple[str, ...]:
+    """How each run ended, in words."""
+
+    def words(status: int, step: int) -> str:
+        if status == STOPPED_EARLY:
+            return f"stopped early after {step} steps: no lower held-out loss for {training.patience} evaluations"
+        if status == NOT_FINITE:
+            return (
+                f"stopped at step {step + 1}: its loss, gradient or parameters were not finite; those of step {step} "
+                "and the best before are kept"
+            )
+        if step < training.steps:
+            return f"stopped from outside after {step} of {training.steps} steps"
+        return f"finished after {step} steps"
+
+    return tuple(words(int(status), int(step)) for status, step in zip(statuses, steps, strict=True))
 
 
 def _warn(status: tuple[str, ...]) -> None:

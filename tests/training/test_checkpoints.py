@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 import warnings
+from functools import partial
 from unittest.mock import MagicMock
 
 import jax
@@ -91,7 +92,7 @@ def assert_same_run(found, folder, wanted, wanted_folder):
 
 @pytest.mark.parametrize(
     ("place", "survives"),
-    [((curves, "save_curves"), 4), ((checkpoints.Checkpoints, "save"), 4)],
+    [((train, "save_curves"), 4), ((checkpoints.Checkpoints, "save"), 4)],
     ids=["curves", "state"],
 )
 def test_killed_and_resumed_is_uninterrupted(demonstrations, kept, tmp_path, monkeypatch, place, survives):
@@ -118,16 +119,27 @@ def test_storing_changes_nothing(demonstrations, kept):
     assert sorted(path.name for path in (kept[0] / checkpoints.CHECKPOINTS).iterdir()) == ["12", "8"]
 
 
-def test_many_runs_and_split_parameters_resume(demonstrations, tmp_path, monkeypatch):
-    def many(folder):
-        return train.fit_many(
-            build, demonstrations, TRAINING, jax.random.split(KEY, 3), [0.1, 0.2, 0.3], keep=train.Keep(folder)
-        )
+def many(demonstrations, folder, **options):
+    keys, rates = jax.random.split(KEY, 3), [0.1, 0.2, 0.3]
+    return train.fit_many(build, demonstrations, TRAINING, keys, rates, keep=train.Keep(folder), **options)
 
-    def spread(folder):
+
+def test_many_runs_stop_together_and_go_on(demonstrations, tmp_path):
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    stopped = many(demonstrations, part, monitor=train.Monitor(stopped=iter([False, True]).__next__))
+    assert not stopped.finished
+    assert stopped.status == 3 * ("stopped from outside after 8 of 12 steps",)
+    again = many(demonstrations, part)
+    assert again.finished
+    assert_same_run(again, part / "runs-0-2", many(demonstrations, whole), whole / "runs-0-2")
+
+
+def test_many_runs_and_split_parameters_resume(demonstrations, tmp_path, monkeypatch):
+    def spread(demonstrations, folder):
         return run(demonstrations, folder, layout=layouts.layout(fsdp=-1))
 
     for name, begin, below in (("many", many, "runs-0-2"), ("spread", spread, "")):
+        begin = partial(begin, demonstrations)
         whole, part = tmp_path / f"{name}-whole", tmp_path / f"{name}-part"
         wanted = begin(whole)
         with monkeypatch.context() as patch:

@@ -195,16 +195,15 @@ def test_killed_while_a_checkpoint_is_written(tmp_path):
 
 
 def test_a_stop_without_a_folder_and_a_stop_at_the_end():
-    answers = iter([True])
     training = loop.Training(steps=4, evaluate_every=1, steps_a_dispatch=2)
-    found = train.fit(
-        two_processes.table, two_processes.data(), training, jax.random.key(0), 0.1, stopped=lambda: next(answers)
-    )
+
+    def fit(*answers):
+        monitor = train.Monitor(stopped=iter(answers).__next__)
+        return train.fit(two_processes.table, two_processes.data(), training, jax.random.key(0), 0.1, monitor=monitor)
+
+    found = fit(True)
     assert (found.finished, found.fit.steps, found.status) == (False, 2, ("stopped from outside after 2 of 4 steps",))
-    answers = iter([False, True])
-    found = train.fit(
-        two_processes.table, two_processes.data(), training, jax.random.key(0), 0.1, stopped=lambda: next(answers)
-    )
+    found = fit(False, True)
     assert (found.finished, found.status) == (True, ("finished after 4 steps",))
 
 

@@ -143,7 +143,7 @@ def fit(call):
             start=started(build),
             layout=layout_of(call),
             keep=train.Keep(call["keep"]) if "keep" in call else None,
-            stopped=stopped,
+            monitor=train.Monitor(stopped=stopped),
         )
     curves = {name: found.curves[name].to_numpy() for name in found.curves.columns}
     save(call, found.fit.params, curves, {"finished": found.finished, "status": found.status})

@@ -128,8 +128,8 @@ def check(needed: Callable[[Work], Memory], work: Work, chip: Chip, devices: int
     other = nearest(needed, work, chip)
     advice = f"nearest that fits: {describe(work, other)}" if other else f"not even {MOST} of them would do"
     raise ValueError(
-        f"this needs {readable(needed(work).total)} on each of {devices} devices ({chip.name}), and a program can count "
-        f"on {readable(USABLE * chip.memory_bytes)} of the {readable(chip.memory_bytes)} there are; {advice}."
+        f"this needs {readable(needed(work).total)} on each of {devices} devices ({chip.name}), and a program can "
+        f"count on {readable(USABLE * chip.memory_bytes)} of the {readable(chip.memory_bytes)} there are; {advice}."
     )
 
 
