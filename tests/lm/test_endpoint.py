@@ -154,8 +154,8 @@ def test_other_settings_are_other_questions(server, settings, tmp_path, changes)
 
 
 CHILD = """
-from gvgap_jax.lm.endpoint import Endpoint, endpoint
-from gvgap_jax.lm.judges import Question, Template
+from gvgap_jax.lm.judges.endpoint import Endpoint, endpoint
+from gvgap_jax.lm.judges.verdicts import Question, Template
 settings = Endpoint("m", "{address}", "JUDGE_KEY", Template("test-1", "{{prompt}} {{first}} {{second}}"), parallel=1)
 endpoint(settings, "{folder}")([Question("which?", "5", "3"), Question("which?", "4", "1")])
 """
