@@ -30,7 +30,7 @@ def whole(tmp_path_factory):
 
 
 def test_ray_finishes_with_the_same_records_when_a_worker_is_killed(tmp_path, whole):
-    status, printed = python("-m", "tests.ray_cluster", tmp_path)
+    status, printed = python("-m", "tests.sweep.ray_cluster", tmp_path)
     assert status == 0, printed
     assert "killed True failed {} computed 63" in printed
     for table in ("odd", "even"):

@@ -268,7 +268,7 @@ def test_one_process_waits_for_nobody(monkeypatch):
 
 
 JOIN = """
-from gvgap_jax.lm.processes import Processes, join
+from gvgap_jax.runtime.processes import Processes, join
 try:
     join(Processes("localhost", {port}, 2, {process}), time_out=1)
 except ValueError as error:

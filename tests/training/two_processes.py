@@ -1,4 +1,4 @@
-"""What tests of devices and processes run in processes of their own: ``python -m tests.two_processes FILE``.
+"""What tests of devices and processes run in processes of their own: ``python -m tests.training.two_processes FILE``.
 
 The file holds JSON: this process's devices, how it joins others, and the calls that it makes one after another. What
 comes of a call goes into a file: numbers, and how large the pieces were that lay on one device.
