@@ -30,7 +30,7 @@ def launch(folder, *wanted, status=0):
     files = [folder / f"process-{number}.json" for number in range(len(wanted))]
     for file, content in zip(files, wanted, strict=True):
         file.write_text(json.dumps(content))
-    commands = [[sys.executable, "-m", "tests.two_processes", str(file)] for file in files]
+    commands = [[sys.executable, "-m", "tests.training.two_processes", str(file)] for file in files]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     running = [
         subprocess.Popen(
