@@ -1,8 +1,8 @@
 """The methods from preferences to a policy, all with one signature: key, classes, problem, settings -> Fit.
 
 The returned parameters belong to ``classes.policy``. Every method is a pure function, so that seeds and
-cells are a ``vmap``; it sees the same pairs, reference policy, beta, tuning budget and selection rule as
-the others, and never asks whether its policy is a table or a network.
+cells are a ``vmap``. All see the same pairs, reference policy, beta, tuning budget and selection rule,
+and none asks whether its policy is a table or a network.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 dow
 
 
 class Problem(NamedTuple):
-    """The data that all arms share.
+    """The data that every method is given.
 
     Attributes:
       task: its reward is read by no method; reference, beta and temperature are.
@@ -42,7 +42,7 @@ class Problem(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """What may be represented: policies, reward models, and Pi(R), the soft-optimal policies of those models."""
+    """The classes that methods fit, on one tree: policies, reward models, and Pi(R), their soft-optimal policies."""
 
     policy: TreePolicy
     verifier: TreeVerifier | None = None
@@ -51,7 +51,7 @@ class Classes(NamedTuple):
 
 @dataclass(frozen=True)
 class Settings:
-    """How fits are made; hashable, because it decides the program.
+    """Solver, penalties and step sizes of every fit; hashable, because they decide the program.
 
     Attributes:
       solver: ``newton`` follows the ridge penalties and selects one on the held-out pairs;

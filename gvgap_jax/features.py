@@ -1,12 +1,10 @@
-"""Fixed encodings of prefixes and responses, shared by the policy and the verifier classes."""
+"""Fixed encodings of prefixes and responses, and the MLP, shared by the policy and the verifier classes."""
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
 
 from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Params, PRNGKey
@@ -61,21 +59,6 @@ def coefficient_degrees(tree: TokenTree) -> tuple[np.ndarray, np.ndarray]:
     digits = np.stack(np.unravel_index(np.arange(tree.vocabulary**length), (tree.vocabulary,) * length), axis=-1)
     reads = digits > 0
     return np.asarray(reads.sum(axis=-1)), np.asarray(reads[:, tree.prompt_length :].any(axis=-1))
-
-
-def random_features(key: PRNGKey, tree: TokenTree, dimension: int) -> Float[Array, "X L d"]:
-    """Independent standard normal features of every (prompt, response)."""
-    return jax.random.normal(key, (tree.prompts, tree.leaves, dimension))
-
-
-def random_prefix_features(key: PRNGKey, tree: TokenTree, dimension: int) -> tuple[Float[Array, "X prefixes V d"], ...]:
-    """Independent standard normal features of every (prompt, prefix, next token), one array a level."""
-    return tuple(
-        jax.random.normal(
-            jax.random.fold_in(key, depth), (tree.prompts, tree.vocabulary**depth, tree.vocabulary, dimension)
-        )
-        for depth in range(tree.horizon)
-    )
 
 
 def one_hot_prefixes(tree: TokenTree, depth: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What is measured: exact sums over leaves, averaged over a distribution of prompts."""
+"""Exact metrics of policies and reward models: sums over leaves, averaged over a distribution of prompts."""
 
 from typing import NamedTuple
 

@@ -19,7 +19,7 @@ from gvgap_jax.types import Critic, Environment, Fit, Number, Params, Policy, Pr
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is sampled and how it is descended; hashable, because it decides the program.
+    """Numbers of rounds, prompts, responses and gradient steps; hashable, because they decide the program.
 
     Attributes:
       rounds: times that fresh responses are drawn.
@@ -68,7 +68,7 @@ def rloo(
 
 
 def rloo_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number) -> Float[Array, ""]:
-    """Its gradient at the policy that drew the rollout is unbiased for that of -J."""
+    """Loss of ``rloo``: its gradient at the policy that drew the rollout is an unbiased estimate of that of -J."""
     advantage = losses.leave_one_out(rollout.reward - beta * rollout.log_ratio())
     log_prob = policy.log_prob(params, rollout.prompts, rollout.responses)
     return losses.policy_gradient(log_prob.reshape(advantage.shape), advantage)
@@ -138,7 +138,7 @@ def actor_critic_loss(
 def ppo_loss(
     params: Params, rollout: Rollout, policy: Policy, advantage: Float[Array, "B*m H"], clip: Number
 ) -> Float[Array, ""]:
-    """Unbiased for the gradient of -J at the policy that drew the rollout, if the advantages are Monte Carlo."""
+    """Policy loss of ``ppo``: its gradient is unbiased, as that of ``rloo_loss``, for Monte Carlo advantages."""
     log_prob = policy.token_log_probs(params, rollout.prompts, rollout.responses)
     return losses.clipped_policy_gradient(log_prob, rollout.log_prob, advantage, clip)
 
@@ -170,7 +170,7 @@ def rebel(
 
 
 def rebel_loss(params: Params, rollout: Rollout, policy: Policy, beta: Number, eta: Number) -> Float[Array, ""]:
-    """Least squares on pairs; its gradient at the policy that drew the rollout is 4 / eta times that of -J."""
+    """Loss of ``rebel``, on pairs: its gradient at the policy that drew the rollout is 4 / eta times that of -J."""
     log_prob = policy.log_prob(params, rollout.prompts, rollout.responses)
     moved = (log_prob - jnp.sum(rollout.log_prob, axis=1)).reshape(rollout.reward.shape)
     return losses.rebel(in_pairs(moved), in_pairs(rollout.reward - beta * rollout.log_ratio()), eta)
@@ -203,6 +203,6 @@ def online_dpo(
 def online_dpo_loss(
     params: Params, pairs: Preferences, policy: Policy, beta: Number, temperature: Number = 1.0
 ) -> Float[Array, ""]:
-    """The offline loss, on pairs that happen to be fresh."""
+    """Loss of ``online_dpo``: the offline loss, on fresh pairs."""
     log_chosen, log_rejected = preferences.of_both(policy.log_prob, params, pairs)
     return losses.dpo(log_chosen, log_rejected, pairs.reference_margin, beta / temperature, pairs.weight)

@@ -1,4 +1,4 @@
-"""The one training loop, with early stopping on held-out pairs, and a Newton method that certifies its optimum."""
+"""Gradient descent with early stopping or on fresh batches, and a Newton method that certifies its optimum."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -42,28 +42,28 @@ def minimise(
     optimiser = optax.with_extra_args_support(optimiser)
     infinity = jnp.full_like(jax.eval_shape(loss, params), jnp.inf)
 
-    def improve(state):
-        params, optimiser_state, _, _, step, best = state
+    def step(state):
+        params, optimiser_state, _, _, count, best = state
         value, gradient = jax.value_and_grad(loss)(params)  # here alone: a second copy would be compiled too
         norm = optax.tree.norm(gradient).astype(value.dtype)
         score = value if held_out_loss is None else held_out_loss(params)
-        here = params, score, value, norm, step
+        here = params, score, value, norm, count
         better = jnp.isfinite(score) & ((score < best[1]) | (held_out_loss is None))
         best = jax.tree.map(lambda new, old: jnp.where(better, new, old), here, best)
         updates, optimiser_state = optimiser.update(
             gradient, optimiser_state, params, value=value, grad=gradient, value_fn=loss
         )
-        return optax.apply_updates(params, updates), optimiser_state, value, norm, step + 1, best
+        return optax.apply_updates(params, updates), optimiser_state, value, norm, count + 1, best
 
     def unfinished(state):
         _, _, value, norm, evaluated, best = state
-        step = evaluated - 1
-        stale = False if patience is None else step - best[4] >= patience
-        return (evaluated == 0) | (step < steps) & (norm > tolerance) & jnp.isfinite(value) & ~jnp.asarray(stale)
+        taken = evaluated - 1
+        stale = False if patience is None else taken - best[4] >= patience
+        return (evaluated == 0) | (taken < steps) & (norm > tolerance) & jnp.isfinite(value) & ~jnp.asarray(stale)
 
     best = params, infinity, infinity, infinity, 0
     state = params, optimiser.init(params), infinity, infinity, 0, best
-    _, _, value, last_norm, evaluated, best = jax.lax.while_loop(unfinished, improve, state)
+    _, _, value, last_norm, evaluated, best = jax.lax.while_loop(unfinished, step, state)
     params, score, best_value, gradient_norm, best_step = best
     stopped_itself = (last_norm <= tolerance) | (patience is not None and evaluated - 1 - best_step >= (patience or 0))
     return Fit(
@@ -169,8 +169,8 @@ def newton(
             return product + penalty * vector
 
         direction, _ = cg(hessian, -gradient, tol=0.1, maxiter=CG_STEPS)
-        found, new_value, new_gradient, accepted = _backtrack(value_and_grad, flat, value, gradient, direction)
-        return found, new_value, new_gradient, jnp.where(accepted, count + 1, max_steps)
+        new_flat, new_value, new_gradient, accepted = _backtrack(value_and_grad, flat, value, gradient, direction)
+        return new_flat, new_value, new_gradient, jnp.where(accepted, count + 1, max_steps)
 
     def unfinished(state):
         _, _, gradient, count = state
@@ -196,18 +196,17 @@ def _backtrack(value_and_grad, flat: Float[Array, "d"], value: Scalar, gradient:
     (the approximate Wolfe condition of Hager and Zhang, 2005, the same on a parabola).
 
     Returns:
-      parameters, value and gradient there, and whether a good step was found; else they are those given.
+      parameters, value and gradient after the step, and whether a good step exists; if not, they are those given.
     """
     slope, rounding = gradient @ direction, ROUNDING * (1 + jnp.abs(value))
 
-    def is_good(size, found, found_gradient):
-        lower = found <= value + SUFFICIENT * size * slope
-        tied = (found <= value + rounding) & (found_gradient @ direction <= (2 * SUFFICIENT - 1) * slope)
+    def is_good(size, new_value, new_gradient):
+        lower = new_value <= value + SUFFICIENT * size * slope
+        tied = (new_value <= value + rounding) & (new_gradient @ direction <= (2 * SUFFICIENT - 1) * slope)
         return lower | tied
 
     def unfinished(state):
-        size, found, found_gradient = state
-        return ~is_good(size, found, found_gradient) & (size > SMALLEST_STEP)
+        return ~is_good(*state) & (state[0] > SMALLEST_STEP)
 
     def shorten(state):
         size = SHRINK * state[0]
@@ -217,9 +216,8 @@ def _backtrack(value_and_grad, flat: Float[Array, "d"], value: Scalar, gradient:
     start = jnp.ones_like(value) / SHRINK, jnp.full_like(value, jnp.inf), gradient
     state = jax.lax.while_loop(unfinished, shorten, start)
     good, size = is_good(*state), state[0]
-    stay = flat, value, gradient
-    found = jax.tree.map(lambda new, old: jnp.where(good, new, old), (flat + size * direction, *state[1:]), stay)
-    return *found, good
+    here, there = (flat, value, gradient), (flat + size * direction, *state[1:])
+    return *jax.tree.map(lambda new, old: jnp.where(good, new, old), there, here), good
 
 
 def penalty_path(
@@ -232,12 +230,12 @@ def penalty_path(
     tolerance: float,
     max_steps: int,
 ) -> Fit:
-    """Newton's optimum for every ridge penalty, strongest first, and the one of the lowest held-out loss.
+    """The fit of the lowest held-out loss among Newton's optima for every ridge penalty, strongest first.
 
     ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 norm(params - start)^2, so
-    a penalty counts in pairs, and pulls towards the start: a network pulled towards 0 would rest at its
-    saddle there. The tolerance is a share of sqrt(total_weight), the size of the sampling
-    noise in the gradient: at 1e-3 the optimisation error is a thousandth of the statistical one.
+    a penalty counts in pairs, and pulls towards the start: a network pulled towards 0 would rest at its saddle
+    there. The tolerance is a share of sqrt(total_weight), the size of the sampling noise in the gradient: at
+    1e-3 the optimisation error is a thousandth of the statistical one.
     """
     limit = tolerance * jnp.sqrt(total_weight)
     pairs = jnp.where(total_weight > 0, total_weight, 1.0)
@@ -250,8 +248,8 @@ def penalty_path(
 
     def solve(change, penalty):
         fit = newton(moved_outputs, lambda values: total_weight * loss(values), change, limit, max_steps, penalty)
-        found = moved(fit.params)
-        return fit.params, fit._replace(params=found, loss=fit.loss / pairs, held_out_loss=held_out_loss(found))
+        end = moved(fit.params)
+        return fit.params, fit._replace(params=end, loss=fit.loss / pairs, held_out_loss=held_out_loss(end))
 
     _, path = jax.lax.scan(solve, jax.tree.map(jnp.zeros_like, params), jnp.array(sorted(penalties, reverse=True)))
     selected = lowest(path.held_out_loss, path)

@@ -69,7 +69,7 @@ def tabular(tree: TokenTree, base: Levels | None = None) -> TreePolicy:
 
 
 def markov(tree: TokenTree, order: int, base: Levels | None = None) -> TreePolicy:
-    """Logits that read the position and the last ``order`` tokens of (prompt, prefix).
+    """Policies whose logits read the position and the last ``order`` tokens of (prompt, prefix).
 
     Raises:
       ValueError: ``order`` is negative.
@@ -116,7 +116,7 @@ def nested_markov(tree: TokenTree, order: Count, base: Levels | None = None) -> 
 def linear(
     tree: TokenTree, features: tuple[Float[Array, "X prefixes V d"], ...], base: Levels | None = None
 ) -> TreePolicy:
-    """Logits linear in ``features`` of (prompt, prefix, next token), one array a level; d parameters."""
+    """Policies with logits linear in ``features`` of (prompt, prefix, next token), one array a level; d parameters."""
     dimension = features[0].shape[-1]
 
     def init(key: PRNGKey) -> Params:
@@ -127,7 +127,7 @@ def linear(
 
 
 def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> TreePolicy:
-    """Logits from one hidden layer of ``width`` tanh units that read the one-hot prompt and prefix."""
+    """Policies whose logits come from one hidden layer of ``width`` tanh units, read from one-hot prompt and prefix."""
     inputs = (tree.prompt_length + tree.horizon) * tree.vocabulary
     init, apply = mlp(inputs, width, tree.vocabulary)
     encodings = [one_hot_prefixes(tree, depth) for depth in range(tree.horizon)]
@@ -140,7 +140,7 @@ def mlp_policy(tree: TokenTree, width: int, base: Levels | None = None) -> TreeP
 
 
 def tabular_critic(tree: TokenTree) -> Critic:
-    """One value for each (prompt, prefix), starting at 0."""
+    """Every value function: one value for each (prompt, prefix), starting at 0."""
 
     def init(key: PRNGKey) -> Params:
         del key

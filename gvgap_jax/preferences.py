@@ -66,9 +66,9 @@ def sample(
 
 
 def padded(pairs: int, smallest: int = 2048) -> int:
-    """The size that so many pairs are drawn at, so that programs are shared: the ``smallest``, or 8 times that, or 64.
+    """Number of pairs to draw where ``pairs`` are wanted: ``smallest`` times a power of 8, so that few programs do.
 
-    Pairs beyond the number asked for get weight 0 by ``split``.
+    ``split`` gives weight 0 to the pairs beyond those wanted.
     """
     size = smallest
     while size < pairs:

@@ -13,7 +13,7 @@ from gvgap_jax.types import Environment, Number, Params, Policy, Preferences, PR
 
 
 class Rollout(NamedTuple):
-    """Responses of one round, and what was known of them when they were drawn.
+    """Responses of one round, with their rewards and log-probabilities when they were drawn.
 
     Attributes:
       prompts: [B*m, P]; responses: [B*m, H].
@@ -51,7 +51,7 @@ def roll_out(
 def top_against_bottom(rollout: Rollout, temperature: Number = 1.0) -> Preferences:
     """The best of a prompt's responses chosen over the worst, B pairs; where all tie there is no pair (weight 0).
 
-    Labels without doubt, whatever the ``temperature``: repeated on-policy they ask for ever larger margins, and
+    Its labels are certain, whatever the ``temperature``: repeated on-policy they ask for ever larger margins, and
     have no interior fixed point.
     """
     del temperature

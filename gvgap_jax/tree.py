@@ -62,9 +62,9 @@ class TokenTree:
 
     def check_levels(self, levels: Levels) -> None:
         """Raise ValueError unless there are H levels of the right shapes, which broadcasting would hide."""
-        found = [level.shape for level in levels]
-        if found != self.level_shapes:
-            raise ValueError(f"{self}: levels of logits must have shapes {self.level_shapes}, got {found}.")
+        shapes = [level.shape for level in levels]
+        if shapes != self.level_shapes:
+            raise ValueError(f"{self}: levels of logits must have shapes {self.level_shapes}, got {shapes}.")
 
     def leaf_index(self, responses: Responses) -> Int[Array, "N"]:
         """Index of each response [N, H] among the leaves."""
@@ -110,11 +110,11 @@ class TokenTree:
     def along(self, levels: Levels, prompts: Prompts, responses: Responses) -> Float[Array, "N H"]:
         """Read H levels [X, V**h, V] at every token of the responses."""
         self.check_levels(levels)
-        rows, prefix, found = self.prompt_index(prompts), jnp.zeros(len(prompts), jnp.int32), []
+        rows, prefix, values = self.prompt_index(prompts), jnp.zeros(len(prompts), jnp.int32), []
         for level, token in zip(levels, responses.T, strict=True):
-            found.append(level[rows, prefix, token])
+            values.append(level[rows, prefix, token])
             prefix = prefix * self.vocabulary + token
-        return jnp.stack(found, axis=-1)
+        return jnp.stack(values, axis=-1)
 
     def at(self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses) -> Float[Array, "N"]:
         """Read a leaf array at rows of (prompt, response) tokens; ValueError if it is not one of this tree."""

@@ -1,4 +1,4 @@
-"""The bundles of pure functions that every other file passes around.
+"""The types that every other file passes around: policies, verifiers, pairs and fits.
 
 Axes, wherever a shape is written:
 
@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Array, Bool, Float, Int, Key
 
 PADDING = -1
-"""No token. No vocabulary has it, so that padding needs no mask beside the tokens."""
+"""Stands where there is no token. No vocabulary has it, so that padding needs no mask beside the tokens."""
 
 Params = Any
 """Parameters of a policy or a verifier: whatever pytree its class makes of them."""
@@ -116,7 +116,7 @@ class Critic:
 
 
 class Environment(NamedTuple):
-    """All that a sampled method may ask; nothing in it enumerates responses.
+    """The prompts, reward and reference policy of a task, for methods that sample: nothing enumerates responses.
 
     Attributes:
       prompts: key, number N -> prompts [N, P]; consumes the key.
@@ -134,7 +134,7 @@ class Environment(NamedTuple):
 
 
 class Preferences(NamedTuple):
-    """Labelled pairs. A pair of weight 0 is not there: masking keeps shapes fixed while n varies.
+    """Labelled pairs of responses. A pair of weight 0 counts as absent: masking keeps shapes fixed while n varies.
 
     Attributes:
       prompts: [N, P] tokens.
@@ -160,7 +160,7 @@ class Demonstrations(NamedTuple):
 
 
 class Fit(NamedTuple):
-    """What an optimisation returns, and how far it can be trusted.
+    """The result of an optimisation, and how far it can be trusted.
 
     Attributes:
       params: the selected parameters.

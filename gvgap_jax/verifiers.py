@@ -26,7 +26,7 @@ def tree_verifier(
     leaf_scores: Callable[[Params], Float[Array, "X L"]],
     num_parameters: Count,
 ) -> TreeVerifier:
-    """Verifier from the scores of all leaves [X, L]."""
+    """Verifier on a tree, from the scores of all leaves [X, L]."""
 
     def score(params: Params, prompts, responses):
         return tree.at(leaf_scores(params), prompts, responses)
@@ -35,7 +35,7 @@ def tree_verifier(
 
 
 def linear(tree: TokenTree, features: Float[Array, "X L d"]) -> TreeVerifier:
-    """Scores linear in fixed ``features`` of (prompt, response); d parameters."""
+    """Reward models linear in fixed ``features`` of (prompt, response); d parameters."""
     features = jnp.asarray(features, float)
     dimension = features.shape[-1]
     return tree_verifier(tree, lambda key: jnp.zeros(dimension), lambda params: features @ params, dimension)
@@ -99,7 +99,7 @@ def automaton(tree: TokenTree, states: int) -> TreeVerifier:
     of each final state [states]. It starts in state 0.
     """
     if states < 1:
-        raise ValueError(f"automaton: it needs at least 1 state, got {states}.")
+        raise ValueError(f"automaton: states must be at least 1, got {states}.")
 
     def init(key: PRNGKey) -> Params:
         transition = jax.random.normal(key, (tree.vocabulary, states, states))

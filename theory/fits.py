@@ -1,4 +1,4 @@
-"""Settings that drive every fit to its optimum, and the refusal to judge one that did not get there."""
+"""Settings that drive every fit to its optimum; a fit that did not get there becomes NaN."""
 
 from dataclasses import replace
 

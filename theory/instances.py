@@ -71,7 +71,7 @@ class Coverage(NamedTuple):
     few: Bool[Array, ""]
 
 
-COVERAGES = f"population | {FEW} pairs | half the completions unseen"
+COVERAGES = f"population, {FEW} pairs, or half the completions unseen"
 
 
 def random_coverage(generator: np.random.Generator, tree: TokenTree, instances: int, whole: bool = False) -> Coverage:

@@ -10,7 +10,7 @@ IDENTITY = 1e-9  # residual allowed where the two sides are equal, in nats or un
 
 
 class Row(NamedTuple):
-    """What one check found.
+    """The result of one check.
 
     Attributes:
       statement: the claim, in words.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gvgap_jax import TokenTree, features, policies, verifiers
+from gvgap_jax import TokenTree, policies, verifiers
 from gvgap_jax.lm.model import classes, shape
 from gvgap_jax.tasks import random_reference
 from gvgap_jax.types import TreePolicy, TreeVerifier
@@ -20,11 +20,12 @@ DRAWS = 3_000  # of each prompt
 
 
 def prefix_features(tree):
-    return features.random_prefix_features(jax.random.key(0), tree, 4)
+    numbers = np.random.default_rng(0)
+    return tuple(jnp.asarray(numbers.normal(size=(*shape, 4))) for shape in tree.level_shapes)
 
 
 def response_features(tree):
-    return features.random_features(jax.random.key(1), tree, 4)
+    return jnp.asarray(np.random.default_rng(1).normal(size=(tree.prompts, tree.leaves, 4)))
 
 
 def tabular_reference(tree):

@@ -65,23 +65,6 @@ def test_one_hot_prefixes_pad_what_is_yet_to_come(tree):
     np.testing.assert_array_equal(no_prompt, np.zeros((1, 1, 4)))
 
 
-def test_random_features_are_fixed_by_their_key_and_standard_normal():
-    tree = TokenTree(4, 3, 1)
-    drawn = features.random_features(jax.random.key(0), tree, 20)
-    assert drawn.shape == (4, 64, 20)
-    assert abs(drawn.mean()) < 4 / math.sqrt(drawn.size)
-    assert abs(drawn.std() - 1) < 4 / math.sqrt(2 * drawn.size)
-    np.testing.assert_array_equal(drawn, features.random_features(jax.random.key(0), tree, 20))
-    assert jnp.all(drawn != features.random_features(jax.random.key(1), tree, 20))
-
-
-def test_random_prefix_features_have_one_independent_array_a_level():
-    tree = TokenTree(3, 3)
-    levels = features.random_prefix_features(jax.random.key(0), tree, 5)
-    assert [level.shape for level in levels] == [(1, 1, 3, 5), (1, 3, 3, 5), (1, 9, 3, 5)]
-    assert jnp.all(levels[1][:, :1] != levels[0]), "levels must not share their draws"
-
-
 def test_mlp_is_one_hidden_layer_of_tanh_units():
     init, apply = features.mlp(inputs=4, width=3, outputs=2)
     random = np.random.default_rng(0)

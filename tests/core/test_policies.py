@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvgap_jax import TokenTree, features, policies
+from gvgap_jax import TokenTree, policies
 from gvgap_jax.tasks import random_reference
 from tests.helpers import completions, walk
 
@@ -63,7 +63,8 @@ def test_markov_of_the_full_order_holds_every_policy():
 
 
 def test_linear_logits_are_features_times_parameters(tree):
-    levels = features.random_prefix_features(jax.random.key(0), tree, 2)
+    numbers = np.random.default_rng(0)
+    levels = tuple(jnp.asarray(numbers.normal(size=(*shape, 2))) for shape in tree.level_shapes)
     policy = policies.linear(tree, levels)
     params = jnp.array([0.3, -2.0])
     logits = tuple(0.3 * level[..., 0] - 2 * level[..., 1] for level in levels)

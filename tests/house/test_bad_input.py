@@ -70,7 +70,7 @@ CASES = {
         ],
     ),
     "family like no other": (lambda: tasks.task_family("zzz"), ["no task family 'zzz'", "there are interactions"]),
-    "no states": (lambda: tasks.automaton(KEY, TREE, 0), ["automaton: it needs at least 1 state, got 0"]),
+    "no states": (lambda: tasks.automaton(KEY, TREE, 0), ["automaton: states must be at least 1, got 0"]),
     "negative order": (lambda: policies.markov(TREE, -1), ["order must be at least 0 tokens, got -1"]),
     "order zero": (lambda: verifiers.interactions(TREE, 0), ["order must be between 1 and 2", "got 0"]),
     "order too high": (lambda: verifiers.interactions(TREE, 3), ["order must be between 1 and 2", "got 3"]),
