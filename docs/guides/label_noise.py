@@ -5,15 +5,19 @@ temperature of the labels grows: at 0 a label is a fact, at infinity a coin. Bot
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import matplotlib.pyplot as plt
 import polars as pl
+from matplotlib.figure import Figure
 
-from experiments.kit.findings import Finding, Question, finding_over_seeds
+from experiments.kit.findings import Finding, Question, curves_by_seed, finding_over_seeds
+from experiments.kit.plots import DPO, RLHF, curve, legend_below, style
 from experiments.kit.problems import check
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.sweep import Cell, Grid, load
 
 MEANING = 1
 QUESTION = Question(
@@ -44,8 +48,10 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "pairs": (64,), "temperature": (0.5, 2.0)}, seeds=2),
     "quick": Grid({"temperature": (0.5, 1.0, 2.0)}, seeds=16),
     "paper": Grid({"horizon": (3, 5), "temperature": (0.25, 0.5, 1.0, 2.0, 4.0)}, seeds=64),
+    "full": Grid({"horizon": (3, 4, 5, 6), "temperature": tuple(2.0**power for power in range(-4, 5))}, seeds=256),
 }
 
 
@@ -74,14 +80,14 @@ def run(program: Program, cell: dict) -> dict:
     problem = algorithms.Problem(task, *preferences.split(drawn, cell["pairs"]))
     verifier = verifiers.interactions(tree, order=1)
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
-    policy, found, converged = policies.tabular(tree), {}, True
+    policy, regrets, converged = policies.tabular(tree), {}, True
     classes = algorithms.Classes(policy, verifier, restricted)
     for method in (algorithms.dpo, algorithms.rlhf, algorithms.restricted_mle):
         fit = method(fit_key, classes, problem, algorithms.Settings())
         log_policy = policy.leaf_log_probs(fit.params)
-        found[f"regret_{method.__name__}"] = metrics.evaluate(log_policy, task).regret
+        regrets[f"regret_{method.__name__}"] = metrics.evaluate(log_policy, task).regret
         converged &= fit.converged
-    return found | {"converged": converged}
+    return regrets | {"converged": converged}
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -97,3 +103,25 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         *finding_over_seeds(claim, fits, noisiest - clearest, "nats", 0.0, "above"),
         *finding_over_seeds(control, fits, apart, "nats", 1e-3, "below", control=True),
     ]
+
+
+CAPTIONS = {
+    "label_noise": "Regret (KL from the optimal policy) of DPO and of RLHF on the same pairs, by label temperature."
+}
+
+
+def draw(folder: str | Path) -> dict[str, Figure]:
+    """One panel a horizon; bars are 95 % intervals over seeds."""
+    fits = load(folder, "fits")
+    horizons = sorted(fits["horizon"].unique())
+    with style(2.4):
+        figure, (panels,) = plt.subplots(1, len(horizons), squeeze=False, sharey=True)
+        for axis, horizon in zip(panels, horizons, strict=True):
+            axis.set(xscale="log", xlabel="temperature of the labels", title=f"H = {horizon}")
+            for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
+                mean = pl.col(f"regret_{method}").mean()
+                temperatures, regrets = curves_by_seed(fits.filter(horizon=horizon), "temperature", mean)
+                curve(axis, temperatures, regrets, method.upper(), **look)
+        panels[0].set_ylabel("regret KL(π‖π*) [nats]")
+        legend_below(figure)
+    return {"label_noise": figure}

@@ -42,7 +42,8 @@ class Computing:
     """What computes, and which part.
 
     Attributes:
-      preset: quick takes a minute or two on 2 cores, paper is what a figure should rest on, full is for a cluster.
+      preset: tiny takes seconds, to see that it works; quick takes a minute or two on 2 cores, paper is what a figure
+        should rest on, full is for a cluster.
       backend: policies are tables on the tree, or transformers evaluated at all of its leaves.
       shard: i/n computes every n-th chunk from the i-th on, so that n machines share a sweep.
       engine: what computes: this process, a Ray cluster, or Slurm jobs.
@@ -146,9 +147,9 @@ def part_of(text: str) -> tuple[int, int]:
 
 def preset_in(arguments: list[str]) -> Preset:
     """The preset named in the arguments; its values are the defaults that the other options override."""
-    return named_by("--preset", PRESET_NAMES, arguments)
+    return named_by("--preset", PRESET_NAMES, arguments, Computing.preset)
 
 
 def backend_in(arguments: list[str]) -> BackendName:
     """The backend named in the arguments; it decides which presets there are."""
-    return named_by("--backend", BACKEND_NAMES, arguments)
+    return named_by("--backend", BACKEND_NAMES, arguments, Computing.backend)

@@ -6,20 +6,20 @@ from typing import Literal, TypeVar, get_args
 from experiments.kit.backends import BackendName, named
 from gvgap_jax.sweep import folder_at
 
-Preset = Literal["quick", "paper", "full"]
+Preset = Literal["tiny", "quick", "paper", "full"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
 RESULTS = "results"
 Choice = TypeVar("Choice", bound=str)
 
 
-def named_by(wanted: str, choices: Sequence[Choice], arguments: list[str]) -> Choice:
-    """The choice that an option names, or the first one."""
+def named_by(wanted: str, choices: Sequence[Choice], arguments: list[str], default: Choice) -> Choice:
+    """The choice that an option names, or the default."""
     for option, value in zip(arguments, [*arguments[1:], ""], strict=False):
         given = value if option == wanted else option.removeprefix(f"{wanted}=")
         if given in choices:
             return choices[choices.index(given)]
-    return choices[0]
+    return default
 
 
 def default_folder(name: str, preset: str, root: str = RESULTS, backend: BackendName = "tree") -> str:

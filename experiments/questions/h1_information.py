@@ -84,6 +84,7 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
     "quick": Grid({}, seeds=24),
     "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
     "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),

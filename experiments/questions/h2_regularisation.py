@@ -85,6 +85,7 @@ class Config:
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1,), "pairs": (64,), "beta": (1.0, 4.0)}, seeds=2),
     "quick": Grid({"beta": BETAS}, seeds=16),
     "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
     "full": Grid(

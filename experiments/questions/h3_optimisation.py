@@ -106,6 +106,11 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid(
+        {"prompt_length": (1,), "horizon": (2,), "gold_order": (1,), "policy_order": (2,), "pairs": (64,)}
+        | {"steps": (5, 10)},
+        seeds=2,
+    ),
     "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=16),
     "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
     "full": Grid(

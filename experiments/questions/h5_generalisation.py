@@ -88,6 +88,7 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (2,), "pairs": (256,)}, seeds=2),
     "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
     "paper": Grid(
         {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
@@ -104,6 +105,7 @@ PRESETS = {
     ),
 }
 TRANSFORMER_PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (4,), "pairs": (256,)}, seeds=2),
     "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=8),
     "paper": Grid(
         {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64

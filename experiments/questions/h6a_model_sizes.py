@@ -124,6 +124,7 @@ def _grid(seeds: int, **axes: tuple) -> Grid:
 
 
 PRESETS = {
+    "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_order=(0, 1), verifier_order=(1, 2), pairs=(4096,)),
     "quick": _grid(16, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
     "paper": _grid(
         64,
@@ -148,6 +149,7 @@ PRESETS = {
 
 
 TRANSFORMER_PRESETS = {
+    "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
     "quick": _grid(8, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
     "paper": _grid(
         64,

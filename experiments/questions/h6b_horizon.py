@@ -37,11 +37,13 @@ def _grid(seeds: int, longest: dict[int, int], **axes: tuple) -> Grid:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
     "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=16),
     "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
     "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
 }
 TRANSFORMER_PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
     "quick": Grid({"horizon": (1, 2, 4), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=8),
     "paper": _grid(64, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
     "full": _grid(256, {2: 8, 3: 6}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),

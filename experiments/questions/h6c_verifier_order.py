@@ -27,6 +27,7 @@ QUESTION = Question(
     figure="the ROUGE-L reward, as a curve over the verifier's order",
 )
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
     "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 3, 4, 5), "pairs": (128, 512, 2048)}, seeds=16),
     "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
     "full": Grid(

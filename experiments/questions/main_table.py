@@ -92,11 +92,15 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2),
     "quick": Grid({}, seeds=16),
     "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
     "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
 }
 TRANSFORMER_PRESETS = PRESETS | {
+    "tiny": Grid(
+        {"horizon": (1,), "gold_order": (1,), "verifier_order": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2
+    ),
     "quick": Grid({}, seeds=8),
 }
 

@@ -100,6 +100,7 @@ def _grid(seeds: int, tabular: tuple[int, ...], interactions: tuple[int, ...], *
 
 
 PRESETS = {
+    "tiny": _grid(2, tabular=(2,), interactions=(2,), gold_order=(1, 2), verifier_order=(1, 2), pairs=(64, 1024)),
     "quick": _grid(
         13,
         tabular=(2, 4),

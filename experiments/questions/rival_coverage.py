@@ -73,6 +73,7 @@ class Config:
 
 HOLES = (0.0, 0.1, 0.3, 0.6)
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "pairs": (64,), "unseen": (0.0, 0.3)}, seeds=2),
     "quick": Grid({"pairs": (256, 2048), "unseen": HOLES}, seeds=24),
     "paper": Grid({"gold_order": (1, 2), "pairs": (128, 512, 2048, 8192), "unseen": HOLES}, seeds=64),
     "full": Grid(

@@ -89,6 +89,7 @@ class Config:
 SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
 _AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
 PRESETS = {
+    "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
     "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
     "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
     "full": Grid(

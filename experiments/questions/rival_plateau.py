@@ -78,6 +78,7 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"vocabulary": (3,), "dimension": (2,), "samples": (64,), "pairs": (64, 512)}, seeds=2),
     "quick": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=16),
     "paper": Grid({"pairs": tuple(2**power for power in range(7, 18))}, seeds=64),
     "full": Grid(

@@ -70,6 +70,7 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"horizon": (2,), "terms": (1, 3), "pairs": (32, 128)}, seeds=2),
     "quick": Grid({"terms": (1, 4, 16, 63), "pairs": (64, 256, 1024)}, seeds=16),
     "paper": Grid({"terms": (1, 2, 4, 8, 16, 32, 63), "pairs": tuple(2**power for power in range(5, 14))}, seeds=64),
     "full": Grid(

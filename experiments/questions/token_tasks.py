@@ -122,6 +122,7 @@ class Config:
 
 
 PRESETS = {
+    "tiny": Grid({"vocabulary": (4,), "horizon": (2,), "prompt_length": (1,), "pairs": (10,), "steps": (25,)}, seeds=2),
     "quick": Grid(
         {"family": ("token_counts", "token_counts", "hidden_reference"), "labels": ("gold", COIN, "gold")},
         (("family", "labels"),),

@@ -100,7 +100,7 @@ def gather(
     folders = {each: default_folder(name, each, root, backend) for each in presets}
     plans = {each: (named(name, backend), module, module.PRESETS[each]) for each in presets}
     troubles = {each: trouble(folder_at(folders[each]), plans[each]) for each in presets}
-    there = [each for each in presets if _exists(folder_at(folders[each]))] or [presets[0]]
+    there = [each for each in presets if _exists(folder_at(folders[each]))] or [preset or "quick"]
     chosen = next((each for each in reversed(there) if not troubles[each]), there[-1])
     notes = [
         f"Records of the preset {each} are there too, but: {' '.join(troubles[each])}"

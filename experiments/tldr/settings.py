@@ -284,7 +284,7 @@ class Options:
 
 def options_with(arguments: list[str]) -> type[Options]:
     """The options with the defaults of the preset that the arguments name."""
-    preset = named_by("--preset", get_args(PresetName), arguments)
+    preset = named_by("--preset", get_args(PresetName), arguments, Options.preset)
     return dataclasses.make_dataclass(
         "Tldr",
         [

@@ -274,11 +274,6 @@ def test_doctor_sees_the_cache(tmp_path, cache_folder):
         assert state in doctor.facts()["compiled programs"]
 
 
-def test_every_experiment_has_every_preset():
-    for module in questions().values():
-        assert tuple(module.PRESETS) == arguments.PRESET_NAMES
-
-
 def test_compiled_programs_are_kept_apart_by_processor_and_jaxlib(monkeypatch, cache_folder):
     monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
     compile_cache.keep_compiled_programs()

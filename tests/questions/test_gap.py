@@ -6,6 +6,7 @@ import pytest
 
 from experiments.kit import gap
 from experiments.questions import h6b_horizon, h6c_verifier_order
+from gvgap_jax.sweep import load
 
 
 def made_up_gaps(points, power=0.5, at_closed=1.0, apart=1e-5):
@@ -96,6 +97,15 @@ def test_any_grid_has_its_findings(points):
         directions = [finding.direction for finding in module.findings(made_up_gaps(points))]
         assert ("at" in directions) == any(horizon == order for horizon, order in points)
         assert ("above" in directions) == any(horizon > order for horizon, order in points)
+
+
+def test_with_verifiers_as_complex_as_policies_only_the_penalty_is_left_between_the_methods(records):
+    gaps = load(records("h6c_verifier_order"), "gaps")
+    tables, additive = gaps.filter(gold_order=2), gaps.filter(gold_order=1)
+    np.testing.assert_allclose(tables["dpo_dimension"], tables["rlhf_dimension"], rtol=1e-9)
+    assert (additive["dpo_dimension"] / additive["rlhf_dimension"]).min() > 1.2
+    assert np.abs(np.log(gaps["restricted_regret"] / gaps["rlhf_regret"])).max() < 1e-2
+    assert np.abs(np.log(tables["dpo_regret"] / tables["rlhf_regret"])).min() > 1e-2
 
 
 def test_a_point_above_the_horizon_is_no_cell():

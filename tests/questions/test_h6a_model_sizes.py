@@ -6,24 +6,20 @@ import math
 import polars as pl
 import pytest
 
-from experiments.cli import main as command
 from experiments.kit.problems import task_of
 from experiments.questions import h6a_model_sizes as h6a
 from gvgap_jax import TokenTree
 from gvgap_jax.sweep import load
 from tests import helpers
 from tests.helpers import as_table, exponential
-from tests.questions.tiny import TINY
 
 TREE = TokenTree(3, 2)
 
 
-@pytest.fixture(scope="module")
-def fits(tmp_path_factory):
-    """Records of the tiny grid, whose compiled program is kept for the tests of all experiments."""
-    folder = tmp_path_factory.mktemp("records")
-    command.main(["run", "h6a_model_sizes", "--out", str(folder), *TINY["h6a_model_sizes"]])
-    return load(folder, "fits")
+@pytest.fixture
+def fits(records):
+    """Records of the tiny grid."""
+    return load(records("h6a_model_sizes"), "fits")
 
 
 def of_marginals(law):

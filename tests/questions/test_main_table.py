@@ -4,8 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.questions import _figure_main_table as figure
-from experiments.questions import h1_information, main_table
+from experiments.questions import main_table
 from experiments.questions.main_table_costs import Cost
 from gvgap_jax.online import Sizes
 
@@ -23,7 +22,7 @@ def made_up_tables(seeds: int = 6) -> pl.DataFrame:
         [
             columns
             | {"seed": seed}
-            | {f"{arm}: {name}": wins + noise[seed] for arm, wins in WINS.items() for name in figure.MEASURED}
+            | {f"{arm}: {name}": wins + noise[seed] for arm, wins in WINS.items() for name in main_table.MEASURED}
             for seed in range(seeds)
         ]
     )
@@ -40,7 +39,7 @@ def test_one_row_an_arm():
         "verifier_order",
         "beta",
         "seed",
-        *figure.MEASURED,
+        *main_table.MEASURED,
     }
     assert len(table) == 2 * len(WINS)
 
@@ -97,31 +96,3 @@ def test_costs_by_hand():
 def test_tables_that_cannot_be_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         main_table.Config(**settings)
-
-
-def made_up_fits(gain: float) -> pl.DataFrame:
-    """Sampled second stages that end ``gain`` nats below the exact one."""
-    numbers = {"horizon": 3, "pairs": 512, "gold_order": 1, "beta": 1.0, "temperature": 1.0, "reference_scale": 1.0}
-    rows = []
-    for seed in range(8):
-        for order, exact in ((1, 0.1), (3, 0.3)):
-            shared = numbers | {"seed": seed, "order": order, "penalty": 1.0, "penalty_exact": 1.0}
-            regret = exact + seed / 100
-            rows.append(shared | {"responses": 0, "regret": 0.3 + seed / 100, "regret_exact": regret})
-            rows.append(shared | {"responses": 1000, "regret": regret - gain + seed * 1e-4, "regret_exact": regret})
-    return pl.DataFrame(rows)
-
-
-@pytest.mark.parametrize(("gain", "verdict"), [(0.0, "contradicted"), (0.05, "supported")])
-def test_information_in_samples_would_be_seen(gain, verdict):
-    *found, control = h1_information.findings({"fits": made_up_fits(gain)})
-    assert [finding.verdict for finding in found[:3]] == 3 * [verdict]
-    assert found[3].interval.estimate == pytest.approx(0.2)
-    assert control.control
-    assert control.verdict == "supported"
-    assert control.bound < h1_information.MATTERS
-
-
-def test_a_second_stage_that_is_not_certified_has_as_much_leeway_as_matters():
-    fits = made_up_fits(0.0).with_columns(backend=pl.lit("transformer"))
-    assert h1_information.findings({"fits": fits})[-1].bound == h1_information.MATTERS

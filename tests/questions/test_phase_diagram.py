@@ -11,8 +11,7 @@ import pytest
 import scipy.optimize
 
 from experiments.cli import predict
-from experiments.questions import _figure_phase_diagram as figure
-from experiments.questions import phase_diagram, phase_diagram_records, sample_complexity
+from experiments.questions import phase_diagram, phase_diagram_figures, phase_diagram_records, sample_complexity
 from experiments.questions.phase_diagram import Config
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Grid, batches
@@ -341,14 +340,14 @@ def test_the_common_curve_of_points_on_a_curve_is_that_curve():
 
 
 def test_figures_are_drawn_from_records(tmp_path, monkeypatch):
-    monkeypatch.setattr(figure, "load", lambda folder, table: records()[table])
-    figures = figure.draw(tmp_path)
+    monkeypatch.setattr(phase_diagram_figures, "load", lambda folder, table: records()[table])
+    figures = phase_diagram_figures.draw(tmp_path)
     maps, tables = {"", "_horizons", "_collapse"}, {"_disagreements", "_refusals"}
     assert set(figures) == {f"phase_diagram{name}" for name in maps | tables}
     for name in maps:
         drawn = figures[f"phase_diagram{name}"]
         drawn.canvas.draw()
-        figure.plt.close(drawn)
+        phase_diagram_figures.plt.close(drawn)
     for name in tables:
         assert {"pairs", "low", "high"} <= set(figures[f"phase_diagram{name}"].columns)
 

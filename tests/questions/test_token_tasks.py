@@ -8,7 +8,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.questions import _figure_token_tasks as figure
 from experiments.questions import token_tasks, token_tasks_arms
 from experiments.questions.token_tasks_arms import ARMS, DPO, GOLD, REFERENCE, SAME, SIMPLE
 from experiments.questions.token_tasks_families import FAMILIES, Sizes
@@ -150,7 +149,7 @@ def test_what_is_missing_from_a_grid_is_left_out(fits):
 
 
 def test_a_figure_has_a_panel_for_each_family(fits):
-    drawn = figure._panels(token_tasks.shares(fits).filter(informed=1))
+    drawn = token_tasks._panels(token_tasks.shares(fits).filter(informed=1))
     assert [axis.get_title().split("\n")[0] for axis in drawn.axes] == ["token counts", "hidden reference"]
 
 

@@ -191,7 +191,7 @@ def test_the_most_thorough_complete_records_are_shown(records):
     found = gathered(records, preset=None)
     assert (found.preset, found.problems) == ("quick", [])
     assert "preset paper are there too, but: The records in" in found.notes[0]
-    same = toy(PRESETS={"quick": QUICK, "paper": QUICK, "full": QUICK})
+    same = toy(PRESETS={"tiny": QUICK, "quick": QUICK, "paper": QUICK, "full": QUICK})
     assert gathered(records, same, preset=None).preset == "paper"
     assert gathered(records, toy(MEANING=2), preset=None).preset == "paper"
 

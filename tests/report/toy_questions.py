@@ -33,7 +33,7 @@ def toy(**changes):
     parts |= {
         "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nAll of it.",
         "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067."),
-        "PRESETS": {"quick": QUICK, "paper": PAPER, "full": PAPER},
+        "PRESETS": {"tiny": QUICK, "quick": QUICK, "paper": PAPER, "full": PAPER},
         "findings": findings,
         "CAPTIONS": {"toy": "Small and empty."},
         "draw": draw,
