@@ -14,7 +14,7 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.kit.findings import Interval, over_seeds, ratio_over_seeds, where_converged
+from experiments.kit.findings import EQUAL, Interval, over_seeds, ratio_over_seeds, where_converged
 from experiments.kit.problems import TRAINED
 from experiments.kit.terminal import console, explain, table
 from experiments.questions import phase_diagram, phase_diagram_records
@@ -60,13 +60,11 @@ class Prediction(NamedTuple):
     @property
     def verdict(self) -> str:
         """The answer in a word, from the interval of the gap."""
-        if self.gap.low > phase_diagram_records.EQUAL:
+        if self.gap.low > EQUAL:
             return "two-stage RLHF is better"
-        if self.gap.high < -phase_diagram_records.EQUAL:
+        if self.gap.high < -EQUAL:
             return "DPO is better"
-        return (
-            "no difference" if abs(self.gap.estimate) < phase_diagram_records.EQUAL else "it depends on the gold reward"
-        )
+        return "no difference" if abs(self.gap.estimate) < EQUAL else "it depends on the gold reward"
 
 
 def answer(config: Annotated[Config, tyro.conf.arg(name="")], golds: int = 8) -> None:

@@ -7,6 +7,10 @@ import polars as pl
 from scipy import stats
 
 LEVEL = 0.95
+REGRET = "regret (KL to the optimal policy)"  # where a claim says it first
+# What the solvers' tolerances and rounding leave between two methods that must end at one policy:
+EQUAL = 1e-4  # nats, of a regret
+EQUAL_LOG = 0.01  # of the logarithm of a regret, where none is so small that rounding is all of it
 
 
 class Interval(NamedTuple):
@@ -34,6 +38,11 @@ def over_seeds(values) -> Interval:
 def by_seed(rows: pl.DataFrame, statistic: pl.Expr) -> np.ndarray:
     """One number a seed, computed from that seed's rows, in the order of the seeds."""
     return rows.group_by("seed").agg(statistic.alias("statistic")).sort("seed")["statistic"].to_numpy()
+
+
+def estimate(rows: pl.DataFrame, statistic: pl.Expr) -> Interval:
+    """Interval over seeds of a statistic that is computed from each seed's rows."""
+    return over_seeds(by_seed(rows, statistic))
 
 
 def curves_by_seed(rows: pl.DataFrame, x: str, statistic: pl.Expr) -> tuple[np.ndarray, np.ndarray]:
@@ -125,13 +134,14 @@ class Finding(NamedTuple):
         return "supported" if above == (self.direction == "above") else "contradicted"
 
 
-def finding_over_seeds(
-    claim: str, rows: pl.DataFrame, statistic: pl.Expr, unit: str, bound: float, direction: str, control: bool = False
-) -> list[Finding]:
-    """The finding of one statistic a seed, computed from that seed's rows; none where no row speaks to it."""
-    if not len(rows):
-        return []
-    return [Finding(claim, over_seeds(by_seed(rows, statistic)), unit, bound, direction, control)]
+def equality(claim: str, rows: pl.DataFrame, difference: pl.Expr, bound: float = EQUAL, unit: str = "nats") -> Finding:
+    """The control of two methods that must end at one policy: the largest absolute difference of each seed."""
+    return Finding(claim, estimate(rows, difference.abs().nan_max()), unit, bound, "below", control=True)
+
+
+def answered(findings: list[Finding]) -> list[Finding]:
+    """Those of the findings that some record speaks to; a grid need not have the points of all."""
+    return [finding for finding in findings if finding.interval.seeds + finding.interval.failed]
 
 
 def doubtful(records: dict[str, pl.DataFrame]) -> list[str]:

@@ -1,12 +1,13 @@
-"""What every experiment on token trees shares: how a row's task and pairs are drawn, and checks of its settings."""
+"""What every experiment on token trees shares: the methods compared, and how a row's task and pairs are drawn."""
 
 import jax
 from jaxtyping import Array, Float
 
-from gvgap_jax import TokenTree, preferences, tasks
+from gvgap_jax import TokenTree, algorithms, preferences, tasks
 from gvgap_jax.algorithms import Problem
 from gvgap_jax.types import Count, Fit, PRNGKey
 
+METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 HELD_OUT_EVERY = 5
 TRAINED = 1 - 1 / HELD_OUT_EVERY  # share of the pairs that is fitted
 
@@ -44,15 +45,3 @@ def problem_of(
 def record_of(fit: Fit) -> dict:
     """Columns of a fit: how good it is and how far to trust it, without its parameters."""
     return {name: value for name, value in fit._asdict().items() if name != "params"}
-
-
-def check(config, positive: tuple[str, ...] = (), at_least_one: tuple[str, ...] = ()) -> None:
-    """Raise ValueError for a setting out of its range; pairs must be enough to hold one out."""
-    for name in positive:
-        if not getattr(config, name) > 0:
-            raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
-    for name in at_least_one:
-        if getattr(config, name) < 1:
-            raise ValueError(f"{name} must be at least 1, got {getattr(config, name)}.")
-    if "pairs" not in at_least_one and config.pairs < HELD_OUT_EVERY:
-        raise ValueError(f"pairs must be at least {HELD_OUT_EVERY} (one is held out), got {config.pairs}.")

@@ -21,7 +21,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import Finding, Question, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.fields import check, check_gold_order
+from experiments.kit.findings import Finding, Question, curves_by_seed, estimate, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
@@ -41,7 +42,7 @@ MOST = 2**14  # prompts of the largest batch
 RUNS = (16, 128, 1024)  # prompts a round of whole runs
 ROUNDS = 100  # of a run with 128 prompts a round; they grow as the root of the prompts, so that descent is no limit
 ROUNDING = 1e-7  # nats: smaller ones count as much, so that ratios are too small and never too large
-N = 4  # of best-of-n, and of top against bottom
+N = 4  # of best-of-n, and responses of which the best is set against the worst
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,10 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
+        check(self)
+        check_gold_order(self)
         if self.prompts % BLOCK or not BLOCK <= self.prompts <= MOST:
             raise ValueError(f"prompts must be a multiple of {BLOCK} up to {MOST:,}, got {self.prompts}.")
-        if not 1 <= self.gold_order <= self.horizon:
-            raise ValueError(f"gold_order must be between 1 and the horizon {self.horizon}, got {self.gold_order}.")
-        if not self.beta > 0:
-            raise ValueError(f"beta must be positive, got {self.beta}.")
 
 
 PRESETS = {
@@ -188,16 +187,15 @@ def cells(config: Config) -> list[Cell]:
     tree = TokenTree(config.vocabulary, config.horizon)
     numbers: dict[str, int | float] = {"prompts": config.prompts, "gold_order": config.gold_order}
     numbers |= {"beta": config.beta, "reference_scale": config.reference_scale}
-    found = [
+    estimates = [
         Cell("estimates", Program(name, tree, 0), {"estimator": name, "horizon": tree.horizon}, numbers)
         for name in ESTIMATORS
     ]
-    if config.prompts in RUNS:
-        found += [
-            Cell("runs", Program(name, tree, config.prompts), {"road": name, "horizon": tree.horizon}, numbers)
-            for name in methods(tree)
-        ]
-    return found
+    runs = [
+        Cell("runs", Program(name, tree, config.prompts), {"road": name, "horizon": tree.horizon}, numbers)
+        for name in methods(tree)
+    ]
+    return estimates + (runs if config.prompts in RUNS else [])
 
 
 def run(program: Program, cell: dict) -> dict:
@@ -214,10 +212,10 @@ def run(program: Program, cell: dict) -> dict:
     estimate, exact = ESTIMATORS[program.name]
     blocks = jax.vmap(partial(estimate, setting))(jax.random.split(draw_key, MOST // BLOCK))
     used = jnp.arange(MOST // BLOCK) < cell["prompts"] // BLOCK
-    found, wanted = used @ blocks / jnp.sum(used), exact(setting)
+    sampled, wanted = used @ blocks / jnp.sum(used), exact(setting)
     return {
-        "error": jnp.linalg.norm(found - wanted) / jnp.linalg.norm(wanted),
-        "along": found @ wanted / (wanted @ wanted) - 1,
+        "error": jnp.linalg.norm(sampled - wanted) / jnp.linalg.norm(wanted),
+        "along": sampled @ wanted / (wanted @ wanted) - 1,
     }
 
 
@@ -251,7 +249,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             claim = f"{name}: slope of log error against log samples, which is -1/2"
             rows.append(Finding(claim, slope, "", -0.5, "at", control=True))
         largest = here.filter(prompts=here["prompts"].max())
-        bias = over_seeds(by_seed(largest, pl.col("along").mean()))
+        bias = estimate(largest, pl.col("along").mean())
         claim = f"{name}: bias along what it estimates, as a share of it"
         rows.append(Finding(claim, bias, "", 0.0, "at", control=True))
     return rows
@@ -259,10 +257,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 def slopes(estimates: pl.DataFrame) -> np.ndarray:
     """Least-squares slope of log error against log prompts, one a seed."""
-    found = []
-    for _, rows in estimates.group_by("seed", maintain_order=True):
-        found.append(np.polyfit(np.log(rows["prompts"]), np.log(rows["error"]), 1)[0])
-    return np.array(found)
+    seeds = estimates.partition_by("seed", maintain_order=True)
+    return np.array([np.polyfit(np.log(rows["prompts"]), np.log(rows["error"]), 1)[0] for rows in seeds])
 
 
 LOOKS = {
@@ -276,8 +272,9 @@ LOOKS = {
 CAPTIONS = {
     "estimators": (
         "Left: distance of a sampled estimate from the exact sum over responses, as a share of its size; the "
-        "line falls as one over the root of the number of prompts. Right: KL from where a sampled run ends to "
-        "the exact optimum of the same reward, against all responses that it drew."
+        "line falls as one over the root of the number of prompts. Top against bottom is online DPO whose pairs are "
+        "the best and the worst of a few responses. Right: KL from where a sampled run ends to the exact optimum of "
+        "the same reward, against all responses that it drew."
     )
 }
 

@@ -7,15 +7,16 @@ cause, the gap would be gone with pairs from the reference alone. The number of 
 
 The offline arm is DPO over all policies, the two-stage arm a simple reward model that holds the gold reward, with an
 exact second stage. What could still mislead: a coverage changes how much the labels say, for both arms, so each is set
-beside its effective dimension under that coverage, which foretells the regret with many pairs (infinite, in single
-precision, where narrow pairs all but hide a direction); and a reward model that does not hold the gold reward could go
-wrong off the support, which is not tested here.
+beside its effective dimension d_eff under that coverage, which predicts the regret with many pairs, d_eff/(2n)
+(infinite, in single precision, where narrow pairs all but hide a direction); and a reward model that does not hold the
+gold reward could go wrong off the support, which is not tested here.
 
 Transformers are beside tables here: d_eff is that of the full table, which holds every policy, and a third arm is
 two-stage RLHF whose reward model has the policy's own backbone. There breadth can also help a reward model to
 generalise, which a simple one, right everywhere, has no need of.
 """
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +28,20 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
-from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds, ratio_of_means
+from experiments.kit.fields import check, check_gold_order
+from experiments.kit.findings import (
+    REGRET,
+    Finding,
+    Question,
+    by_seed,
+    curves_by_seed,
+    equality,
+    estimate,
+    over_seeds,
+    ratio_of_means,
+)
 from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, slices, style
-from experiments.kit.problems import TRAINED, check, problem_of, record_of, task_of
+from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
 
@@ -41,15 +53,14 @@ QUESTION = Question(
     reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
 )
 
-METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
 SMALLEST = 8192  # size that numbers of pairs are padded to
 MODERATE = 512  # pairs at which coverages are compared, or the nearest number there is
 CLOSED = 0.1  # share of the first gap
-# Nats, for two methods that must end at one policy: narrow coverage leaves directions so flat that the solver's
-# tolerance moves a regret in its third decimal.
+# Nats, wider than elsewhere: narrow coverage leaves directions so flat that the solver's tolerance moves a regret in
+# its third decimal.
 EQUAL = 1e-2
-FORETOLD = 0.5  # least share of the predicted gap: "within a factor of two"
+PREDICTED = 0.5  # least share of the predicted gap: "within a factor of two"
 
 
 @dataclass(frozen=True)
@@ -77,9 +88,8 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        check(self, ("beta", "temperature", "reference_scale"), ("gold_order",))
-        if self.gold_order > self.horizon:
-            raise ValueError(f"gold_order must be at most the horizon, {self.horizon}, got {self.gold_order}.")
+        check(self)
+        check_gold_order(self)
         if not np.isfinite(self.tilt):
             raise ValueError(f"tilt must be a finite number, got {self.tilt}.")
 
@@ -118,15 +128,15 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     tree = TokenTree(config.vocabulary, config.horizon)
     names = ("gold_order", "tilt", "beta", "temperature", "reference_scale")
     numbers = {name: getattr(config, name) for name in names}
-    found = []
+    made = []
     for arm in METHODS if backend is TREE else (*METHODS, BACKBONE):
         program = Program(arm, tree, preferences.padded(config.pairs, SMALLEST))
         labels: dict[str, str | int] = {"arm": arm, "horizon": config.horizon}
-        found.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
+        made.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
     labels = {"horizon": config.horizon}
     for order in sorted({config.gold_order, config.horizon}):
-        found.append(Cell("dimensions", Program("d_eff", tree, 0), labels, numbers | {"order": order}))
-    return found
+        made.append(Cell("dimensions", Program("d_eff", tree, 0), labels, numbers | {"order": order}))
+    return made
 
 
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
@@ -151,34 +161,33 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    """For every coverage the gap, whether it closes, and whether d_eff foretells it; what breadth adds; the control."""
+    """For every coverage the gap, whether it closes, and whether d_eff predicts it; what breadth adds; the control."""
     paired, rows = gaps(records), []
     sizes = sorted(paired["pairs"].unique())
     moderate, most = min(sizes, key=lambda size: abs(size - MODERATE)), sizes[-1]
     tilts = sorted(paired["tilt"].unique(), key=lambda tilt: (tilt != 1, -tilt))  # the reference's own pairs first
     for tilt in tilts:
         here = paired.filter(tilt=tilt)
-        gap = over_seeds(of_seed(here.filter(pairs=moderate)))
-        claim = f"pairs from {coverage_name(tilt)}: regret of DPO - RLHF at {moderate:,} pairs"
-        rows.append(Finding(claim, gap, "nats", 0.0, "above"))
+        claim = f"pairs from {coverage_name(tilt)}: {REGRET} of DPO - RLHF at {moderate:,} pairs"
+        mean = pl.col("gap").mean()
+        rows.append(Finding(claim, estimate(here.filter(pairs=moderate), mean), "nats", 0.0, "above"))
         own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
         if len(own):
             claim += ", reward model of the policy's own backbone"
-            rows.append(Finding(claim, over_seeds(of_seed(own)), "nats", 0.0, "at"))
+            rows.append(Finding(claim, estimate(own, mean), "nats", 0.0, "at"))
         at_most, widest = here.filter(pairs=most), _widest(here)
         if len(sizes) > 1:
             closure = ratio_of_means(of_seed(at_most), of_seed(here.filter(pairs=widest)))
             claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over the widest, at {widest:,}"
             rows.append(Finding(claim, closure, "times", CLOSED, "below"))
-        foretold = ratio_of_means(of_seed(at_most), of_seed(at_most, "predicted_gap"))
-        claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over what d_eff foretells"
-        rows.append(Finding(claim, foretold, "times", FORETOLD, "above"))
+        predicted = ratio_of_means(of_seed(at_most), of_seed(at_most, "predicted_gap"))
+        claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over what effective dimensions predict"
+        rows.append(Finding(claim, predicted, "times", PREDICTED, "above"))
     if 0.0 in tilts and 1.0 in tilts:
         broad, policy = (of_seed(paired.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
         claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"
         rows.append(Finding(claim, over_seeds(broad - policy), "nats", 0.0, "above"))
-    claim = "same class and penalty in both methods: largest difference of regret, over coverages and n"
-    return [*rows, Finding(claim, equality_gap(records["fits"]), "nats", EQUAL, "below", control=True)]
+    return [*rows, equality_finding(records["fits"])]
 
 
 def _widest(paired: pl.DataFrame) -> int:
@@ -220,23 +229,25 @@ def of_seed(paired: pl.DataFrame, column: str = "gap") -> np.ndarray:
     return by_seed(paired, pl.col(column).mean())
 
 
-def equality_gap(fits: pl.DataFrame) -> Interval:
-    """Largest |regret of restricted MLE - regret of RLHF| of each seed, where both selected the same penalty."""
+def equality_finding(fits: pl.DataFrame) -> Finding:
+    """Likelihood restricted to RLHF's policies against RLHF, where both selected the same penalty."""
     cell = [*CELL, "tilt", "pairs", "seed", "penalty"]
     both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
-    difference = (pl.col("regret") - pl.col("regret_rlhf")).abs().nan_max()
-    return over_seeds(by_seed(both, difference))
+    claim = "same class and penalty in both methods: largest difference of regret, over coverages and numbers of pairs"
+    return equality(claim, both, pl.col("regret") - pl.col("regret_rlhf"), EQUAL)
 
 
 CAPTIONS = {
     "h4_data": (
-        "Regret against the number of labelled pairs, both arms on the same pairs, from narrow to off-support coverage "
-        "(panels). Dashed: d_eff/(2n) under that coverage. If reward models won because they can use broader data, "
+        "Regret (KL to the optimal policy) against the number n of labelled pairs, both arms on the same pairs, from "
+        "narrow to off-support coverage (panels). Dashed: what theory predicts, d_eff/(2n), with d_eff the effective "
+        "dimension of the arm's class under that coverage. If reward models won because they can use broader data, "
         "the gap would vanish with pairs from the reference policy."
     ),
     "h4_data_gap": (
-        "The gap itself against the number of pairs, one curve a coverage; dotted: the gap that d_eff foretells. "
-        "It opens where pairs begin to tell the simple reward apart and closes once they tell policies apart."
+        "The gap itself, regret of DPO less that of RLHF, against the number of pairs, one curve a coverage; dotted: "
+        "the gap that effective dimensions predict. It opens where pairs begin to tell simple rewards apart and closes "
+        "once they tell policies apart."
     ),
 }
 LOOKS = {
@@ -244,6 +255,9 @@ LOOKS = {
     "RLHF": ("two-stage RLHF, simple rewards", RLHF, "o"),
     "restricted MLE": ("control: DPO over RLHF's class", BLACK, "x"),
 }
+
+
+MARKERS = "os^DvPX*"
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
@@ -312,7 +326,7 @@ def _gaps(paired: pl.DataFrame) -> Figure:
         axis.set_xscale("log", base=2)
         axis.axhline(0, color="0.6", linewidth=0.8)
         shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
-        for tilt, shade, marker in zip(tilts, shades, _markers(len(tilts)), strict=True):
+        for tilt, shade, marker in zip(tilts, shades, itertools.cycle(MARKERS), strict=False):
             here = paired.filter(tilt=tilt)
             curve(axis, *_by_seed(here, "gap"), _title(tilt), marker=marker, color=shade)
             pairs, predicted = _by_seed(here, "predicted_gap")
@@ -324,7 +338,3 @@ def _gaps(paired: pl.DataFrame) -> Figure:
         axis.set_ylabel("regret of DPO less RLHF's [nats]")
         legend_below(figure, columns=5)
     return figure
-
-
-def _markers(count: int) -> list[str]:
-    return [("o", "s", "^", "D", "v", "P", "X", "*")[index % 8] for index in range(count)]

@@ -14,6 +14,7 @@ the global one reads out the state after the last token, the local one the state
 """
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,9 +27,10 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
-from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
+from experiments.kit.fields import check
+from experiments.kit.findings import Finding, Interval, Question, curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, row_name, style
-from experiments.kit.problems import check, problem_of, record_of, task_of
+from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
 from gvgap_jax.lm.model.classes import ReadOut
 from gvgap_jax.losses import weighted_mean
@@ -82,27 +84,22 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        check(self, ("beta", "temperature", "reference_scale"), ("gold_order", "width"))
-        if self.vocabulary < 2:
-            raise ValueError(f"vocabulary must be at least 2 tokens, got {self.vocabulary}.")
+        check(self)
 
 
+_FULL = {
+    "horizon": (4, 6),
+    "gold_order": (1, 2, 4, 6),
+    "pairs": tuple(2**power for power in range(6, 17)),
+    "reference_scale": (0.5, 1.0, 2.0),
+}
 PRESETS = {
     "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (2,), "pairs": (256,)}, seeds=2),
     "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
     "paper": Grid(
         {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
     ),
-    "full": Grid(
-        {
-            "horizon": (4, 6),
-            "gold_order": (1, 2, 4, 6),
-            "width": (4, 16, 64),
-            "pairs": tuple(2**power for power in range(6, 17)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=256,
-    ),
+    "full": Grid(_FULL | {"width": (4, 16, 64)}, seeds=256),
 }
 TRANSFORMER_PRESETS = {
     "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (4,), "pairs": (256,)}, seeds=2),
@@ -110,16 +107,7 @@ TRANSFORMER_PRESETS = {
     "paper": Grid(
         {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
     ),
-    "full": Grid(
-        {
-            "horizon": (4, 6),
-            "gold_order": (1, 2, 4, 6),
-            "width": (16, 64, 256),
-            "pairs": tuple(2**power for power in range(6, 17)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=256,
-    ),
+    "full": Grid(_FULL | {"width": (16, 64, 256)}, seeds=256),
 }
 
 
@@ -138,6 +126,17 @@ def matched_width(tree: TokenTree, parameters: int) -> int:
     return max(1, 1 + round((parameters - one) / (two - one)))
 
 
+@cache
+def sizes(backend: Backend, tree: TokenTree, width: int) -> tuple[int, int, int]:
+    """Parameters of a global reward model of this width, the width of DPO's policy beside it, and its parameters.
+
+    Kept: to count parameters takes longer than all else that a cell is made of.
+    """
+    parameters = int(backend.network_verifier(tree, width, "final").num_parameters)
+    policy_width = matched_width(tree, parameters) if backend is TREE else width
+    return parameters, policy_width, int(backend.network_policy(tree, policy_width, None).num_parameters)
+
+
 def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """The three models, the global one from a second initialisation, and the gold reward as its own model.
 
@@ -146,15 +145,13 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     if config.gold_order > config.horizon:
         return []
     tree, width = TokenTree(config.vocabulary, config.horizon), config.width
-    reward_model = backend.network_verifier(tree, width, "final")
-    labels: dict[str, str | int] = {"width": width, "parameters": int(reward_model.num_parameters)}
+    parameters, policy_width, policy_parameters = sizes(backend, tree, width)
+    labels: dict[str, str | int] = {"width": width, "parameters": parameters}
     models = (("global", 0), ("global", 1), ("local", 0))
     fitted = [_fitted(config, tree, model, start, width, labels) for model, start in models]
-    if backend is TREE:
-        width = matched_width(tree, int(reward_model.num_parameters))
-    labels |= {"parameters": int(backend.network_policy(tree, width, None).num_parameters)}
+    labels |= {"parameters": policy_parameters}
     gold = Cell("gold", Program("gold", tree, 0, 0), _labels("gold", tree), _numbers(config))
-    return [*fitted, _fitted(config, tree, "DPO", 0, width, labels), gold]
+    return [*fitted, _fitted(config, tree, "DPO", 0, policy_width, labels), gold]
 
 
 def _labels(model: str, tree: TokenTree) -> dict[str, str | int]:
@@ -222,7 +219,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits = records["fits"]
     first, rows = fits.filter(initialisation=0), []
     for (horizon, gold), here in first.group_by("horizon", "gold_order", maintain_order=True):
-        name = f"H={horizon}, {'full-table gold' if gold == horizon else 'gold'} (order {gold})"
+        name = f"H={horizon}, {'full-table ' if gold == horizon else ''}gold reward (order {gold})"
         for better, worse in (("global", "local"), ("local", "DPO")):
             for law, where in LAWS.items():
                 interval = difference(here.filter(model=better), here.filter(model=worse), f"likelihood_{law}")
@@ -250,7 +247,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 def difference(left: pl.DataFrame, right: pl.DataFrame, column: str) -> Interval:
     """Interval of ``left`` less ``right`` on the same pairs, averaged over points within a seed."""
     both = left.join(right, on=POINT, suffix="_right", maintain_order="left")
-    return over_seeds(by_seed(both, (pl.col(column) - pl.col(f"{column}_right")).mean()))
+    return estimate(both, (pl.col(column) - pl.col(f"{column}_right")).mean())
 
 
 def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> Interval:
@@ -260,7 +257,7 @@ def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> 
         for _, rows in fits.group_by(group, maintain_order=True)
         for column in columns
     ]
-    return over_seeds(by_seed(pl.DataFrame(taus), pl.col("tau").mean()))
+    return estimate(pl.DataFrame(taus), pl.col("tau").mean())
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> float:
@@ -275,8 +272,8 @@ TITLES = {"reference": "in distribution", "optimal": "soft-optimal policy", "rar
 CAPTIONS = {
     "h5_generalisation": (
         "Exact likelihood of labels that a reward model was not fitted to, for pairs of responses of the reference "
-        "policy, which the training pairs come from, and of two other laws. Dashed: the gold reward itself; dotted: "
-        "a coin."
+        "policy, which the training pairs come from, and of two other policies. Dashed: the gold reward itself, whose "
+        "order is how many token positions it reads together; dotted: a coin."
     ),
     "h5_best_of_n": (
         "Gold reward of the best of n responses of the reference policy, chosen by each reward model. Dashed: chosen "

@@ -6,8 +6,8 @@ policy. Policies of every size, Markov of growing order, are fitted to the exact
 demonstrations as one likes), so that size alone decides how well they write. Reward models of every size, all
 interactions of up to some number of token positions, are fitted to the same labelled pairs of responses of the
 reference policy. Every reward model then picks the best of 25 responses of every policy, and the gold reward judges it
-against the human's. With the simple gold reward even the smallest reward model holds it; its twin is a full
-table, which only the largest holds.
+against the human's. The gold reward is simple, so that even the smallest reward model holds it, or a full table, which
+only the largest holds.
 
 On transformers sizes are widths, of a policy and of a reward model with two layers each. None of them holds a gold
 reward exactly: simple is what is not a full table. A narrow policy may have used up its steps before it writes as well
@@ -26,9 +26,10 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend, check_width
-from experiments.kit.findings import Finding, Interval, Question, by_seed, curves_by_seed, over_seeds
+from experiments.kit.fields import COIN, check
+from experiments.kit.findings import Finding, Question, by_seed, curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, curve, legend_below, row_name, style
-from experiments.kit.problems import check, problem_of, task_of
+from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
@@ -43,7 +44,6 @@ QUESTION = Question(
     figure="win rate of best-of-n by policy size and reward model size",
 )
 
-COIN = "coin"
 SMALLEST = 4096  # size that numbers of pairs are padded to
 SETTING = ["horizon", "gold_order", "samples", "human_beta", "temperature", "reference_scale"]
 
@@ -79,9 +79,7 @@ class Config:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        _check(self, ("verifier_order",))
-        if self.policy_order < 0:
-            raise ValueError(f"policy_order must not be negative, got {self.policy_order}.")
+        check(self, policy_order=0)
 
 
 @dataclass(frozen=True)
@@ -106,71 +104,31 @@ class TransformerConfig:
     reference_scale: float = 1.0
 
     def __post_init__(self):
-        _check(self, ())
+        check(self)
         check_width(self.policy_width)
         check_width(self.verifier_width)
-
-
-def _check(config: Config | TransformerConfig, at_least_one: tuple[str, ...]) -> None:
-    check(config, ("human_beta", "temperature", "reference_scale"), ("gold_order", "samples", *at_least_one))
-    if config.labels not in ("gold", COIN):
-        raise ValueError(f"labels must be 'gold' or {COIN!r}, got {config.labels!r}.")
-    if config.vocabulary < 2:
-        raise ValueError(f"vocabulary must be at least 2 tokens, got {config.vocabulary}.")
 
 
 def _grid(seeds: int, **axes: tuple) -> Grid:
     return Grid({"labels": ("gold", COIN)} | axes, seeds=seeds)
 
 
+_HUMANS = {"human_beta": (1.0, 2.0, 4.0)}
+_PAPER = _HUMANS | {"horizon": (5,), "gold_order": (2, 5), "pairs": (128, 512, 2048, 8192)}
+_FULL = _HUMANS | {"horizon": (4, 6), "gold_order": (2, 4, 6), "pairs": tuple(2**power for power in range(7, 16))}
+_FULL |= {"samples": (4, 25, 128), "reference_scale": (0.5, 1.0, 2.0)}
+_WIDTHS = (2, 4, 8, 32)
 PRESETS = {
     "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_order=(0, 1), verifier_order=(1, 2), pairs=(4096,)),
     "quick": _grid(16, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
-    "paper": _grid(
-        64,
-        gold_order=(2, 5),
-        policy_order=(0, 1, 2, 3, 4),
-        verifier_order=(2, 3, 4, 5),
-        pairs=(128, 512, 2048, 8192),
-        human_beta=(1.0, 2.0, 4.0),
-    ),
-    "full": _grid(
-        256,
-        horizon=(4, 6),
-        gold_order=(2, 4, 6),
-        policy_order=(0, 1, 2, 3, 4, 5),
-        verifier_order=(2, 3, 4, 5, 6),
-        pairs=tuple(2**power for power in range(7, 16)),
-        samples=(4, 25, 128),
-        human_beta=(1.0, 2.0, 4.0),
-        reference_scale=(0.5, 1.0, 2.0),
-    ),
+    "paper": _grid(64, **_PAPER, policy_order=(0, 1, 2, 3, 4), verifier_order=(2, 3, 4, 5)),
+    "full": _grid(256, **_FULL, policy_order=(0, 1, 2, 3, 4, 5), verifier_order=(2, 3, 4, 5, 6)),
 }
-
-
 TRANSFORMER_PRESETS = {
     "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
     "quick": _grid(8, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
-    "paper": _grid(
-        64,
-        horizon=(5,),
-        gold_order=(2, 5),
-        policy_width=(2, 4, 8, 32),
-        verifier_width=(2, 4, 8, 32),
-        pairs=(128, 512, 2048, 8192),
-        human_beta=(1.0, 2.0, 4.0),
-    ),
-    "full": _grid(
-        256,
-        horizon=(4, 6),
-        gold_order=(2, 4, 6),
-        policy_width=(2, 4, 8, 32, 128),
-        verifier_width=(2, 4, 8, 32, 128),
-        pairs=tuple(2**power for power in range(7, 16)),
-        samples=(4, 25, 128),
-        human_beta=(1.0, 2.0, 4.0),
-        reference_scale=(0.5, 1.0, 2.0),
-    ),
+    "paper": _grid(64, **_PAPER, policy_width=_WIDTHS, verifier_width=_WIDTHS),
+    "full": _grid(256, **_FULL, policy_width=(*_WIDTHS, 128), verifier_width=(*_WIDTHS, 128)),
 }
 
 
@@ -233,15 +191,15 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
     written = algorithms.sft(policy_key, classes, problem, settings)
     reward_model = algorithms.reward_model(verifier_key, classes, problem, settings)
     base, scores = policy.leaf_log_probs(written.params), verifier.leaf_scores(reward_model.params)
-    found = {"policy_parameters": policy.num_parameters, "verifier_parameters": verifier.num_parameters}
+    measured = {"policy_parameters": policy.num_parameters, "verifier_parameters": verifier.num_parameters}
     for name, law in {
         "first": base,
         "best": jnp.log(metrics.best_of_n(base, scores, cell["samples"])),
         "worst": jnp.log(metrics.best_of_n(base, -scores, cell["samples"])),
     }.items():
-        found[f"gold_reward_{name}"] = weighted_mean(jnp.sum(jnp.exp(law) * task.reward, axis=-1), task.prompt_probs)
-        found[f"win_rate_{name}"] = metrics.win_rate(law, task.optimal, task.reward, task.prompt_probs)
-    return found | {
+        measured[f"gold_reward_{name}"] = weighted_mean(jnp.sum(jnp.exp(law) * task.reward, axis=-1), task.prompt_probs)
+        measured[f"win_rate_{name}"] = metrics.win_rate(law, task.optimal, task.reward, task.prompt_probs)
+    return measured | {
         "demonstration_loss": written.loss,
         "held_out_loss": reward_model.held_out_loss,
         "penalty": reward_model.penalty,
@@ -256,7 +214,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     for (horizon, gold, pairs), here in informed.group_by("horizon", "gold_order", "pairs", maintain_order=True):
         policy_size, verifier_size = sizes(here)
         held = gold < horizon if verifier_size == "verifier_width" else gold <= here[verifier_size].min()
-        name = f"H={horizon}, {'simple' if held else 'complex'} gold (order {gold}), {pairs:,} pairs: win rate"
+        name = f"H={horizon}, {'simple' if held else 'complex'} gold reward (order {gold}), {pairs:,} pairs: win rate"
         policy, verifier = gains(here, policy_size), gains(here, verifier_size)
         for size, gain, direction in (
             ("policy", policy, "above"),
@@ -266,10 +224,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
                 claim = f"{name}, largest {size} less the smallest"
                 rows.append(Finding(claim, over_seeds(gain), "", 0.0, direction))
         if policy is not None and verifier is not None and held:
-            interval = over_seeds(policy - verifier)
-            rows.append(
-                Finding(f"{name}, gain from the policy's size less the reward model's", interval, "", 0.0, "above")
-            )
+            claim = f"{name}, gain from the policy's size less the reward model's"
+            rows.append(Finding(claim, over_seeds(policy - verifier), "", 0.0, "above"))
     return rows + _coin_findings(records["fits"].filter(informed=0))
 
 
@@ -282,14 +238,14 @@ def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
     if coins.is_empty():
         return []
     claim = "labels by coin flips: gold reward of the best less the"
+    worst, first = (
+        estimate(coins, (pl.col("gold_reward_best") - pl.col(f"gold_reward_{other}")).mean())
+        for other in ("worst", "first")
+    )
     return [
-        Finding(f"{claim} worst of n", _difference(coins, "gold_reward_worst"), "", 0.0, "at", control=True),
-        Finding(f"{claim} first of n", _difference(coins, "gold_reward_first"), "", 0.0, "at"),
+        Finding(f"{claim} worst of n", worst, "", 0.0, "at", control=True),
+        Finding(f"{claim} first of n", first, "", 0.0, "at"),
     ]
-
-
-def _difference(fits: pl.DataFrame, column: str) -> Interval:
-    return over_seeds(by_seed(fits, (pl.col("gold_reward_best") - pl.col(column)).mean()))
 
 
 def sizes(fits: pl.DataFrame) -> tuple[str, str]:
@@ -315,8 +271,8 @@ def gains(fits: pl.DataFrame, size: str) -> np.ndarray | None:
 CAPTIONS = {
     "h6a_model_sizes": (
         "How often the best of n responses of a policy beats the human's, by the size of the policy (steps along a "
-        "curve) and of the reward model that picks (curves). Dotted: a coin; crosses: no picking; orange: a reward "
-        "model of labels by coin flips."
+        "curve) and of the reward model that picks (curves; its order is how many token positions it reads together). "
+        "Dotted: a coin; crosses: no picking; orange: a reward model of labels by coin flips."
     ),
 }
 SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of the transformer"}

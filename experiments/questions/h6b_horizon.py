@@ -2,10 +2,10 @@
 
 Writing is as easy as judging where responses are very short.
 Responses grow from one token to several, while the gold reward and the reward models stay as simple as they are:
-sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). A response as
-long as the order leaves a policy nothing to learn that its reward model need not: there the gap should be gone, and
-it should open as policies grow and reward models do not. All methods get the same pairs, held-out fifth and candidate
-penalties; regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
+sums over single token positions (order 1), or over pairs of positions (order 2, from two tokens on). Where a response
+is as long as the order, a policy has to learn no more than a reward model: there the gap should be gone, and it should
+open as policies grow and reward models do not. All methods get the same pairs, held-out fifth and candidate penalties;
+regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
 """
 
 from pathlib import Path
@@ -65,9 +65,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 CAPTIONS = {
     "h6b_horizon": (
-        "Regret against the horizon, with gold reward and verifiers of one order: the methods part as responses become "
-        "longer than what the verifier reads together. Right: the ratio of regrets against what theory predicts it "
-        "to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
+        "Regret (KL from the policy to the optimal one) against the horizon (tokens of a response). Gold reward and "
+        "verifiers are of one order: they read so many token positions together. The methods part as responses become "
+        "longer than that. Right: the ratio of regrets against the ratio of effective dimensions, which theory says it "
+        "is for many pairs. Points are geometric means over seeds, bars 95 % intervals."
     ),
 }
 

@@ -2,9 +2,9 @@
 
 The length of responses is fixed, and with it all that a policy has to learn. The gold reward, and the reward
 models with it, grow from sums over single token positions (order 1) to full tables (order H), which score a response
-by looking it up, as a policy would have to. There the gap should be gone, and it should be the wider the simpler reward
-models are. All methods get the same pairs, held-out fifth and candidate penalties; regret is KL(policy || soft-optimal
-policy of the gold reward), an exact sum over responses.
+by looking it up, as a policy would have to. There the gap should be gone, and the simpler reward models are, the wider
+it should be. All methods get the same pairs, held-out fifth and candidate penalties; regret is KL(policy ||
+soft-optimal policy of the gold reward), an exact sum over responses.
 """
 
 from pathlib import Path
@@ -54,9 +54,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 CAPTIONS = {
     "h6c_verifier_order": (
-        "Regret against the order of gold reward and verifiers, for responses of one length: the methods meet where "
-        "verifiers are full tables, as complex as policies. Right: the ratio of regrets against what theory predicts "
-        "it to be for many pairs. Points are geometric means over seeds, bars 95 % intervals."
+        "Regret (KL from the policy to the optimal one) against the order of gold reward and verifiers (how many token "
+        "positions they read together), for responses of one length. The methods meet where verifiers are full "
+        "tables, as complex as policies. Right: the ratio of regrets against the ratio of effective dimensions, which "
+        "theory says it is for many pairs. Points are geometric means over seeds, bars 95 % intervals."
     ),
 }
 

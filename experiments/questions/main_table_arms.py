@@ -90,8 +90,8 @@ def scene_of(program: Program, cell: dict, backend: Backend) -> Scene:
     human = soft_rl.soft_optimal_policy(gold.reward, gold.reference, 1.0)
     writer = policies.markov(tree, 1)
     unread = preferences.sample(pairs_key, tree, gold, 1)
-    told = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
-    sft = algorithms.sft(key, Classes(writer), told, algorithms.Settings())
+    shown = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
+    sft = algorithms.sft(key, Classes(writer), shown, algorithms.Settings())
     task = gold._replace(reference=writer.leaf_log_probs(sft.params))
     drawn = preferences.sample(pairs_key, tree, task, program.pairs)
     problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
@@ -187,9 +187,9 @@ def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Out
     def fit(learning_rate):
         return method(scene.key, policy, start, environment, sizes, learning_rate)
 
-    found = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out), scene.backend.learning_rates)
+    best = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out), scene.backend.learning_rates)
     cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
-    return _ended(scene, found._replace(converged=found.converged & reward.converged), cost)
+    return _ended(scene, best._replace(converged=best.converged & reward.converged), cost)
 
 
 def _exact(scene: Scene, reward: Fit) -> Outcome:
@@ -231,7 +231,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     start = scene.policy.init(scene.key)
     sharp, soft = rollouts.top_against_bottom, rollouts.by_bradley_terry
     ppo = partial(online.ppo, critic=scene.backend.critic(scene.program.tree))
-    found = {
+    outcomes = {
         "SFT": Outcome(scene.problem.task.reference, scene.converged, Cost()),
         "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
         "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
@@ -252,5 +252,5 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     }
     if scene.backend is not TREE:
         own = scene._replace(verifier=scene.backend.verifier(scene.program.tree))
-        found["RLHF, same backbone, optimum"] = _optimum(own, algorithms.rlhf)
-    return found
+        outcomes["RLHF, same backbone, optimum"] = _optimum(own, algorithms.rlhf)
+    return outcomes

@@ -3,8 +3,9 @@
 The gap in regret between offline DPO and two-stage RLHF is measured point by point.
 Points vary the number of pairs, how complex the gold reward, the reward models and the policies are, the
 horizon and beta. Both arms get the same task, pairs, held-out fifth and candidate penalties. Every point
-carries its prediction from theory alone, d_eff / (2n) and the regret that a class too small cannot get under,
-so that the records say where the theory is right, where it is wrong, and where it is silent.
+carries its prediction from theory alone: d_eff / (2n), with n pairs and the effective dimension d_eff of the class that
+is fitted, and the regret that a class too small cannot get under. So the records say where the theory is right, where
+it is wrong, and where it says nothing. Regret is KL(policy || soft-optimal policy of the gold reward).
 """
 
 from dataclasses import dataclass
@@ -13,11 +14,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import polars as pl
 
-from experiments.kit.findings import Finding, Question, finding_over_seeds
-from experiments.kit.problems import check, problem_of, record_of, task_of
+from experiments.kit.fields import check
+from experiments.kit.findings import REGRET, Finding, Question, answered, equality, estimate
+from experiments.kit.problems import METHODS, problem_of, record_of, task_of
 from experiments.questions.phase_diagram_figures import CAPTIONS, draw
 from experiments.questions.phase_diagram_records import (
-    EQUAL,
     FACTOR,
     IN_RANGE,
     SAME_CLASS,
@@ -40,7 +41,6 @@ QUESTION = Question(
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 SMALLEST = 4096  # size that numbers of pairs are padded to
 
-METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
 AT_DATA = ("interactions", "sparse")  # families of gold rewards whose complexity may be an array
 
 
@@ -77,15 +77,7 @@ class Config:
 
     def __post_init__(self):
         tasks.task_family(self.task)
-        if self.policy not in ("tabular", "interactions"):
-            raise ValueError(f"policy must be 'tabular' or 'interactions', got {self.policy!r}.")
-        if self.vocabulary < 2:
-            raise ValueError(
-                f"vocabulary must be at least 2: with 1 there is a single response, got {self.vocabulary}."
-            )
-        check(self, ("beta", "temperature"), ("gold_order", "verifier_order", "policy_order"))
-        if self.reference_scale < 0:
-            raise ValueError(f"reference_scale must not be negative, got {self.reference_scale}.")
+        check(self)
 
 
 def _policies(tabular: tuple[int, ...], interactions: tuple[int, ...]) -> dict[str, tuple]:
@@ -245,7 +237,7 @@ def _prediction(
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Where RL should win and where it should lose, the control, how often theory names the sign, the collapse."""
     paired = gaps(records)
-    return [*_gap_findings(paired), *_sign_findings(paired), *_collapse_findings(records)]
+    return answered([*_gap_findings(paired), *_sign_findings(paired), *_collapse_findings(records)])
 
 
 def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
@@ -253,25 +245,25 @@ def _gap_findings(paired: pl.DataFrame) -> list[Finding]:
     most, rows = paired["pairs"].max(), []
     for horizon in sorted(paired["horizon"].unique(), reverse=True):
         here = paired.filter(simpler, pl.col("holds"), horizon=horizon)
-        claim = f"H={horizon}, reward models simpler than policies, and hold the gold: regret of DPO - RLHF"
-        rows += finding_over_seeds(claim, here.filter("holds_rlhf"), pl.col("gap").mean(), "nats", 0.0, "above")
+        claim = f"H={horizon}, reward models simpler than policies, and hold the gold reward: {REGRET} of DPO - RLHF"
+        rows.append(Finding(claim, estimate(here.filter("holds_rlhf"), pl.col("gap").mean()), "nats", 0.0, "above"))
         loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
-        claim = f"H={horizon}, reward models too simple for the gold, {most:,} pairs: regret of DPO - RLHF"
-        rows += finding_over_seeds(claim, loses, pl.col("gap").mean(), "nats", 0.0, "below")
+        claim = f"H={horizon}, reward models too simple for the gold reward, {most:,} pairs: regret of DPO - RLHF"
+        rows.append(Finding(claim, estimate(loses, pl.col("gap").mean()), "nats", 0.0, "below"))
     claim = "same class and penalty in both methods: largest difference of regret"
     equal = paired.filter(SAME_CLASS, pl.col("penalty") == pl.col("penalty_rlhf"))
-    return rows + finding_over_seeds(claim, equal, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+    return [*rows, equality(claim, equal, pl.col("gap"))]
 
 
 def _sign_findings(paired: pl.DataFrame) -> list[Finding]:
     finite = pl.col("gap").is_finite() & pl.col("predicted_gap").is_finite()
-    told = paired.filter(~SAME_CLASS, finite, pl.col("predicted_gap") != 0)
-    trusted = told.filter(pl.col("in_range") & pl.col("in_range_rlhf"))
+    predicted = paired.filter(~SAME_CLASS, finite, pl.col("predicted_gap") != 0)
+    trusted = predicted.filter(pl.col("in_range") & pl.col("in_range_rlhf"))
     agrees = (pl.col("gap").sign() == pl.col("predicted_gap").sign()).mean()
     claim = "share of points where theory names the sign of the gap"
     return [
-        *finding_over_seeds(claim, told, agrees, "", 0.9, "above"),
-        *finding_over_seeds(f"the same {IN_RANGE}", trusted, agrees, "", 0.9, "above"),
+        Finding(claim, estimate(predicted, agrees), "", 0.9, "above"),
+        Finding(f"the same {IN_RANGE}", estimate(trusted, agrees), "", 0.9, "above"),
     ]
 
 
@@ -279,10 +271,13 @@ def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits = collapse(records)
     ratio = (pl.col("log_regret") - pl.col("predicted").log()).mean().exp()
     claim = f"measured over predicted regret {IN_RANGE}"
-    rows = finding_over_seeds(claim, fits.filter("in_range"), ratio, "times", 1 / FACTOR, "above")
-    claim = "share of the variance of log regret that n / d_eff explains, by one decreasing curve"
-    rows += finding_over_seeds(claim, fits, explained("log_regret", "curve"), "", 0.9, "above")
-    claim = "share of the variance of log(DPO / RLHF) that d_eff(DPO) / d_eff(RLHF) explains, by one increasing curve, "
-    return rows + finding_over_seeds(
-        claim + IN_RANGE, ratios(records), explained("log_ratio", "curve"), "", 0.9, "above"
+    rows = [Finding(claim, estimate(fits.filter("in_range"), ratio), "times", 1 / FACTOR, "above")]
+    claim = (
+        "share of the variance of log regret that pairs over effective dimension d_eff explain, by one falling curve"
     )
+    rows.append(Finding(claim, estimate(fits, explained("log_regret", "curve")), "", 0.9, "above"))
+    claim = "share of the variance of log(regret of DPO / RLHF) that the ratio of d_eff explains, by one rising curve, "
+    return [
+        *rows,
+        Finding(claim + IN_RANGE, estimate(ratios(records), explained("log_ratio", "curve")), "", 0.9, "above"),
+    ]

@@ -10,7 +10,7 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.kit.findings import by_seed, over_seeds
+from experiments.kit.findings import EQUAL, estimate
 from experiments.kit.plots import style
 from experiments.kit.problems import TRAINED
 from experiments.questions import phase_diagram_records
@@ -27,14 +27,18 @@ FAMILIES = {
 
 CAPTIONS = {
     "phase_diagram": (
-        "Regret of DPO less that of two-stage RLHF, by the orders of policies, reward models and gold reward. "
-        "Blue: RLHF is better. White diagonals: the same class in both methods."
+        "Regret (KL to the optimal policy) of DPO less that of two-stage RLHF, by the orders of policies, reward "
+        "models and gold reward: how many token positions they read together. Blue: RLHF is better. White fields along "
+        "a diagonal: policies and reward models are one class, and so are the methods."
     ),
     "phase_diagram_horizons": (
-        "The same difference for every policy (tabular) and two horizons. Dashed: where theory puts the border."
+        "The same difference with tabular policies, which can be any, for two horizons. Dashed: where theory puts the "
+        "border between the methods."
     ),
     "phase_diagram_collapse": (
-        "Regret against pairs a dimension: if d_eff says what simple means, all cells lie on one curve."
+        "Left: regret against the number of fitted pairs over the effective dimension d_eff of the class. If d_eff "
+        "says what simple means, all points lie on one curve; circled are those that do not. Right: the ratio of the "
+        "regrets of DPO and RLHF against the ratio of their effective dimensions."
     ),
 }
 
@@ -53,7 +57,7 @@ def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
     figures = {
         "phase_diagram_collapse": _collapse(records),
         "phase_diagram_disagreements": phase_diagram_records.disagreements(records),
-        "phase_diagram_refusals": phase_diagram_records.refusals(records),
+        "phase_diagram_off_the_curve": phase_diagram_records.off_the_curve(records),
     }
     for task in sorted(points["task"].unique()):
         suffix = "" if task == "interactions" else f"_{task}"
@@ -159,7 +163,7 @@ def _heat_map(axis, points: pl.DataFrame, stripes: list[Slice], pairs: list[int]
         for point in points.filter(**stripe.fixed).iter_rows(named=True):
             place = height, pairs.index(point["pairs"])
             gap[place] = point["gap"]
-            decided[place] = point["low"] > phase_diagram_records.EQUAL or point["high"] < -phase_diagram_records.EQUAL
+            decided[place] = point["low"] > EQUAL or point["high"] < -EQUAL
             sign[place] = np.sign(point["predicted_gap"])
     image = axis.imshow(gap, norm=norm, cmap="RdBu", origin="lower", aspect="auto")
     axis.set_facecolor("0.8")
@@ -178,7 +182,7 @@ def _outline(axis, values: np.ndarray, **look) -> None:
 
 
 def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
-    """Regret against fitted pairs a dimension, and the ratio of regrets against the ratio of dimensions."""
+    """Regret against fitted pairs over effective dimension, and the ratio of regrets against that of dimensions."""
     fits, ratios = phase_diagram_records.collapse(records), phase_diagram_records.ratios(records)
     with style(2.9):
         figure, (left, right) = plt.subplots(1, 2)
@@ -189,13 +193,13 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
         _curve(left, fits, x, y, increasing=False)
         span = np.exp([fits[x].to_numpy().min(), fits[x].to_numpy().max()])
         left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory, $d_\mathrm{eff}/(2n)$")
-        off = phase_diagram_records.refusals(records)
+        off = phase_diagram_records.off_the_curve(records)
         if len(off):
             where = TRAINED * off["pairs"] / off["effective_dimension"]
             left.scatter(
-                where, off["regret"], s=30, facecolor="none", edgecolor="black", linewidth=0.6, label="refuses"
+                where, off["regret"], s=30, facecolor="none", edgecolor="black", linewidth=0.6, label="off the curve"
             )
-        left.set_xlabel(r"fitted pairs a dimension, $n\,/\,d_\mathrm{eff}$")
+        left.set_xlabel(r"fitted pairs over effective dimension, $n\,/\,d_\mathrm{eff}$")
         left.set_ylabel("regret KL(π‖π*) [nats]")
         left.set_title(_explained(fits, y))
         x, y = "log_dimensions", "log_ratio"
@@ -225,5 +229,5 @@ def _curve(axis, rows: pl.DataFrame, x: str, y: str, increasing: bool) -> None:
 
 
 def _explained(rows: pl.DataFrame, y: str) -> str:
-    interval = over_seeds(by_seed(rows, phase_diagram_records.explained(y, "curve")))
+    interval = estimate(rows, phase_diagram_records.explained(y, "curve"))
     return f"R² within a seed {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"

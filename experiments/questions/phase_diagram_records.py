@@ -9,17 +9,16 @@ from experiments.kit.problems import TRAINED
 
 HOLDS = 1e-3  # a class holds the gold reward if its floor is below this share of the reference's regret
 FACTOR = 2.0  # a cell lies on the common curve if its regret is within this factor of it
-EQUAL = 1e-4  # nats: what the solvers' tolerance leaves between equal policies
 FAR = 3.0  # half-widths of the interval beyond which a predicted gap is far outside
-# Fitted pairs a dimension from which the leading order is trusted. In the quick preset the measured regret is about
-# 0.7 times the predicted one there, 0.9 times from four on, and half or less of d_eff / (2n) below one half.
+# Fitted pairs for each effective dimension from which the leading order is trusted. In the quick preset the measured
+# regret is about 0.7 times the predicted one there, 0.9 times from four on, and at most half of d_eff / (2n) below 1/2.
 RANGE = 1.0
 
 TASK = ["task", "vocabulary", "horizon", "gold_order", "beta", "temperature", "reference_scale"]
 POINT = [*TASK, "policy", "policy_order", "verifier_order", "pairs"]
 ARM = [*TASK, "arm", "policy", "policy_order", "verifier_order", "pairs"]
 SAME_CLASS = (pl.col("policy") == "interactions") & (pl.col("policy_order") == pl.col("verifier_order"))
-IN_RANGE = f"in its range, {RANGE:g} fitted pair(s) a dimension or more"
+IN_RANGE = f"where theory claims to hold, {RANGE:g} or more fitted pairs for each effective dimension"
 
 
 def predicted_regret() -> pl.Expr:
@@ -27,7 +26,7 @@ def predicted_regret() -> pl.Expr:
 
     The leading order in 1/n of an unpenalised fit of a class that holds the gold reward. Where the class is too small
     the floor is exact and the other term is not (its errors are taken as if the gold reward were in reach), and
-    below about one fitted pair a dimension the penalty decides; the reference's regret, which the penalty
+    below about one fitted pair for each dimension the penalty decides; the reference's regret, which the penalty
     can always fall back on, is then an upper end and no estimate.
     """
     leading = pl.col("floor") + pl.col("effective_dimension") / (2 * TRAINED * pl.col("pairs"))
@@ -107,7 +106,7 @@ def explained(value: str, curve: str) -> pl.Expr:
 
 
 def collapse(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """Converged fits of classes that hold the gold reward, against the fitted pairs a dimension.
+    """Converged fits of classes that hold the gold reward, against the fitted pairs for each effective dimension.
 
     Columns beside those of ``arms``: log_pairs_a_dimension, log_regret, and the curve of all other seeds there.
     """
@@ -174,7 +173,7 @@ def disagreements(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     return found.sort("kind", "in_range", "off", descending=[False, True, True])
 
 
-def refusals(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
+def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Cells that do not lie on the collapse: regret over the curve, with an interval beyond FACTOR, worst first."""
     rows = []
     for cell, seeds in collapse(records).group_by(ARM, maintain_order=True):

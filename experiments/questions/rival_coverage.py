@@ -19,9 +19,10 @@ import polars as pl
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import Finding, Question, curves_by_seed, finding_over_seeds, where_converged
+from experiments.kit.fields import check
+from experiments.kit.findings import REGRET, Finding, Question, answered, curves_by_seed, estimate, where_converged
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
-from experiments.kit.problems import check, problem_of, task_of
+from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
@@ -39,7 +40,6 @@ QUESTION = Question(
     ),
 )
 
-METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf}
 PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
 MARKED = 0.3  # share of the responses that are looked at where none is withheld
 
@@ -65,10 +65,10 @@ class Config:
     beta: float = 1.0
 
     def __post_init__(self):
-        check(self, ("beta",), ("gold_order",))
+        check(self)
         leaves = TokenTree(self.vocabulary, self.horizon).leaves
-        if not self.unseen >= 0 or leaves - round(self.unseen * leaves) < 2:
-            raise ValueError(f"unseen must be at least 0 and leave two responses of {leaves}, got {self.unseen}.")
+        if leaves - round(self.unseen * leaves) < 2:
+            raise ValueError(f"unseen must leave two responses of {leaves}, got {self.unseen}.")
 
 
 HOLES = (0.0, 0.1, 0.3, 0.6)
@@ -106,13 +106,13 @@ def cells(config: Config) -> list[Cell]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "pairs": config.pairs}
     numbers |= {"unseen": float(config.unseen), "beta": float(config.beta), "temperature": 1.0, "reference_scale": 0.0}
     orders = {"DPO": [config.horizon], "RLHF": sorted({config.gold_order, config.horizon})}
-    found = []
-    for method in METHODS:
+    made = []
+    for method in orders:
         for penalty in PENALTIES:
             program = Program(method, penalty, tree, preferences.padded(config.pairs))
             labels: dict[str, str | int] = {"horizon": config.horizon, "road": method, "penalties": penalty}
-            found += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[method]]
-    return found
+            made += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[method]]
+    return made
 
 
 def run(program: Program, cell: dict) -> dict:
@@ -176,8 +176,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     for penalty in PENALTIES:
         claim = f"nothing withheld, {pairs}, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
         chosen = fits.filter(arm="DPO", unseen=0, penalties=penalty)
-        rows += finding_over_seeds(claim, chosen, pl.col("excess").mean(), "", 0.0, "at", control=True)
-    return rows
+        rows.append(Finding(claim, estimate(chosen, pl.col("excess").mean()), "", 0.0, "at", control=True))
+    return answered(rows)
 
 
 def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: str) -> list[Finding]:
@@ -185,14 +185,14 @@ def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: s
     for penalty in PENALTIES:
         where, chosen = f"{largest:.0%} withheld, {pairs}, penalty {penalty}", here.filter(penalties=penalty)
         claim = f"{where}: mass of DPO on what no pair mentions - pi*'s"
-        rows += finding_over_seeds(claim, chosen.filter(arm="DPO"), pl.col("excess").mean(), "", 0.0, "above")
+        rows.append(Finding(claim, estimate(chosen.filter(arm="DPO"), pl.col("excess").mean()), "", 0.0, "above"))
         claim = f"{where}: mass of DPO there - that of RLHF with a full-table reward model"
-        rows += finding_over_seeds(claim, chosen, _between("excess", "DPO", "RLHF table"), "", 0.0, "above")
+        rows.append(Finding(claim, estimate(chosen, _between("excess", "DPO", "RLHF table")), "", 0.0, "above"))
     if smallest < largest:
         offline = fits.filter(arm="DPO", penalties="next to none")
         grown = _mean("excess", pl.col("unseen") == largest) - _mean("excess", pl.col("unseen") == smallest)
         claim = f"{pairs}, penalty next to none: excess mass of DPO with {largest:.0%} withheld - with {smallest:.0%}"
-        rows += finding_over_seeds(claim, offline, grown, "", 0.0, "above")
+        rows.append(Finding(claim, estimate(offline, grown), "", 0.0, "above"))
     return rows
 
 
@@ -201,18 +201,18 @@ def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Findin
     fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties="chosen")
     full, hole = fits.filter(unseen=0), fits.filter(pl.col("unseen") == largest, pl.col("unseen") > 0)
     gap, share = _between("regret", "DPO", "RLHF simple"), f"{largest:.0%} withheld, {pairs}"
-    claim = f"nothing withheld, {pairs}: regret of DPO - RLHF with simple verifiers, which coverage says is 0"
-    rows = finding_over_seeds(claim, full, gap, "nats", 0.0, "above")
+    claim = f"nothing withheld, {pairs}: {REGRET} of DPO - RLHF with simple verifiers, which coverage says is 0"
+    rows = [Finding(claim, estimate(full, gap), "nats", 0.0, "above")]
     claim = f"{share}: regret of DPO - RLHF with full tables, which coverage says is above 0"
-    rows += finding_over_seeds(claim, hole, _between("regret", "DPO", "RLHF table"), "nats", 0.0, "above")
+    rows.append(Finding(claim, estimate(hole, _between("regret", "DPO", "RLHF table")), "nats", 0.0, "above"))
     claim = f"{share}: regret of RLHF with full tables - with simple verifiers, which reach what was withheld"
-    rows += finding_over_seeds(claim, hole, _between("regret", "RLHF table", "RLHF simple"), "nats", 0.0, "above")
+    rows.append(Finding(claim, estimate(hole, _between("regret", "RLHF table", "RLHF simple")), "nats", 0.0, "above"))
     if not len(full) or not len(hole):
         return rows
     is_hole = pl.col("unseen") > 0
     wider = _between("regret", "DPO", "RLHF simple", is_hole) - _between("regret", "DPO", "RLHF simple", ~is_hole)
     claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
-    return rows + finding_over_seeds(claim, pl.concat([full, hole]), wider, "nats", 0.0, "above")
+    return [*rows, Finding(claim, estimate(pl.concat([full, hole]), wider), "nats", 0.0, "above")]
 
 
 def _between(column: str, left: str, right: str, where: pl.Expr | bool = True) -> pl.Expr:
@@ -226,9 +226,10 @@ def _mean(column: str, where: pl.Expr) -> pl.Expr:
 
 CAPTIONS = {
     "rival_coverage": (
-        "Mass on responses that no pair mentions beyond that of the optimal policy, regret, and gold reward, against "
-        "the share of responses withheld (at 0: the mass on a random 30 % that are mentioned). Coverage explains a gap "
-        "that opens with that share, and DPO's mass above 0; simple verifiers one that is there at 0."
+        "Mass on responses that no pair mentions beyond that of the optimal policy, regret (KL to the optimal policy), "
+        "and gold reward, against the share of responses withheld (at 0: the mass on a random 30 % that are "
+        "mentioned). Coverage explains a gap that opens with that share, and DPO's mass above 0; simple verifiers one "
+        "that is there at 0."
     ),
 }
 ARMS = {

@@ -75,14 +75,14 @@ def judge_tokens(program: Program, cell: dict, backend: Backend) -> dict:
     classes = _fixed_features(tree, prompts, cell) if backend is TREE else _transformers(tree, backend)
     verifier, fit = _reward_model(program.arm, *classes, fit_key, problem, tree, backend)
     score = verifier.leaf_scores(fit.params)
-    found = {
+    measured = {
         "accuracy_trained": accuracy(score, task, ~tested),
         "accuracy_tested": accuracy(score, task, tested),
         "num_parameters": jnp.asarray(verifier.num_parameters),
         "penalty": fit.penalty,
         "converged": fit.converged,
     }
-    return found | _dimensions(verifier, fit, task, tested, coverage) if backend is TREE else found
+    return measured | _dimensions(verifier, fit, task, tested, coverage) if backend is TREE else measured
 
 
 def _dimensions(verifier: TreeVerifier, fit: Fit, task: Task, tested: Bool[Array, "L"], coverage) -> dict:

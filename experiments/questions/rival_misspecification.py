@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from experiments.kit.fields import check
 from experiments.kit.findings import Question
-from experiments.kit.problems import HELD_OUT_EVERY, check, problem_of, task_of
+from experiments.kit.problems import HELD_OUT_EVERY, problem_of, task_of
 from experiments.questions.rival_misspecification_records import CAPTIONS, POLICIES, draw, findings
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, tasks, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
@@ -69,10 +70,7 @@ class Config:
     verifier_order: int = 2
 
     def __post_init__(self):
-        if self.setting not in ("arms", "tree"):
-            raise ValueError(f"setting must be 'arms' or 'tree', got {self.setting!r}.")
-        orders = ("gold_order", "policy_order", "verifier_order")
-        check(self, ("beta", "skew"), orders)
+        check(self)
 
 
 def _grid(seeds: int, arms: range, tree: range, step: int, **axes: tuple) -> Grid:
@@ -182,7 +180,7 @@ def _measured(task: tasks.Task, offline, two_stage) -> dict:
     """Gold reward and regret of both policies; the regret is KL to the best of all policies, in the class or not."""
     methods = {"dpo": metrics.evaluate(offline, task), "rlhf": metrics.evaluate(two_stage, task)}
     return {
-        f"{name}_{method}": getattr(found, name)
+        f"{name}_{method}": getattr(measured, name)
         for name in ("gold_reward", "regret")
-        for method, found in methods.items()
+        for method, measured in methods.items()
     }

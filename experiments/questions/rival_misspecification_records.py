@@ -6,7 +6,16 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import Finding, curves_by_seed, finding_over_seeds, over_seeds, where_converged
+from experiments.kit.findings import (
+    REGRET,
+    Finding,
+    answered,
+    curves_by_seed,
+    equality,
+    estimate,
+    over_seeds,
+    where_converged,
+)
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables
@@ -14,13 +23,14 @@ from gvgap_jax.sweep.records import folder_tables
 POLICIES = {0: "one parameter", 1: "every policy"}  # over three arms, by the number ``free``
 REFERENCE_REWARD = 1.0  # mean reward of the three arms
 FEWER = 16  # times fewer pairs, where a gap of sample size was that many times wider
-EQUAL = 1e-3  # what the solvers' tolerance leaves between equal policies, in nats or units of reward
+EQUAL = 1e-3  # wider than elsewhere: of gold reward too, which is not in nats
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Three arms, then token trees; each with the points where misspecification and simple verifiers part."""
     rows = _arm_findings(gaps(records["arms"])) if "arms" in records else []
-    return rows + (_tree_findings(gaps(records["fits"]), gaps(records["limits"])) if "fits" in records else [])
+    rows += _tree_findings(gaps(records["fits"]), gaps(records["limits"])) if "fits" in records else []
+    return answered(rows)
 
 
 def gaps(rows: pl.DataFrame) -> pl.DataFrame:
@@ -46,21 +56,20 @@ def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
     here = one.filter(pl.col("skew") == skew)
     last, where = here.filter(pairs=most), f"three arms, one parameter, compared (1, 1, {skew:g}) times, {most:,} pairs"
     reward = where_converged(pl.col("gold_reward_dpo")).mean()
-    rows = finding_over_seeds(
-        f"{where}: gold reward of DPO; the reference's is 1", last, reward, "reward", REFERENCE_REWARD, "below"
-    )
+    claim = f"{where}: gold reward of DPO; the reference's is 1"
+    rows = [Finding(claim, estimate(last, reward), "reward", REFERENCE_REWARD, "below")]
     claim = f"{where}: gold reward of RLHF - DPO; DPO fits 1 dimension, RLHF 2, so that simplicity favours DPO"
-    rows += finding_over_seeds(claim, last, gap, "reward", 0.0, "above")
+    rows.append(Finding(claim, estimate(last, gap), "reward", 0.0, "above"))
     rows += _left(here, "three arms, the same gap", "reward", "above")
     even = one.filter(pl.col("skew") == 1.0, pl.col("pairs") == most)
     if len(even) and even["skew"][0] != skew:
         paired = last.join(even, on=["beta", "seed"], suffix="_even")
         more = (pl.col("gap") - pl.col("gap_even")).mean()
         claim = f"three arms, {most:,} pairs: how much wider the gap is than where all are compared equally often"
-        rows += finding_over_seeds(claim, paired, more, "reward", 0.0, "above")
+        rows.append(Finding(claim, estimate(paired, more), "reward", 0.0, "above"))
     claim = "three arms, every policy, same penalty: largest difference of gold reward"
     every = arms.filter(pl.col("penalty_dpo") == pl.col("penalty_rlhf"), free=1)
-    return rows + finding_over_seeds(claim, every, pl.col("gap").abs().nan_max(), "reward", EQUAL, "below", True)
+    return [*rows, equality(claim, every, pl.col("gap"), EQUAL, "reward")]
 
 
 def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
@@ -73,25 +82,25 @@ def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
         (small_policy, "policies too small, reward models hold the gold", "above", "below"),
         (small_reward, "reward models too small, policies hold the gold", "below", "above"),
     ):
-        claim = f"{name}, infinitely many pairs: regret of DPO - RLHF"
-        rows += finding_over_seeds(claim, limits.filter(which), gap, "nats", 0.0, infinite)
+        claim = f"{name}, infinitely many pairs: {REGRET} of DPO - RLHF"
+        rows.append(Finding(claim, estimate(limits.filter(which), gap), "nats", 0.0, infinite))
         claim = f"{name}, {most:,} pairs: the same"
-        rows += finding_over_seeds(claim, fits.filter(which, pairs=most), gap, "nats", 0.0, infinite)
+        rows.append(Finding(claim, estimate(fits.filter(which, pairs=most), gap), "nats", 0.0, infinite))
         if fewest < most:
             claim = f"{name}, {fewest:,} pairs: the same, where the simpler class should win"
-            rows += finding_over_seeds(claim, fits.filter(which, pairs=fewest), gap, "nats", 0.0, few)
+            rows.append(Finding(claim, estimate(fits.filter(which, pairs=fewest), gap), "nats", 0.0, few))
     simpler = "both hold the gold, reward models simpler"
     if fewest < most:
         claim = f"{simpler}, {fewest:,} pairs: regret of DPO - RLHF, which misspecification says is 0"
-        rows += finding_over_seeds(claim, fits.filter(simple, pairs=fewest), gap, "nats", 0.0, "above")
+        rows.append(Finding(claim, estimate(fits.filter(simple, pairs=fewest), gap), "nats", 0.0, "above"))
     rows += _left(fits.filter(simple), simpler, "nats", "below")
     claim = "both hold the gold, infinitely many pairs: largest difference of regret"
     both = limits.filter("holds_policy", "holds_reward")
-    rows += finding_over_seeds(claim, both, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+    rows.append(equality(claim, both, pl.col("gap"), EQUAL))
     claim = "same class and penalty in both methods, any number of pairs: largest difference of regret"
     equal = pl.col("policy_order") == pl.col("verifier_order"), pl.col("penalty_dpo") == pl.col("penalty_rlhf")
     same = fits.filter(*equal)
-    return rows + finding_over_seeds(claim, same, pl.col("gap").abs().nan_max(), "nats", EQUAL, "below", control=True)
+    return [*rows, equality(claim, same, pl.col("gap"), EQUAL)]
 
 
 def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Finding]:
@@ -104,7 +113,7 @@ def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Find
     share = "more" if direction == "above" else "less"
     claim = f"{name}: with {most:,} pairs less half of it with {most // FEWER:,}; {share} than half is left"
     both = pl.concat([fewer, rows.filter(pairs=most)])
-    return finding_over_seeds(claim, both, change, unit, 0.0, direction)
+    return [Finding(claim, estimate(both, change), unit, 0.0, direction)]
 
 
 CAPTIONS = {
@@ -114,9 +123,10 @@ CAPTIONS = {
         "With every policy the two are one."
     ),
     "rival_misspecification_orders": (
-        "Regret of DPO less that of two-stage RLHF against the number of pairs; above 0 RLHF is better. Dashed: "
-        "infinitely many pairs. Classes too small for the gold reward leave a gap that stays and whose sign is that "
-        "of the class that is too small; where both hold it, simple reward models win while pairs are few."
+        "Regret (KL to the best of all policies) of DPO less that of two-stage RLHF against the number of pairs; above "
+        "0 RLHF is better. Dashed: infinitely many pairs. Classes too small for the gold reward leave a gap that stays "
+        "and whose sign is that of the class that is too small; where both hold it, simple reward models win while "
+        "pairs are few."
     ),
 }
 CASES = {  # whether policies and reward models hold the gold reward

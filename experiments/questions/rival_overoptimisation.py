@@ -19,9 +19,10 @@ import polars as pl
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import Finding, Question, by_seed, over_seeds, where_converged
+from experiments.kit.fields import check
+from experiments.kit.findings import Finding, Question, estimate, over_seeds, where_converged
 from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
-from experiments.kit.problems import check, problem_of, task_of
+from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
@@ -70,9 +71,7 @@ class Config:
     reference_scale: float = 0.0
 
     def __post_init__(self):
-        check(self, (), ("gold_order",))
-        if self.reference_scale < 0:
-            raise ValueError(f"reference_scale must not be negative, got {self.reference_scale}.")
+        check(self)
 
 
 PRESETS = {
@@ -110,12 +109,12 @@ def cells(config: Config) -> list[Cell]:
     numbers["reference_scale"] = float(config.reference_scale)
     fitted = numbers | {"pairs": config.pairs}
     orders = sorted({config.gold_order, config.horizon})
-    found = [Cell("gold", Program("gold", tree, 0), labels, numbers | {"beta": 1.0})]
-    found += [
+    made = [Cell("gold", Program("gold", tree, 0), labels, numbers | {"beta": 1.0})]
+    made += [
         Cell("frontiers", Program("RLHF", tree, size), labels, fitted | {"beta": 1.0, "order": order})
         for order in orders
     ]
-    return found + [Cell("dpo", Program("DPO", tree, size), labels, fitted | {"beta": beta}) for beta in BETAS]
+    return made + [Cell("dpo", Program("DPO", tree, size), labels, fitted | {"beta": beta}) for beta in BETAS]
 
 
 def run(program: Program, cell: dict) -> dict:
@@ -124,10 +123,7 @@ def run(program: Program, cell: dict) -> dict:
     task, pairs_key, fit_key = task_of(cell, tree)
     if program.arm == "gold":
         return frontier(task, task.reward)
-    problem, settings = (
-        problem_of(cell, tree, task, pairs_key, program.pairs),
-        algorithms.Settings(),
-    )
+    problem, settings = problem_of(cell, tree, task, pairs_key, program.pairs), algorithms.Settings()
     if program.arm == "DPO":
         policy = policies.tabular(tree, tree.conditionals(task.reference))
         fit = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
@@ -146,17 +142,17 @@ def frontier(task: Task, proxy: Float[Array, "X L"]) -> dict[str, Float[Array, "
 
     Rewards beyond the reference policy's; KL to the reference, in nats.
     """
-    found = {}
+    columns = {}
     for method, strengths in STRENGTHS.items():
         for strength in strengths:
             if method == "RL":
                 log_policy = soft_optimal_policy(proxy, task.reference, strength)
             else:
                 log_policy = jnp.log(metrics.best_of_n(task.reference, proxy, strength))
-            found[f"{method} {strength:g} gold"] = _gain(task, task.reward, log_policy)
-            found[f"{method} {strength:g} proxy"] = _gain(task, proxy, log_policy)
-            found[f"{method} {strength:g} kl"] = _distance(task, log_policy)
-    return found
+            columns[f"{method} {strength:g} gold"] = _gain(task, task.reward, log_policy)
+            columns[f"{method} {strength:g} proxy"] = _gain(task, proxy, log_policy)
+            columns[f"{method} {strength:g} kl"] = _distance(task, log_policy)
+    return columns
 
 
 def _gain(task: Task, reward: Float[Array, "X L"], log_policy: Float[Array, "X L"]) -> Float[Array, ""]:
@@ -208,11 +204,11 @@ def lost(gold: np.ndarray) -> np.ndarray:
 
 def at_matched_kl(nats: np.ndarray, gold: np.ndarray) -> np.ndarray:
     """Gold reward at ``MATCHED`` nats on each frontier, [seeds], interpolated in sqrt(KL); NaN beyond its ends."""
-    found = []
+    golds = []
     for x, y in zip(np.sqrt(nats), gold, strict=True):
         order = np.argsort(x)
-        found.append(np.interp(np.sqrt(MATCHED), x[order], y[order], left=np.nan, right=np.nan))
-    return np.array(found)
+        golds.append(np.interp(np.sqrt(MATCHED), x[order], y[order], left=np.nan, right=np.nan))
+    return np.array(golds)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -225,7 +221,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         rows += _point_findings(here, offline, where.format(**fixed))
     gold = records["gold"]
     worst = np.max([lost(points(gold, method, "gold")) for method in STRENGTHS], axis=0)
-    fallen = over_seeds(by_seed(gold.select("seed", worst=pl.Series(worst)), pl.col("worst").nan_max()))
+    fallen = estimate(gold.select("seed", worst=pl.Series(worst)), pl.col("worst").nan_max())
     claim = "the gold reward as its own proxy: how far its own frontiers ever fall from their peak"
     return [*rows, Finding(claim, fallen, "reward", EXACT, "below", control=True)]
 
@@ -270,10 +266,10 @@ def _form_finding(model: pl.DataFrame, method: str, where: str) -> Finding:
 
 CAPTIONS = {
     "rival_overoptimisation": (
-        "Reward beyond the reference's against d = sqrt(KL to the reference), as a fitted reward model is optimised "
-        "harder (points: means over seeds at one strength; dashed: the reward model's own score; dotted: the form of "
-        "Gao et al. fitted to the gold reward). Over-optimisation is a gold reward that turns down while the proxy "
-        "goes on rising. Black: the gold reward as its own proxy."
+        "Reward beyond the reference's against the distance d = sqrt(KL to the reference), as a fitted reward model is "
+        "optimised harder (points: means over seeds at one strength; dashed: the reward model's own score; dotted: the "
+        "form of Gao et al. fitted to the gold reward). Over-optimisation is a gold reward that turns down while the "
+        "proxy goes on rising. Black: the gold reward as its own proxy."
     ),
 }
 MODELS = {"simple verifier": ("gold_order", RLHF, "o"), "full-table verifier": ("horizon", PALE, "^")}

@@ -27,17 +27,18 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit import plots
+from experiments.kit.fields import COIN, check
 from experiments.kit.findings import (
     Finding,
     Question,
+    answered,
     by_seed,
     curves_by_seed,
-    finding_over_seeds,
+    estimate,
     over_seeds,
     where_converged,
 )
 from experiments.kit.plots import curve, legend_below, slices, style
-from experiments.kit.problems import check
 from experiments.questions.token_tasks_arms import (
     ARMS,
     DPO,
@@ -68,7 +69,6 @@ QUESTION = Question(
     ),
 )
 
-COIN = "coin"  # labels that a coin decides
 OF = ": "  # between an arm and what was measured of it, in the names of columns
 JUDGED = 4096  # prompts that J is estimated on, one response each
 
@@ -109,13 +109,9 @@ class Config:
     beta: float = 1.0
 
     def __post_init__(self):
-        check(self, ("beta",), ("horizon", "prompt_length", "prompts", "layers", "width", "steps"))
+        check(self, vocabulary=4)
         if self.family not in FAMILIES:
             raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {self.family!r}.")
-        if self.labels not in ("gold", COIN):
-            raise ValueError(f"labels must be 'gold' or '{COIN}', got {self.labels!r}.")
-        if self.vocabulary < 4:
-            raise ValueError(f"vocabulary must be at least 4 tokens, got {self.vocabulary}.")
         for name, unit, why in (("width", 4, "two heads are rotated in halves"), ("steps", EVERY, "held-out looks")):
             if getattr(self, name) % unit:
                 raise ValueError(f"{name} must be a multiple of {unit} ({why}), got {getattr(self, name)}.")
@@ -179,7 +175,7 @@ def run(program: Program, cell: dict) -> dict:
     judged = jax.lax.map(judge, policies)
     columns, converged = {}, jnp.array(True)
     for number, (arm, outcome) in enumerate(outcomes.items()):
-        measured = {name: found.mean[number] for name, found in judged._asdict().items()}
+        measured = {name: estimates.mean[number] for name, estimates in judged._asdict().items()}
         measured |= {"error": judged.objective.error[number], "accuracy": outcome.accuracy}
         columns |= {f"{arm}{OF}{name}": value for name, value in measured.items()}
         converged &= outcome.converged
@@ -224,28 +220,27 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         rows += _of_family(f"{family}, {pairs:,} pairs: ", here, FAMILIES[str(family)].easy)
     for (pairs,), here in informed.group_by("pairs", maintain_order=True):
         rows += _contrast(f"{pairs:,} pairs: ", here)
-    return rows + _controls(table)
+    return answered(rows + _controls(table))
 
 
 def _of_family(where: str, here: pl.DataFrame, easy: bool) -> list[Finding]:
     def gain(claim: str, statistic: pl.Expr, direction: str, bound: float = 0.0):
-        return finding_over_seeds(where + claim, here, statistic, "of the gain", bound, direction)
+        return Finding(where + claim, estimate(here, statistic), "of the gain", bound, direction)
 
     lost_to_reward, lost_to_rl = less(GOLD, SIMPLE), 1 - pl.col("share").filter(arm=GOLD).mean()
     claim = "lost to the simple verifier less lost to RLOO (which RL on the gold reward loses too)"
     return [
-        *gain("RLHF on a simple verifier less DPO", less(SIMPLE, DPO), "above" if easy else "at"),
-        *gain("RLHF on a reward model of the same network less DPO", less(SAME, DPO), "at"),
-        *finding_over_seeds(
+        gain("RLHF on a simple verifier less DPO", less(SIMPLE, DPO), "above" if easy else "at"),
+        gain("RLHF on a reward model of the same network less DPO", less(SAME, DPO), "at"),
+        Finding(
             f"{where}accuracy on held-out pairs, simple verifier less DPO's implicit reward",
-            here,
-            less(SIMPLE, DPO, "accuracy"),
+            estimate(here, less(SIMPLE, DPO, "accuracy")),
             "of the pairs",
             0.0,
             "above" if easy else "at",
         ),
-        *gain(claim, lost_to_reward - lost_to_rl, "above"),
-        *gain("RL on the gold reward", pl.col("share").filter(arm=GOLD).mean(), "above", ENOUGH),
+        gain(claim, lost_to_reward - lost_to_rl, "above"),
+        gain("RL on the gold reward", pl.col("share").filter(arm=GOLD).mean(), "above", ENOUGH),
     ]
 
 
@@ -265,12 +260,12 @@ def _controls(table: pl.DataFrame) -> list[Finding]:
     coins, rows = table.filter(informed=0), []
     for arm in (DPO, SAME, SIMPLE):
         share, claim = pl.col("share").filter(arm=arm).mean(), f"labels by coin flips: {arm}"
-        rows += finding_over_seeds(claim, coins, share, "of the gain", NOTHING, "below", control=True)
+        rows.append(Finding(claim, estimate(coins, share), "of the gain", NOTHING, "below", control=True))
     drift = pl.col("share").filter(arm=REFERENCE).mean()
     claim = "J of the reference: sampled less exact"
-    rows += finding_over_seeds(claim, table, drift, "of the gain", 0.0, "at", control=True)
+    rows.append(Finding(claim, estimate(table, drift), "of the gain", 0.0, "at", control=True))
     claim = "largest standard error of a sampled J"
-    return rows + finding_over_seeds(claim, table, pl.col("error").max(), "of the gain", ERROR, "below", control=True)
+    return [*rows, Finding(claim, estimate(table, pl.col("error").max()), "of the gain", ERROR, "below", control=True)]
 
 
 CAPTIONS = {

@@ -100,11 +100,11 @@ def scene_of(program: Program, cell: dict) -> tuple[Scene, PRNGKey]:
 def arms(scene: Scene) -> dict[str, Outcome]:
     """Every arm; those that run RL differ in their reward model alone."""
     offline = _tuned(scene, _dpo(scene), lambda fit: fit.held_out_loss)
-    found = {
+    offline_arms = {
         REFERENCE: Outcome(scene.start, jnp.full((), 0.5, float), jnp.array(True)),
         DPO: Outcome(offline.params, accuracy(_implicit(scene.policy), offline.params, scene), offline.converged),
     }
-    return found | _two_stage(scene)
+    return offline_arms | _two_stage(scene)
 
 
 def accuracy(verifier: Verifier, params: Params, scene: Scene) -> Float[Array, ""]:

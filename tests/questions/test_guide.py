@@ -57,4 +57,4 @@ def test_the_guide_adds_an_experiment_with_one_file(project):
     printed(report, project)
     page = (project / "results/report.html").read_text(encoding="utf-8")
     assert "Do noisier labels widen the gap?" in page
-    assert "gap at the noisiest labels less that at the clearest" in page
+    assert "with the noisiest labels less with the clearest" in page

@@ -278,7 +278,7 @@ def test_findings_of_records_that_follow_the_theory():
     assert verdict(tables, "too simple for the gold") == "supported"
     assert verdict(tables, "DPO / RLHF") == "supported"
     assert len(phase_diagram_records.disagreements(tables)) == 0
-    assert len(phase_diagram_records.refusals(tables)) == 0
+    assert len(phase_diagram_records.off_the_curve(tables)) == 0
 
 
 def test_arms_of_a_point_have_the_same_policies():
@@ -308,14 +308,14 @@ def test_findings_that_seeds_disagree_about_are_undecided():
     assert verdict(made_up_records(spread=2.0), "hold the gold") == "undecided"
 
 
-def test_a_class_off_the_common_curve_is_refused():
+def test_a_class_off_the_common_curve_is_seen():
     tables = made_up_records(spread=0.01)
     odd = (pl.col("arm") == "DPO") & (pl.col("gold_order") == 2) & (pl.col("pairs") == 500)
     tables["fits"] = tables["fits"].with_columns(regret=pl.col("regret") * pl.when(odd).then(100).otherwise(1))
-    refused = phase_diagram_records.refusals(tables)
-    assert refused["over_curve"][0] > 2
-    assert refused["gold_order"][0] == 2
-    assert refused["pairs"][0] == 500
+    off = phase_diagram_records.off_the_curve(tables)
+    assert off["over_curve"][0] > 2
+    assert off["gold_order"][0] == 2
+    assert off["pairs"][0] == 500
 
 
 def test_fits_that_did_not_converge_are_counted_and_not_averaged():
@@ -342,7 +342,7 @@ def test_the_common_curve_of_points_on_a_curve_is_that_curve():
 def test_figures_are_drawn_from_records(tmp_path, monkeypatch):
     monkeypatch.setattr(phase_diagram_figures, "load", lambda folder, table: records()[table])
     figures = phase_diagram_figures.draw(tmp_path)
-    maps, tables = {"", "_horizons", "_collapse"}, {"_disagreements", "_refusals"}
+    maps, tables = {"", "_horizons", "_collapse"}, {"_disagreements", "_off_the_curve"}
     assert set(figures) == {f"phase_diagram{name}" for name in maps | tables}
     for name in maps:
         drawn = figures[f"phase_diagram{name}"]
