@@ -118,7 +118,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     numbers = {
         name: getattr(config, name) for name in ("pairs", "gold_order", "beta", "temperature", "reference_scale")
     }
-    found = []
+    made = []
     for responses in (0, *(SIZES if backend is TREE else TRANSFORMER_SIZES)):
         labels: dict[str, str | int] = {"horizon": config.horizon, "responses": responses}
         for order in (config.gold_order, config.horizon):
@@ -126,8 +126,8 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
             if backend is not TREE:
                 program = TransformerProgram(responses, tree, padded, order == config.horizon)
                 labels |= {"backend": backend.name}
-            found.append(Cell("fits", program, labels, numbers | {"order": order}))
-    return outcomes
+            made.append(Cell("fits", program, labels, numbers | {"order": order}))
+    return made
 
 
 def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TREE) -> dict:

@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from experiments.cli import main as command
-from experiments.cli.arguments import backend_in, default_folder, grid_of, options_of
+from experiments.cli.arguments import backend_in, grid_of, options_of
 from experiments.kit import backends
+from experiments.kit.presets import default_folder
 from experiments.questions import questions, sample_complexity
 from experiments.report import evidence, page
 from gvgap_jax import TokenTree
@@ -61,7 +62,7 @@ def test_the_backend_decides_presets_and_folders():
 
 def test_an_experiment_without_transformers_is_refused_with_those_that_have_them(capsys, tmp_path):
     message = said(capsys, "run", "equivalence", "--backend", "transformer", "--out", str(tmp_path))
-    assert "equivalence does not run on the backend 'transformer'; these do: main_table" in message
+    assert "equivalence does not run on the backend 'transformer'; these do: h1_information" in message
     assert "sample_complexity" in said(capsys, "figures", "equivalence", "--backend", "transformer")
 
 

@@ -41,7 +41,7 @@ def test_a_wrong_rate_and_a_bias_are_seen():
     ("settings", "message"),
     [
         ({"prompts": 20}, "multiple of 16"),
-        ({"gold_order": 4}, "between 1 and"),
+        ({"gold_order": 4}, "at most the horizon, 3"),
         ({"beta": 0.0}, "beta must be positive"),
     ],
 )

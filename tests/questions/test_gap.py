@@ -40,7 +40,7 @@ ORDERS = [(4, 1), (4, 2), (4, 4)]
 def test_findings_recover_a_known_gap(module, points, drift):
     far, *closed, rise, slope, last_slope, control, restricted = module.findings(made_up_gaps(points))
     assert far.interval.estimate == pytest.approx(2 ** (drift / 2))
-    assert f"(d_eff: {2.0**drift:.3g} times)" in far.claim
+    assert f"predict {2.0**drift:.3g} times)" in far.claim
     assert [(finding.direction, finding.interval.estimate) for finding in closed] == [("at", pytest.approx(1.0))] * 2
     assert rise.interval.estimate == pytest.approx(2 ** (drift / 2))
     assert slope.interval.estimate == pytest.approx(0.5)
@@ -118,7 +118,7 @@ def test_a_point_above_the_horizon_is_no_cell():
     [
         ({"vocabulary": 1}, "vocabulary must be at least 2"),
         ({"gold_order": 0}, "gold_order must be at least 1"),
-        ({"reference_scale": -1.0}, "reference_scale must not be negative"),
+        ({"reference_scale": -1.0}, "reference_scale must be at least 0"),
         ({"beta": 0.0}, "beta must be positive"),
     ],
 )

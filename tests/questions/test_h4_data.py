@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.kit.findings import over_seeds, ratio_of_means
+from experiments.kit.findings import REGRET, over_seeds, ratio_of_means
 from experiments.kit.plots import slices
 from experiments.kit.problems import TRAINED
 from experiments.questions import h4_data as experiment
@@ -40,16 +40,16 @@ def by_claim(found, words):
     return row
 
 
-def test_findings_recover_a_gap_that_closes_as_foretold():
+def test_findings_recover_a_gap_that_closes_as_predicted():
     found = experiment.findings(records())
-    gap = by_claim(found, "the reference: regret of DPO - RLHF")
+    gap = by_claim(found, f"the reference: {REGRET} of DPO - RLHF")
     mean = np.mean([1 + 0.1 * seed for seed in range(SEEDS)])
     assert gap.interval.estimate == pytest.approx(40 * mean / (2 * TRAINED * 512))
     closure = by_claim(found, "the uniform law: gap at 4,096 pairs over the widest, at 64")
     assert closure.interval.estimate == pytest.approx(64 / 4096)
     assert closure.verdict == "supported"
-    foretold = by_claim(found, "off its support): gap at 4,096 pairs over what d_eff")
-    assert foretold.interval.estimate == pytest.approx(1.0)
+    predicted = by_claim(found, "off its support): gap at 4,096 pairs over what effective dimensions")
+    assert predicted.interval.estimate == pytest.approx(1.0)
     assert by_claim(found, "what breadth adds").interval.estimate == pytest.approx(0.0)
     assert found[-1].control
     assert found[-1].verdict == "supported"
@@ -80,7 +80,9 @@ def test_a_reward_model_of_the_policys_own_backbone_is_compared_where_there_is_o
     made_up["fits"] = pl.concat([made_up["fits"], own])
     found = experiment.findings(made_up)
     assert len(found) == len(experiment.findings(records())) + 4
-    row = by_claim(found, "the reference: regret of DPO - RLHF at 512 pairs, reward model of the policy's own backbone")
+    row = by_claim(
+        found, f"the reference: {REGRET} of DPO - RLHF at 512 pairs, reward model of the policy's own backbone"
+    )
     assert row.interval.estimate == 0.0
     assert row.direction == "at"
 

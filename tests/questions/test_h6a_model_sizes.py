@@ -83,20 +83,20 @@ def verdicts(records):
 
 def test_findings_recover_known_gains():
     found = verdicts(made_up(verifier_gain=0.05))
-    simple = "H=4, simple gold (order 2), 512 pairs: win rate"
+    simple = "H=4, simple gold reward (order 2), 512 pairs: win rate"
     assert found[f"{simple}, largest policy less the smallest"].interval.estimate == pytest.approx(0.2 * 1.025)
     assert found[f"{simple}, largest reward model less the smallest"].verdict == "effect, above"
     difference = found[f"{simple}, gain from the policy's size less the reward model's"]
     assert difference.interval.estimate == pytest.approx(0.15 * 1.025)
     assert difference.verdict == "supported"
-    complex_gold = "H=4, complex gold (order 4), 512 pairs: win rate, largest reward model less the smallest"
+    complex_gold = "H=4, complex gold reward (order 4), 512 pairs: win rate, largest reward model less the smallest"
     assert found[complex_gold].verdict == "supported"
 
 
 def test_reward_models_that_gain_more_than_policies_contradict():
     found = verdicts(made_up(verifier_gain=0.3))
-    simple = "H=4, simple gold (order 2), 512 pairs: win rate, gain from the policy's size less the reward model's"
-    assert found[simple].verdict == "contradicted"
+    claim = "512 pairs: win rate, gain from the policy's size less the reward model's"
+    assert found[f"H=4, simple gold reward (order 2), {claim}"].verdict == "contradicted"
 
 
 def test_control_sees_coin_flips_that_know_the_gold_reward():

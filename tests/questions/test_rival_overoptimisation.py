@@ -135,7 +135,7 @@ def test_points_that_did_not_converge_are_failed_seeds():
 def test_bad_settings_are_refused():
     with pytest.raises(ValueError, match="gold_order must be at least 1"):
         Config(gold_order=0)
-    with pytest.raises(ValueError, match="reference_scale must not be negative"):
+    with pytest.raises(ValueError, match="reference_scale must be at least 0"):
         Config(reference_scale=-1.0)
     assert experiment.cells(Config(gold_order=5)) == []
     labels = [cell.table for cell in experiment.cells(Config())]

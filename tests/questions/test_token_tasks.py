@@ -158,7 +158,7 @@ def test_a_figure_has_a_panel_for_each_family(fits):
     [
         ({"family": "chess"}, "family must be one of token_counts"),
         ({"labels": "silver"}, "labels must be 'gold' or 'coin'"),
-        ({"vocabulary": 3}, "at least 4 tokens"),
+        ({"vocabulary": 3}, "vocabulary must be at least 4"),
         ({"width": 6}, "width must be a multiple of 4"),
         ({"steps": 30}, "steps must be a multiple of 25"),
         ({"beta": 0.0}, "beta must be positive"),
