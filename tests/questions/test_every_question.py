@@ -8,8 +8,11 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.cli import main as command
+from experiments.cli.figures import draw
+from experiments.cli.listing import list_everything
 from experiments.kit import backends
 from experiments.kit.presets import PRESET_NAMES
+from experiments.kit.terminal import console
 from experiments.questions import questions
 from gvgap_jax import policies, verifiers
 from gvgap_jax.sweep import Grid, load, make_plan
@@ -31,12 +34,18 @@ def tables_of(folder):
     return {table: load(folder, table) for table in tables}
 
 
+@pytest.fixture(scope="module")
+def listed():
+    """What ``list`` prints, which takes as long for one experiment as for all."""
+    with console.capture() as printed:
+        list_everything()
+    return printed.get()
+
+
 @every_question
-def test_it_is_listed_with_all_presets(name, capsys):
-    module = questions()[name]
-    assert tuple(module.PRESETS) == PRESET_NAMES
-    command.main(["list"])
-    assert name in capsys.readouterr().out
+def test_it_has_every_preset_and_is_listed(listed, name):
+    assert tuple(questions()[name].PRESETS) == PRESET_NAMES
+    assert f" {name} " in listed
 
 
 @every_question
@@ -66,7 +75,7 @@ def test_a_second_run_computes_nothing_and_changes_nothing(records, name, capsys
 def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_path, monkeypatch):
     folder = records(name)
     monkeypatch.setattr(questions()[name], "run", None)
-    paths = command.draw(name, folder, tmp_path)
+    paths = draw(name, folder, tmp_path)
     assert {path.suffix for path in paths} - {".csv"} == {".png", ".pdf"}
     figures = [path for path in paths if path.suffix != ".csv"]
     assert all(path.stat().st_size > 5000 for path in figures)
@@ -99,7 +108,7 @@ def test_what_transformers_record_gives_findings_and_figures(name, tmp_path, mon
     rows = module.findings(tables_of(folder))
     assert any(row.control for row in rows)
     assert name in ALL_NETWORKS or any("own backbone" in row.claim or "same backbone" in row.claim for row in rows)
-    paths = command.draw(name, folder, tmp_path, "transformer")
+    paths = draw(name, folder, tmp_path, "transformer")
     assert all("transformer" in path.name for path in paths)
     assert {path.suffix for path in paths} >= {".png", ".pdf"}
 

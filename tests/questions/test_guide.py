@@ -46,7 +46,7 @@ def test_the_guide_adds_an_experiment_with_one_file(project):
     assert {path for path in (project / "experiments").rglob("*.py")} - before == {
         project / "experiments/questions/label_noise.py"
     }
-    assert listed.index("equivalence:") < listed.index("label_noise: Do noisier labels widen the gap?")
+    assert listed.index(" equivalence ") < listed.index(" label_noise ")
     assert TINY in run
     first = printed(run, project)
     assert "4 cells computed, 0 found done" in first

@@ -166,7 +166,7 @@ def test_presets_are_sound(preset):
         ({"pairs": 4}, "pairs must be at least 5"),
         ({"beta": 0.0}, "beta must be positive"),
         ({"temperature": float("nan")}, "temperature must be positive"),
-        ({"reference_scale": -1.0}, "reference_scale must not be negative"),
+        ({"reference_scale": -1.0}, "reference_scale must be at least 0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):
