@@ -138,7 +138,7 @@ def show(config: Config, prediction: Prediction) -> None:
     """Print a prediction: both arms, the gap, the pairs DPO needs, and how far to trust them."""
     trust = "" if prediction.in_range else " (out of range, see below)"
     rows = table(
-        f"theory at {config.pairs:,} pairs, over random gold rewards: {prediction.verdict}{trust}",
+        f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}",
         "",
         "estimate",
         "95 % interval",
