@@ -95,16 +95,16 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
         own = algorithms.Classes(policy, backend.verifier(tree))
         fits["backbone"] = algorithms.rlhf(fit_key, own, problem, backend.settings)
     gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
-    found = {
+    measured = {
         "dpo_dimension": complexity.table_dimension(task),
         "rlhf_dimension": complexity.effective_dimension(gradients, task),
         "gradient_norm": jnp.max(jnp.stack([fit.gradient_norm for fit in fits.values()])),
         "converged": jnp.all(jnp.stack([fit.converged for fit in fits.values()])),
     }
     for name, fit in fits.items():
-        found[f"{name}_regret"] = metrics.evaluate(policy.leaf_log_probs(fit.params), task).regret
-        found[f"{name}_penalty"] = fit.penalty
-    return found
+        measured[f"{name}_regret"] = metrics.evaluate(policy.leaf_log_probs(fit.params), task).regret
+        measured[f"{name}_penalty"] = fit.penalty
+    return measured
 
 
 CLOSED = pl.col("gold_order") == pl.col("horizon")  # reward models are full tables: as hard to learn as policies

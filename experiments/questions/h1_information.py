@@ -201,7 +201,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     rows.append(Finding(claim, estimate(dpo.filter(equal=False), gap.mean()), "nats", 0.0, "above"))
     claim = "reward models as rich as policies, same penalty, no sample: largest difference of regret of DPO and RLHF"
     same = dpo.filter(pl.col("equal"), pl.col("penalty") == pl.col("penalty_exact"))
-    # The second stage of transformers is not certified.
+    # The second stage of transformers ends where its gradient is small, or its steps are used up.
     return [*rows, equality(claim, same, gap, MATTERS if "backend" in fits.columns else EQUAL)]
 
 

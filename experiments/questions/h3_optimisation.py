@@ -15,9 +15,9 @@ stopping early on the held-out pairs, the optimum by a ridge penalty selected on
 solvers is not optimisation alone; equal steps are not equal progress; and as policies can express every
 optimum for a reward model, the RL stage trades no prompt for another, so augmentation cannot move prompts with pairs.
 
-Transformers have no optimum that can be certified: there optimisation ends where held-out pairs say stop, or where the
-gradient of the RL stage is small. With few steps the RL stage has as few as the reward model, and DPO as few as either.
-Reward models as rich as policies are the local rewards of the transformers themselves. A transformer trades prompts
+No gradient shows that a transformer is at its optimum: there optimisation ends where held-out pairs say stop, or where
+the gradient of the RL stage is small. With few steps the RL stage has as few as the reward model, and DPO as few as
+either. Reward models as rich as policies are the local rewards of the transformers themselves. A transformer trades prompts
 for one another, so what augmentation does to prompts with pairs is a finding there and no control.
 """
 
@@ -219,7 +219,7 @@ def _settings(program: Program, cell: dict, backend: Backend) -> algorithms.Sett
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """The gap at the end and what of gradient descent's remains; more steps; more prompts; the control."""
     fits = records["fits"]
-    certified = "newton" in fits["solver"]
+    on_tree = "newton" in fits["solver"]
     steps = sorted(set(fits["steps"].unique()) - {OPTIMUM})
     fewest, most = steps[0], steps[-1]
     at_optimum = gap(fits, OPTIMUM)
@@ -234,10 +234,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         gain = of_seed(fits.filter(arm="DPO", steps=fewest)) - of_seed(fits.filter(arm="DPO", steps=2 * fewest))
         claim = f"{2 * fewest:,} steps instead of {fewest:,}: fall of DPO's regret"
         rows.append(Finding(claim, over_seeds(gain), "nats", 0.0, "above"))
-    for prompts in ("all", "without_pairs") if certified else PROMPTS:
+    for prompts in ("all", "without_pairs") if on_tree else PROMPTS:
         claim = f"RL over all prompts instead of those with pairs, at the end: fall of regret, {PROMPTS[prompts]}"
         rows.append(Finding(claim, over_seeds(augmentation(fits, prompts)), "nats", 0.0, "at"))
-    if certified:
+    if on_tree:
         moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
         claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
         rows.append(Finding(claim, moved, "nats", EQUAL["newton"], "below", control=True))

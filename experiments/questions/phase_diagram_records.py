@@ -169,8 +169,8 @@ def disagreements(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
         (pl.col("high") < 0) & (pl.col("predicted_gap") > 0)
     )
     kind = pl.when(against).then(pl.lit("sign")).when(pl.col("off") > FAR).then(pl.lit("size"))
-    found = points.with_columns(kind=kind).filter(pl.col("kind").is_not_null(), pl.col("off").is_finite())
-    return found.sort("kind", "in_range", "off", descending=[False, True, True])
+    off = points.with_columns(kind=kind).filter(pl.col("kind").is_not_null(), pl.col("off").is_finite())
+    return off.sort("kind", "in_range", "off", descending=[False, True, True])
 
 
 def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
@@ -184,5 +184,5 @@ def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
             | {"over_curve": times.estimate, "low": times.low, "high": times.high, "seeds": times.seeds}
         )
     beyond = (pl.col("low") > FACTOR) | (pl.col("high") < 1 / FACTOR)
-    found = pl.DataFrame(rows).filter(pl.col("low").is_finite() & beyond)
-    return found.sort(pl.col("over_curve").log().abs(), descending=True)
+    off = pl.DataFrame(rows).filter(pl.col("low").is_finite() & beyond)
+    return off.sort(pl.col("over_curve").log().abs(), descending=True)

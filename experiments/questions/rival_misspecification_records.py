@@ -178,8 +178,8 @@ def _orders(fits: pl.DataFrame, limits: pl.DataFrame) -> Figure:
     fits, limits = gaps(fits), gaps(limits)
     task = ["vocabulary", "horizon", "gold_order", "beta"]
     tasks = fits.select(task).unique().sort(task).to_dicts()
-    found = set(fits.select("holds_policy", "holds_reward").iter_rows())
-    cases = [case for case in CASES if case in found]
+    present = set(fits.select("holds_policy", "holds_reward").iter_rows())
+    cases = [case for case in CASES if case in present]
     with style(2.4 * len(tasks) + 0.4):
         figure, grid = plt.subplots(len(tasks), len(cases), squeeze=False, sharex=True, sharey="row")
         for row, point in zip(grid, tasks, strict=True):

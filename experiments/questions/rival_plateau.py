@@ -115,17 +115,17 @@ def cells(config: Config) -> list[Cell]:
     tree = TokenTree(config.vocabulary, 1, prompt_length=1)
     draws = preferences.padded(max(config.pairs, config.samples), smallest=2**16)
     samples = {REVERSE: 0, FIXED: config.samples, GROWING: config.pairs, DISTILLED: config.samples}
-    found = []
+    made = []
     for rewards in (TABLE, FEATURES):
         labels: dict[str, str | int] = {"rewards": rewards, "vocabulary": config.vocabulary}
         gold = {"gamma": config.gamma, "dimension": config.dimension, "small": int(rewards == FEATURES)}
-        found.append(Cell("dimensions", Program("d_eff", tree, 0), labels, gold))
+        made.append(Cell("dimensions", Program("d_eff", tree, 0), labels, gold))
         for arm in ARMS:
             program = Program(arm if arm in (ONE, DISTILLED) else "two stages", tree, draws)
             # ``fixed`` names the point in every arm, ``samples`` is what this arm is fitted to.
             data = {"pairs": config.pairs, "fixed": config.samples, "samples": samples.get(arm, 0)}
-            found.append(Cell("fits", program, {"arm": arm} | labels, gold | data))
-    return found
+            made.append(Cell("fits", program, {"arm": arm} | labels, gold | data))
+    return made
 
 
 def run(program: Program, cell: dict) -> dict:
