@@ -17,8 +17,8 @@ optimum for a reward model, the RL stage trades no prompt for another, so augmen
 
 No gradient shows that a transformer is at its optimum: there optimisation ends where held-out pairs say stop, or where
 the gradient of the RL stage is small. With few steps the RL stage has as few as the reward model, and DPO as few as
-either. Reward models as rich as policies are the local rewards of the transformers themselves. A transformer trades prompts
-for one another, so what augmentation does to prompts with pairs is a finding there and no control.
+either. Reward models as rich as policies are the local rewards of the transformers themselves. A transformer trades
+prompts for one another, so what augmentation does to prompts with pairs is a finding there and no control.
 """
 
 from dataclasses import dataclass, replace
