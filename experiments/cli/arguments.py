@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 import tyro
 
 from experiments.kit.backends import BackendName, on_backend
+from experiments.kit.fields import meaning
 from experiments.kit.presets import BACKEND_NAMES, PRESET_NAMES, RESULTS, Preset, named_by
 from experiments.kit.terminal import PROGRAM, one_of
 from experiments.questions import questions
@@ -100,7 +101,10 @@ def options_of(name: str, module, preset: str, backend: str = "tree") -> type[Op
         [
             (
                 field.name,
-                Annotated[tuple[hints[field.name], ...], tyro.conf.arg(aliases=ALIASES.get(field.name))],
+                Annotated[
+                    tuple[hints[field.name], ...],
+                    tyro.conf.arg(aliases=ALIASES.get(field.name), help=meaning(module.Config, field.name)),
+                ],
                 dataclasses.field(default=grid.axes.get(field.name, (field.default,))),
             )
             for field in dataclasses.fields(module.Config)

@@ -1,4 +1,4 @@
-"""What the fields of a ``Config`` can be: one range for each name, whatever the experiment."""
+"""What the fields of a ``Config`` mean and can be: the same for each name, whatever the experiment."""
 
 from experiments.kit.problems import HELD_OUT_EVERY
 
@@ -16,6 +16,25 @@ LEAST |= dict.fromkeys(("horizon", "prompt_length", "gold_order", "policy_order"
 LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples", "steps", "terms", "width"), 1)
 POSITIVE = ("beta", "gamma", "human_beta", "margin", "penalty", "skew", "temperature")
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
+
+MEANINGS = {  # of fields that a ``Config`` does not describe itself
+    "vocabulary": "tokens of the vocabulary (V).",
+    "horizon": "tokens of a response (H); there are V**H responses.",
+    "gold_order": "the gold reward is made of random interactions of up to so many positions.",
+    "verifier_order": "reward models are all interactions of up to so many positions.",
+    "labels": "``gold``, by the gold reward, or ``coin``, flips that know nothing of it.",
+    "samples": "responses that the reward model picks from (n of best-of-n).",
+    "human_beta": "temperature of the human, reward per nat; the larger, the nearer to the reference policy.",
+    "pairs": "labelled pairs, a fifth of which is held out for selection.",
+    "beta": "strength of the KL regularisation, reward per nat.",
+    "temperature": "noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).",
+    "reference_scale": "standard deviation of the reference policy's logits; 0 is uniform.",
+}
+
+
+def meaning(config: type, name: str) -> str | None:
+    """What a field is, if its ``Config`` does not say so itself."""
+    return None if f"      {name}: " in (config.__doc__ or "") else MEANINGS.get(name)
 
 
 def check(config, **least: int) -> None:

@@ -41,14 +41,8 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H); the tree has V**H responses.
       gold_order: the gold reward and the reward models are made of interactions of up to so many token positions;
         at H both are full tables, and above H there is no such point.
-      pairs: number of labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
-      temperature: of the labels.
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

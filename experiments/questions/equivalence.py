@@ -37,11 +37,9 @@ class Config:
     """Settings of one point of the comparison.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H); orders of both classes run from 1 to H.
       pairs: number of labelled pairs.
       penalty: ridge penalty of both methods, in pairs; it makes the optimum finite and unique.
-      beta: strength of the KL regularisation, reward per nat.
     """
 
     vocabulary: int = 3

@@ -50,12 +50,8 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: order of the gold reward's interactions.
       prompts: how many a batch has; whole runs draw so many a round where it is 16, 128 or 1,024.
-      beta: strength of the KL regularisation, reward per nat.
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

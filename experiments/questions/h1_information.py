@@ -61,13 +61,7 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: order of the gold reward's interactions; the simple reward models have this order.
-      pairs: labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

@@ -62,13 +62,8 @@ class Config:
     """One point of the comparison.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: the gold reward and the reward models are interactions of up to so many positions.
-      pairs: labelled pairs, a fifth of which is held out for selection.
       beta: strength of the regularisation in both arms, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits.
     """
 
     vocabulary: int = 3

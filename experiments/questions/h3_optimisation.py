@@ -67,18 +67,13 @@ class Config:
     """One point of the comparison.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
       prompt_length: tokens of a prompt, at least 1; there are V**prompt_length prompts.
-      horizon: tokens of a response (H).
       gold_order: the gold reward and the reward models are interactions of up to so many positions of prompt and
         response.
       policy_order: policies are soft-optimal for interactions of up to so many positions, at least ``gold_order``;
         transformers can read all positions, whatever it says.
       pairs: labelled pairs, a fifth of which is held out for selection and early stopping.
       steps: how many gradient descent takes; every point has the end of optimisation beside it.
-      beta: strength of the KL regularisation, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

@@ -68,14 +68,8 @@ class Config:
     """One point of the sweep.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: the gold reward and the reward models are interactions of up to so many positions.
       tilt: responses of the pairs come from a law proportional to pi_ref**tilt.
-      pairs: labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits.
     """
 
     vocabulary: int = 3

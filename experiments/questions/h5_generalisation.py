@@ -64,14 +64,10 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: positions in an interaction of the gold reward, 1 (additive) to H (full table).
       width: hidden units of the global and the local reward models; the width of all three transformers.
       pairs: labelled pairs, a fifth of which is held out to stop by.
       beta: strength of the KL regularisation in DPO's implicit rewards and in the soft-optimal policy, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits.
     """
 
     vocabulary: int = 3

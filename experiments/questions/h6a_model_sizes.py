@@ -53,17 +53,9 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       gold_order: positions in an interaction of the gold reward; H is the full table.
       policy_order: tokens that a policy looks back on, 0 to H-1; H-1 is every policy.
-      verifier_order: reward models are all interactions of up to so many positions.
-      labels: ``gold``, by the gold reward, or ``coin``, flips that know nothing of it.
       pairs: labelled pairs, a fifth of which is held out to select the ridge penalty by.
-      samples: responses that the reward model picks from (n of best-of-n).
-      human_beta: temperature of the human, reward per nat; the larger, the nearer to the reference policy.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits.
     """
 
     vocabulary: int = 3

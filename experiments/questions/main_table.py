@@ -66,14 +66,10 @@ class Config:
     """Settings of one table.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       prompt_length: tokens of a prompt; there are V**prompt_length prompts, equally frequent.
       gold_order: order of the interactions of the gold reward.
       verifier_order: order of the reward models.
-      pairs: labelled pairs, a fifth of which is held out for selection.
       candidates: m, responses a prompt that online DPO and best-of-n choose from.
-      beta: strength of the KL regularisation, reward per nat.
     """
 
     vocabulary: int = 3

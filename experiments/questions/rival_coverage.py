@@ -49,12 +49,7 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H); the tree has V**H responses.
-      gold_order: the gold reward is made of random interactions of up to so many positions.
-      pairs: number of labelled pairs, a fifth of which is held out for selection.
       unseen: share of the responses that is withheld from all pairs, at random.
-      beta: strength of the KL regularisation, reward per nat.
     """
 
     vocabulary: int = 3

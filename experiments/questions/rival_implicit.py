@@ -70,7 +70,6 @@ class Config:
       reference_mass: probability that the reference policy gives to all correct answers.
       beta: strength of the KL regularisation in the second part, reward per nat; 1 in the first.
       margin: gold reward of a right answer less that of a wrong one, log odds of a label.
-      pairs: labelled pairs, a fifth of which is held out for selection.
     """
 
     vocabulary: int = 8

@@ -49,14 +49,8 @@ class Config:
 
     Attributes:
       setting: ``arms``, three arms, for which nothing below ``skew`` matters, or ``tree``, for which ``skew`` does not.
-      pairs: number of labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
       skew: comparisons of the first arm with the third, for one of each other pair of arms.
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
-      gold_order: the gold reward is made of random interactions of up to so many positions.
       policy_order: policies are the soft-optimal ones of all interactions of up to so many positions.
-      verifier_order: reward models are all interactions of up to so many positions.
     """
 
     setting: str = "tree"

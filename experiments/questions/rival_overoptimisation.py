@@ -57,11 +57,7 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
       horizon: tokens of a response (H); the tree has V**H responses and KL cannot exceed H log V.
-      gold_order: the gold reward is made of random interactions of up to so many positions.
-      pairs: number of labelled pairs, a fifth of which is held out for selection.
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

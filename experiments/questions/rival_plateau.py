@@ -71,7 +71,6 @@ class Config:
       gamma: log odds of a label per nat of log pi*.
       dimension: features of the small reward class.
       samples: responses, or unlabelled pairs, that a fixed second stage is fitted to.
-      pairs: labelled pairs, a fifth of which is held out for selection.
     """
 
     vocabulary: int = 10

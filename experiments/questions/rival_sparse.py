@@ -64,11 +64,7 @@ class Config:
     """Settings of one point.
 
     Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H).
       terms: interactions in the gold reward; points with more than there are, V**H - 1, are left out.
-      pairs: labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
     """
 
     vocabulary: int = 2

@@ -46,16 +46,7 @@ BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies: on 
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of one point of the sweep.
-
-    Attributes:
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H); the tree has V**H responses.
-      pairs: number of labelled pairs, a fifth of which is held out for selection.
-      beta: strength of the KL regularisation, reward per nat.
-      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
-      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
-    """
+    """Settings of one point of the sweep."""
 
     vocabulary: int = 3
     horizon: int = 6

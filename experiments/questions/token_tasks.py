@@ -84,16 +84,11 @@ class Config:
 
     Attributes:
       family: kind of task, one of ``token_families``.
-      labels: ``gold``, or ``coin`` for labels that say nothing.
-      vocabulary: tokens of the vocabulary (V).
-      horizon: tokens of a response (H); there are V**H responses.
       prompt_length: tokens of a prompt; puzzles have prompts of their own length.
       prompts: how many a task has, equally frequent.
       layers: blocks of the transformers, which are Llama's.
       width: width of the transformers, which have two heads.
-      pairs: labelled pairs, a fifth of which is held out for selection.
       steps: most gradient steps of a fit.
-      beta: strength of the KL regularisation, reward per nat.
     """
 
     family: str = "token_counts"

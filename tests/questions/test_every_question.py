@@ -1,5 +1,6 @@
 """What every experiment must pass, on its tiny preset: ``pytest -k NAME`` runs the tests of one."""
 
+import dataclasses
 import functools
 import pickle
 
@@ -10,7 +11,7 @@ import pytest
 from experiments.cli import main as command
 from experiments.cli.figures import draw
 from experiments.cli.listing import list_everything
-from experiments.kit import backends
+from experiments.kit import backends, fields
 from experiments.kit.presets import PRESET_NAMES
 from experiments.kit.terminal import console
 from experiments.questions import questions
@@ -46,6 +47,19 @@ def listed():
 def test_it_has_every_preset_and_is_listed(listed, name):
     assert tuple(questions()[name].PRESETS) == PRESET_NAMES
     assert f" {name} " in listed
+
+
+@every_question
+@pytest.mark.parametrize("backend", ["tree", "transformer"])
+def test_every_field_says_what_it_is(name, backend):
+    modules = backends.on_backend(questions(), backend)
+    config = modules[name].Config if name in modules else questions()[name].Config
+    unsaid = [
+        field.name
+        for field in dataclasses.fields(config)
+        if not fields.meaning(config, field.name) and f" {field.name}: " not in (config.__doc__ or "")
+    ]
+    assert not unsaid
 
 
 @every_question
