@@ -1,6 +1,5 @@
 """Token trees: every response of H tokens is one leaf, and every sum over responses is a sum over leaves."""
 
-import os
 from dataclasses import dataclass
 
 import jax
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from gvgap_jax.runtime.machine import total_memory
 from gvgap_jax.types import Prompts, Responses
 
 ARRAYS_IN_FLIGHT = 16  # leaf arrays alive at once in a fit: parameters, tangents, gradients, batches of them
@@ -37,7 +37,7 @@ class TokenTree:
             if not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"TokenTree: {name} must be an integer of at least {least}, got {value!r}.")
         needed = 8 * ARRAYS_IN_FLIGHT * self.prompts * self.leaves
-        available = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        available = total_memory()
         if needed > available:
             raise ValueError(
                 f"TokenTree: {self.prompts:,} prompts x {self.vocabulary}^{self.horizon} = {self.leaves:,} leaves "

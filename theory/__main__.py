@@ -123,7 +123,7 @@ def write(path: Path, rows: list[tuple[str, Row]], seconds: float) -> None:
         if record["residual"] != record["residual"]:
             record["residual"] = None
     report = {"versions": versions, "seconds": round(seconds, 1), "rows": records}
-    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -55,13 +55,12 @@ class Command(NamedTuple):
                 env=os.environ | variables,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
             )
         try:
             yield process
         finally:
             if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
             process.wait()
 
     def log(self, folder: Path, *options: str) -> Path:

@@ -6,7 +6,6 @@ peak is what the operating system saw beyond the memory before the first array.
 """
 
 import math
-import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,10 +16,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
+import psutil
 from rich.console import Console
 from rich.table import Table
 
 import experiments
+from experiments.benchmarks.throughput import peak_bytes
 from gvgap_jax.lm.budget import memory
 from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.model import classes
@@ -173,16 +174,6 @@ def _stored(work: Work) -> Any:
     return Preferences(prompts, responses, responses, numbers, numbers)
 
 
-def _peak() -> int:
-    """Bytes: the most this process has had so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
-def _now() -> int:
-    """Bytes that this process has."""
-    return resource.getpagesize() * int(Path("/proc/self/statm").read_text().split()[1])
-
-
 def _take_steps(work: Work) -> int:
     """Bytes that three steps need beyond what was there after compiling."""
     stored = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), _stored(work))
@@ -190,14 +181,14 @@ def _take_steps(work: Work) -> int:
     start = (
         jax.jit(lambda data: loop.start(_objective(work, data), training, jax.random.key(0))).lower(stored).compile()
     )
-    before = _now()
+    before = psutil.Process().memory_info().rss
     data = jax.device_put(stored)
     state = start(data)
     for _ in range(3):
         state, curves = step(data, state)
     if not math.isfinite(float(curves["loss"][-1])):
         raise SystemExit("the loss is not finite")
-    return _peak() - before
+    return peak_bytes() - before
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import jax
 import polars as pl
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,7 @@ def machine() -> dict:
             found["versions"][name] = version(name)
         except PackageNotFoundError:
             found["versions"][name] = "not installed"
-    return found | {"cores": os.cpu_count(), "load_at_start": round(os.getloadavg()[0], 2)}
+    return found | {"cores": os.cpu_count(), "load_at_start": round(psutil.getloadavg()[0], 2)}
 
 
 def show(console: Console, rows: list[Row], trees: list[LeafRow], machine: dict) -> None:

@@ -10,6 +10,7 @@ from experiments.benchmarks.throughput import peak_bytes
 from experiments.questions import questions
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.devices import memory_per_device
+from gvgap_jax.runtime.machine import total_memory
 from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, records, run_plan
 
 
@@ -83,7 +84,7 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
             overhead_seconds=report.overhead_seconds,
             disk_seconds=disk_seconds(Path(name)),
             peak_bytes=peak_bytes(),
-            memory=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+            memory=total_memory(),
         )
         return cost, programs(records.manifest(folder), makers)
 

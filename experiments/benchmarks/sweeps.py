@@ -4,7 +4,6 @@ Every number of devices, and every run with a cold or a warm cache of compiled p
 """
 
 import json
-import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from experiments.benchmarks.fresh import in_fresh_process
 from experiments.benchmarks.run_costs import ProgramCost, RunCost
 from experiments.benchmarks.throughput import Throughput
 from experiments.questions import questions
+from gvgap_jax.runtime.machine import number_of_cores
 from gvgap_jax.sweep import Grid
 
 console = Console(width=None if Console().is_terminal else 140)
@@ -53,7 +53,7 @@ def default_experiment() -> str:
 
 def main(out: Path, bench: Bench) -> None:
     """Run everything, print the tables, and write them and machine.json into ``out``."""
-    cores = len(os.sched_getaffinity(0))
+    cores = number_of_cores()
     # An accelerator may belong to one process at a time: this one must not touch it.
     machine, backend = in_fresh_process({"JAX_NUM_CPU_DEVICES": str(cores)}, look)
     counts = (bench.devices or powers_up_to(cores)) if backend == "cpu" else (machine["devices"],)

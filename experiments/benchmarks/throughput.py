@@ -4,13 +4,13 @@ Three floors are measured beside it: calls that compute nothing, the slowest fit
 processor time that the fits cost spread over all devices. The highest floor is the limit that the chunks stand against.
 """
 
-import resource
 import sys
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import psutil
 
 from experiments.benchmarks.leaf_pass import seconds_of
 from experiments.benchmarks.solvers import fastest
@@ -121,5 +121,9 @@ def _measure(batch: Batch, slowest_fit: float, rows: int) -> Throughput:
 
 def peak_bytes() -> int:
     """Largest resident set of this process so far."""
+    if sys.platform == "win32":
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak

@@ -1,5 +1,6 @@
 """``python -m experiments bench``: speed, memory and what is lost to kills, measured."""
 
+import signal
 from pathlib import Path
 from typing import Literal
 
@@ -57,6 +58,8 @@ def bench(
 
             name = known_experiment(experiment or sweeps.default_experiment())
             sweeps.main(out / "sweeps", sweeps.Bench(name, questions()[name].PRESETS[preset]))
+        case "kills" if not hasattr(signal, "SIGKILL"):
+            raise ValueError("bench kills needs SIGKILL, which Windows does not have: run it on Linux or macOS.")
         case "kills" if experiment == "tldr":
             from experiments.benchmarks import tldr_kills
 

@@ -1,6 +1,5 @@
 """What makes runs fail on machines in the cloud, each found before the run: one sentence with what to do about it."""
 
-import fcntl
 import os
 import re
 import shutil
@@ -27,6 +26,8 @@ def of_tpu_locks() -> list[str]:
 
     To be called before this process uses the TPU: closing the file would drop its own lock (POSIX).
     """
+    if not hasattr(os, "getuid"):
+        return []  # Windows, where no TPU is
     return [sentence for lock in _tpu_locks() if lock.exists() for sentence in _of_lock(lock)]
 
 
@@ -57,6 +58,8 @@ def _of_lock(lock: Path) -> list[str]:
 
 def _holder(lock: Path) -> int | None:
     """The process that holds a POSIX lock on a file."""
+    import fcntl  # Windows has none
+
     question = struct.pack(FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
     with lock.open("rb") as file:
         kind, _, _, _, process = struct.unpack(FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, question))
@@ -139,7 +142,7 @@ def complete_extras() -> list[str]:
 
 def of_driver() -> list[str]:
     """An NVIDIA driver that is too old for the CUDA that jax is installed with: jax would run on the CPU."""
-    found = re.search(r"\s(\d+)\.\d+(\.\d+)?\s", DRIVER.read_text()) if DRIVER.exists() else None
+    found = re.search(r"\s(\d+)\.\d+(\.\d+)?\s", DRIVER.read_text(encoding="utf-8")) if DRIVER.exists() else None
     number = int(found[1]) if found else 0
     instead = ', or pip install "jax[cuda12]" instead' if number >= min(DRIVERS.values()) else ""
     return [

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from experiments.cli import checks
 from gvgap_jax.runtime.devices import memory_per_device
+from gvgap_jax.runtime.machine import number_of_cores
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.runtime.units import GIB, MIB
 
@@ -82,7 +83,7 @@ def facts() -> dict[str, str]:
         "platform": jax.default_backend(),
         "devices": f"{made_by['devices']} ({made_by['device']})",
         "memory a device may use": f"{memory_per_device() / GIB:.1f} GiB",
-        "cores": str(len(os.sched_getaffinity(0))),
+        "cores": str(number_of_cores()),
         "python": made_by["python"],
         **made_by["versions"],
         "extras": ", ".join(checks.complete_extras()) or "none",

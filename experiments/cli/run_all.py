@@ -13,6 +13,7 @@ from experiments.cli.arguments import All
 from experiments.kit.backends import named
 from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console, signals_caught, stop, this_command
+from gvgap_jax.sweep.compute import drop_programs
 
 
 class Row(NamedTuple):
@@ -49,6 +50,7 @@ def run_all(modules: Mapping, options: All) -> None:
             except Exception as error:  # the other experiments shall not wait for its repair
                 rows.append(Row(name, None, f"{type(error).__name__}: {error}"))
                 console.print(f"[red]{name} failed: {escape(rows[-1].error)}[/red]", soft_wrap=True)
+            drop_programs()
             if caught:
                 break
     _show(rows, f"preset {options.preset}: {len(rows)} experiments in {time.perf_counter() - started:.0f} s")
@@ -62,13 +64,16 @@ def run_all(modules: Mapping, options: All) -> None:
 
 def _show(rows: list[Row], title: str) -> None:
     table = Table(title=title, title_justify="left")
-    table.add_column("experiment")
-    for heading in ("cells", "left", "compile s", "run s", "controls that pass"):
-        table.add_column(heading, justify="right")
-    table.add_column("trouble")
+    table.add_column("experiment", no_wrap=True)
+    for heading in ("cells", "left", "compile s", "run s", "controls"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
-        table.add_row(row.name, *_numbers(row.outcome), escape(row.trouble))
+        table.add_row(row.name, *_numbers(row.outcome))
     console.print(table)
+    console.print("controls: negative controls that pass")
+    for row in rows:
+        if row.trouble:
+            console.print(f"[red]{row.name}: {escape(row.trouble)}[/red]", soft_wrap=True)
 
 
 def _numbers(outcome: runner.Outcome | None) -> list[str]:

@@ -27,7 +27,7 @@ def keep_compiled_programs() -> None:
 def _machine() -> str:
     """A name for this processor, with its instruction sets, and this jaxlib."""
     processor = Path("/proc/cpuinfo")
-    lines = processor.read_text().splitlines() if processor.exists() else []
+    lines = processor.read_text(encoding="utf-8").splitlines() if processor.exists() else []
     described = sorted({line for line in lines if line.startswith(("flags", "Features", "model name", "CPU part"))})
     facts = [platform.machine(), platform.processor(), version("jaxlib"), *described]
     return f"{platform.machine()}-jaxlib-{version('jaxlib')}-{hashlib.sha256(repr(facts).encode()).hexdigest()[:8]}"

@@ -7,6 +7,8 @@ from functools import partial
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
+from gvgap_jax.runtime.machine import number_of_cores, total_memory
+
 ROWS = ("data", "fsdp")  # axes of a mesh over which rows are split
 USABLE = 0.8  # share of a device's memory that a program may count on
 
@@ -15,7 +17,7 @@ def use_all_cores() -> None:
     """One CPU device a core, unless JAX_NUM_CPU_DEVICES or XLA_FLAGS say otherwise; before jax is first used."""
     chosen = "JAX_NUM_CPU_DEVICES" in os.environ or "device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen:
-        jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+        jax.config.update("jax_num_cpu_devices", number_of_cores())
 
 
 def rows_over_devices(rows: int) -> int:
@@ -74,8 +76,7 @@ def memory_per_device() -> int:
     statistics = device.memory_stats() if device.platform != "cpu" else None
     if statistics and "bytes_limit" in statistics:
         return int(USABLE * statistics["bytes_limit"])
-    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(USABLE * machine / jax.local_device_count())
+    return int(USABLE * total_memory() / jax.local_device_count())
 
 
 def memory_needed(executable) -> int:

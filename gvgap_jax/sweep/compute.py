@@ -1,6 +1,7 @@
 """One chunk of cells in, one data frame of records out: compiled once a program, and fitted to the memory there is."""
 
 import functools
+import gc
 import os
 import time
 from collections.abc import Callable, Hashable, Iterator
@@ -19,6 +20,7 @@ from gvgap_jax.runtime.devices import (
     over_devices,
     rows_over_devices,
 )
+from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.sweep.grid import Chunk, Columns
 
 
@@ -43,6 +45,7 @@ class Compiled(NamedTuple):
     seconds: float
 
 
+PROGRAMS = 8  # kept at once: each takes hundreds of the 65,530 memory maps that Linux allows a process
 _most_rows: dict[Hashable, int] = {}  # what the device has been seen to hold, for programs that ran out of memory
 
 
@@ -53,14 +56,14 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
     (by the result ``converged``), or ``not finite``. A program that does not fit into memory runs on
     half as many rows at once, and again on half of those.
     """
-    padded, most = chunk.padded(), chunk.rows
-    key = (run, chunk.batch.program, signature(chunk))
+    padded, (program, columns, most) = chunk.padded(), program_of(chunk)
+    key = (run, program, columns)
     while True:
         most = min(most, _most_rows.get(key, most))
         try:
-            program = compiled(*key, most)
+            executable = compiled(*key, most)
             started = time.perf_counter()
-            results = _in_pieces(program, padded)
+            results = _in_pieces(executable, padded)
             break
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error) or most <= rows_over_devices(1):
@@ -70,23 +73,24 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
     cost = {
         "chunk": chunk.name,
         "seconds": seconds,
-        "compile_seconds": program.seconds,
-        "rows_at_once": program.rows,
-        "bytes": program.bytes,
+        "compile_seconds": executable.seconds,
+        "rows_at_once": executable.rows,
+        "bytes": executable.bytes,
         "process": os.getpid(),
     }
     return Result(_records(chunk, results), _environment() | cost)
 
 
-def signature(chunk: Chunk) -> tuple[tuple[str, str], ...]:
-    """Names and dtypes of a chunk's columns."""
-    return tuple((name, values.dtype.str) for name, values in chunk.batch.columns.items())
+def program_of(chunk: Chunk) -> tuple[Hashable, tuple[tuple[str, str], ...], int]:
+    """What a chunk's program is compiled for: the static configuration, names and dtypes of the columns, the rows."""
+    columns = tuple((name, values.dtype.str) for name, values in chunk.batch.columns.items())
+    return chunk.batch.program, columns, chunk.rows
 
 
 _environment = functools.cache(provenance.environment)
 
 
-@functools.cache
+@functools.lru_cache(PROGRAMS)
 def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> Compiled:
     """Compile for ``rows`` rows, or for half and half again until the compiler's own measure fits into memory.
 
@@ -101,6 +105,14 @@ def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], .
         if needed <= memory_per_device() or rows == fewest:
             return Compiled(executable, rows, needed, time.perf_counter() - started)
         rows = rows // 2
+
+
+def drop_programs() -> None:
+    """Drop all compiled programs, jax's own too, and give their memory back: for a process that goes on to others."""
+    compiled.cache_clear()
+    jax.clear_caches()
+    gc.collect()
+    give_back_memory()
 
 
 def _in_pieces(program: Compiled, padded: Columns) -> dict[str, np.ndarray]:

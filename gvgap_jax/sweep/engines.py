@@ -1,6 +1,7 @@
 """Plans on clusters that exist: chunks to Ray, shards to Slurm. Both packages are optional extras."""
 
 import contextlib
+import itertools
 import logging
 import shutil
 import signal
@@ -20,7 +21,7 @@ from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.sweep import records
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.grid import Chunk, Plan
-from gvgap_jax.sweep.run import Claim, Engine, Report, Run, cells_of, missing, run_plan
+from gvgap_jax.sweep.run import Claim, Engine, Report, Run, by_programs, cells_of, missing, run_plan
 
 RETRIES = 3  # of a chunk whose worker died
 AHEAD = 2  # tasks handed to Ray for every one that can run at once
@@ -64,6 +65,9 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
     """
     ray = optional("ray")
 
+    def in_order(waiting: list[Chunk]) -> list[list[Chunk]]:
+        return [list(itertools.chain(*by_programs(waiting)))]
+
     def prepare(run: Run, waiting: list[Chunk], progress: Progress) -> int:
         del run, waiting, progress  # workers compile what they need
         _connect(ray, options, modules)
@@ -93,7 +97,7 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
             except ray.exceptions.RayError as error:
                 yield chunk, error
 
-    return Engine(prepare, compute_all)
+    return Engine(in_order, prepare, compute_all)
 
 
 def _compute_on_worker(run: Run, chunk: Chunk) -> Result:

@@ -132,7 +132,7 @@ def provenances(folder: Folder) -> dict[str, Provenance]:
 
 def failures(folder: Folder) -> dict[str, str]:
     """Chunks that could not be computed, and why."""
-    return {path.stem: path.read_text() for path in folder.glob("*.failed")}
+    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.failed")}
 
 
 def compact(folder: Folder) -> dict[str, int]:

@@ -1,5 +1,6 @@
 """Run a plan into a folder: finished chunks skipped, nothing lost to a kill, other processes welcome."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,9 +11,10 @@ from rich.progress import Progress
 
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.devices import is_out_of_memory
+from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.sweep import records, store
-from gvgap_jax.sweep.compute import Result, compiled, compute, signature
+from gvgap_jax.sweep.compute import PROGRAMS, Result, compiled, compute, program_of
 from gvgap_jax.sweep.grid import Chunk, Plan, shard
 
 POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
@@ -25,11 +27,13 @@ class Engine(NamedTuple):
     """Where chunks are computed.
 
     Attributes:
-      prepare: run, waiting chunks, progress -> number of programs compiled.
-      compute: run, waiting chunks, claim -> (chunk, its result or the exception that it raised) as they come.
+      parts: waiting chunks -> those that are prepared and computed together, part by part.
+      prepare: run, a part, progress -> number of programs compiled.
+      compute: run, a part, claim -> (chunk, its result or the exception that it raised) as they come.
         It claims a chunk before it computes it, and leaves alone what it may not claim.
     """
 
+    parts: Callable[[list[Chunk]], list[list[Chunk]]]
     prepare: Callable[[Run, list[Chunk], Progress], int]
     compute: Callable[[Run, list[Chunk], Claim], Iterator[tuple[Chunk, Result | Exception]]]
 
@@ -82,19 +86,27 @@ def run_plan(
     """
     engine = engine or LOCAL
     mine = shard(plan.chunks, *part)
-    total, computed, run_seconds, failed = cells_of(mine), 0, 0.0, {}
+    total, computed, failed = cells_of(mine), 0, {}
+    compilations, compile_seconds, run_seconds = 0, 0.0, 0.0
     started = time.perf_counter()
     with Progress(*BAR) as progress, store.Claims(folder) as claims:
 
         def claim(chunk: Chunk) -> bool:
             return not stopped() and claims.take(chunk.name)
 
-        waiting = missing(folder, _seeds_first(mine))
-        compilations = engine.prepare(plan.run, waiting, progress)
-        compile_seconds = time.perf_counter() - started
+        waiting = missing(folder, mine)
+        parts = iter(engine.parts(waiting))
         bar = progress.add_task(plan.experiment, total=total, completed=total - cells_of(waiting))
         while waiting and not stopped():
-            for chunk, result in engine.compute(plan.run, waiting, claim):
+            chunks = next(parts, None)
+            if chunks is None:
+                time.sleep(POLL_SECONDS)  # the rest is claimed by others
+                chunks = waiting
+            else:
+                chunks, began = missing(folder, chunks), time.perf_counter()
+                compilations += engine.prepare(plan.run, chunks, progress)
+                compile_seconds += time.perf_counter() - began
+            for chunk, result in engine.compute(plan.run, chunks, claim):
                 if isinstance(result, Exception):
                     failed[chunk.name] = f"{type(result).__name__}: {result}"
                     files.save_failure(folder, chunk.name, failed[chunk.name])
@@ -105,8 +117,6 @@ def run_plan(
                 progress.advance(bar, chunk.size)
             waiting = [chunk for chunk in missing(folder, waiting) if chunk.name not in failed]
             progress.update(bar, completed=total - cells_of(waiting))
-            if waiting and not stopped():
-                time.sleep(POLL_SECONDS)
     left = cells_of(waiting) + cells_of([chunk for chunk in mine if chunk.name in failed])
     overhead = time.perf_counter() - started - compile_seconds - run_seconds
     return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead)
@@ -123,15 +133,25 @@ def cells_of(chunks: list[Chunk]) -> int:
     return sum(chunk.size for chunk in chunks)
 
 
-def _seeds_first(chunks: list[Chunk]) -> list[Chunk]:
-    """All programs' first chunks, then their second ones: what a stopped sweep has done is its first seeds."""
-    return sorted(chunks, key=lambda chunk: int(chunk.batch.columns["seed"][0]))
+def by_programs(chunks: list[Chunk]) -> list[list[Chunk]]:
+    """The chunks in parts of no more programs than are kept.
+
+    In a part all programs' first chunks come first, then their second ones: what a stopped sweep has done is its
+    first seeds.
+    """
+    numbers = {program: number for number, program in enumerate(dict.fromkeys(map(program_of, chunks)))}
+
+    def part(chunk: Chunk) -> int:
+        return numbers[program_of(chunk)] // PROGRAMS
+
+    ordered = sorted(chunks, key=lambda chunk: (part(chunk), chunk.batch.columns["seed"][0]))
+    return [list(together) for _, together in itertools.groupby(ordered, part)]
 
 
-def _compile_all(run: Run, waiting: list[Chunk], progress: Progress) -> int:
+def _compile_all(run: Run, chunks: list[Chunk], progress: Progress) -> int:
     """Compile every program that is needed, two at a time: the compiler leaves a core idle on its own."""
     before = compiled.cache_info().misses
-    needed = list({(chunk.batch.program, signature(chunk), chunk.rows): None for chunk in waiting})
+    needed = list(dict.fromkeys(map(program_of, chunks)))
     bar = progress.add_task("compiling programs", total=len(needed), visible=bool(needed))
 
     def build(key):
@@ -145,6 +165,8 @@ def _compile_all(run: Run, waiting: list[Chunk], progress: Progress) -> int:
     with ThreadPoolExecutor(2) as pool:
         for _ in pool.map(build, needed):
             pass
+    progress.remove_task(bar)
+    give_back_memory()
     return compiled.cache_info().misses - before
 
 
@@ -157,5 +179,5 @@ def _one_by_one(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[
                 yield chunk, error
 
 
-LOCAL = Engine(_compile_all, _one_by_one)
+LOCAL = Engine(by_programs, _compile_all, _one_by_one)
 """The engine of this process, on all of its devices."""

@@ -103,7 +103,8 @@ class Claims(contextlib.AbstractContextManager):
         if lock is None:
             return
         if exists(self._folder, name):  # nobody needs the lock again
-            Path(lock.lock_file).unlink(missing_ok=True)
+            with contextlib.suppress(PermissionError):  # Windows keeps a file that is open
+                Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
     def __exit__(self, *_):

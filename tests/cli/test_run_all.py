@@ -2,22 +2,28 @@
 
 import signal
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments.cli import run_all, runner
+from experiments.cli import main, run_all, runner
+from experiments.questions import questions
 from gvgap_jax.sweep import load
+from gvgap_jax.sweep import run as running
+from tests.report.toy_questions import findings as toy_findings
 from tests.report.toy_questions import install, toy
 from tests.sweep import toy_experiment
+from tests.sweep.test_programs import maps, needs_maps
 
 
 def ran(capsys, out, *options, status=None):
     """What ``run all`` prints, in one line."""
     command = ["run", "all", "--out", str(out), *options]
     if status is None:
-        command.main(command)
+        main.main(command)
     else:
         with pytest.raises(SystemExit) as stopped:
-            command.main(command)
+            main.main(command)
         assert stopped.value.code == status
     return " ".join(capsys.readouterr().out.split())
 
@@ -44,6 +50,38 @@ def test_a_shard_leaves_the_rest_and_the_other_one_finishes(tmp_path, capsys, mo
     install(monkeypatch, {"one": toy()})
     assert "Chunks left for other shards" in ran(capsys, tmp_path, "--shard", "0/2")
     assert "│ 1 of 1 │" in ran(capsys, tmp_path, "--shard", "1/2")
+
+
+def test_the_summary_fits_eighty_columns(capsys, monkeypatch):
+    monkeypatch.setattr(run_all.console, "_width", 80)
+    report = running.Report(1_234_567, 1_234_567, 1_234_567, {}, 10, 12_345.6, 12_345.6, 1.0)
+    longest = max(questions(), key=len)
+    run_all._show([run_all.Row(longest, runner.Outcome(report, []))], "summary")
+    shown = capsys.readouterr().out
+    assert f"│ {longest} │ 1,234,567 │ 1,234,567 │   12345.6 │ 12345.6 │" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@needs_maps
+def test_an_experiment_leaves_no_programs_behind(tmp_path, capsys, monkeypatch):
+    seen = []
+
+    def experiment(number):
+        def run(program, cell):
+            return toy_experiment.run(program, cell)
+
+        def findings(records):
+            for size in range(10):  # findings compile, too
+                jax.block_until_ready(jnp.sin(jnp.ones(100 * number + size)))
+            seen.append(maps())
+            return toy_findings(records)
+
+        return toy(run=run, findings=findings)
+
+    install(monkeypatch, {name: experiment(number) for number, name in enumerate(("one", "two", "three"))})
+    ran(capsys, tmp_path)
+    one, _, three = seen
+    assert three - one < 10, seen
 
 
 def no_findings(records):
@@ -74,7 +112,7 @@ def test_failed_chunks_are_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(runner, "run_plan", fails)
     printed = ran(capsys, tmp_path, status=1)
     assert "even-1 failed: RuntimeError: it rained" in printed
-    assert "│ failed chunks: 1 │" in printed
+    assert "broken: failed chunks: 1 " in printed
     assert "failed: broken. Try again with" in printed
     assert "2 of 2: whole" in printed
 

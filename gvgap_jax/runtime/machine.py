@@ -1,0 +1,24 @@
+"""This machine, whatever its operating system: its cores and its memory."""
+
+import ctypes
+import os
+import sys
+
+import psutil
+
+
+def number_of_cores() -> int:
+    """Cores that this process may use; all there are where the system does not limit them (macOS, Windows)."""
+    allowed = getattr(os, "sched_getaffinity", None)
+    return len(allowed(0)) if allowed else os.cpu_count() or 1
+
+
+def total_memory() -> int:
+    """Bytes of the machine."""
+    return psutil.virtual_memory().total
+
+
+def give_back_memory() -> None:
+    """Give the system what this process has freed: glibc keeps gigabytes that compiling took, and never uses them."""
+    if sys.platform == "linux":
+        getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)  # musl keeps nothing
