@@ -63,7 +63,7 @@ def run_all(modules: Mapping, options: All) -> None:
 
 
 def _show(rows: list[Row], title: str) -> None:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("experiment", no_wrap=True)
     for heading in ("cells", "left", "compile s", "run s", "controls"):
         table.add_column(heading, justify="right", no_wrap=True)

@@ -1,8 +1,10 @@
 """One chunk of cells in, one data frame of records out: compiled once a program, and fitted to the memory there is."""
 
+import contextlib
 import functools
 import gc
 import os
+import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
 from functools import partial
@@ -46,6 +48,8 @@ class Compiled(NamedTuple):
 
 
 PROGRAMS = 8  # kept at once: each takes hundreds of the 65,530 memory maps that Linux allows a process
+LARGE = 1_000_000  # characters of a program
+_alone = threading.Lock()
 _most_rows: dict[Hashable, int] = {}  # what the device has been seen to hold, for programs that ran out of memory
 
 
@@ -100,11 +104,24 @@ def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], .
     while True:
         rows = rows_over_devices(rows)
         shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
-        executable = over_devices(partial(run, program)).lower(shapes).compile()
+        lowered = over_devices(partial(run, program)).lower(shapes)
+        with _large_ones_alone(lowered):
+            executable = lowered.compile()
         needed = memory_needed(executable)
         if needed <= memory_per_device() or rows == fewest:
             return Compiled(executable, rows, needed, time.perf_counter() - started)
         rows = rows // 2
+
+
+@contextlib.contextmanager
+def _large_ones_alone(lowered: jax.stages.Lowered) -> Iterator[None]:
+    """Two large programs that are compiled at once would take gigabytes; the compiler has work for all cores in one."""
+    if len(lowered.as_text()) < LARGE:
+        yield
+        return
+    with _alone:
+        yield
+        give_back_memory()
 
 
 def drop_programs() -> None:

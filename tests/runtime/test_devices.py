@@ -1,10 +1,13 @@
 """Batches over all local devices."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gvgap_jax.runtime import machine
 from gvgap_jax.runtime.devices import over_devices, rows_over_devices, use_all_cores
 
 
@@ -92,3 +95,10 @@ def test_shared_arguments_go_whole_to_every_row_and_donated_ones_are_used_up():
     np.testing.assert_array_equal(total(weights, rows), jnp.broadcast_to(expected[:, None], (4, 3)))
     assert rows.is_deleted()
     assert not weights.is_deleted()
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 3, 5}, raising=False)
+    assert machine.number_of_cores() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert machine.number_of_cores() == os.cpu_count()
