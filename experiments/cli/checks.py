@@ -78,21 +78,21 @@ def of_versions() -> list[str]:
     """Installed packages that do not fit each other, by what gvgap_jax, jax and flax say that they need."""
     read = {PROJECT: _extras(), **DEVICES}
     return [
-        f"{name} {metadata.version(name)} needs {needed.name}{needed.specifier}, but {found or 'none'} is installed: "
+        f"{name} {metadata.version(name)} needs {needed.name}{needed.specifier}, but {there or 'none'} is installed: "
         f'pip install "{needed.name}{needed.specifier}".'
         for name, extras in read.items()
-        for needed, found in _unmet(name, extras)
+        for needed, there in _unmet(name, extras)
     ]
 
 
 def _unmet(name: str, extras: Iterable[str]) -> Iterator[tuple[Requirement, str | None]]:
     """Requirements that are not met, with the version that is there; what only an extra needs may be missing."""
     for needed in _requirements(name, extras):
-        found = _version(needed.name)
-        if found is None and _applies(needed, ()):
+        there = _version(needed.name)
+        if there is None and _applies(needed, ()):
             yield needed, None
-        elif found is not None and not needed.specifier.contains(found, prereleases=True):
-            yield needed, found
+        elif there is not None and not needed.specifier.contains(there, prereleases=True):
+            yield needed, there
 
 
 def _requirements(name: str, extras: Iterable[str]) -> list[Requirement]:
@@ -142,13 +142,13 @@ def complete_extras() -> list[str]:
 
 def of_driver() -> list[str]:
     """An NVIDIA driver that is too old for the CUDA that jax is installed with: jax would run on the CPU."""
-    found = re.search(r"\s(\d+)\.\d+(\.\d+)?\s", DRIVER.read_text(encoding="utf-8")) if DRIVER.exists() else None
-    number = int(found[1]) if found else 0
+    driver = re.search(r"\s(\d+)\.\d+(\.\d+)?\s", DRIVER.read_text(encoding="utf-8")) if DRIVER.exists() else None
+    number = int(driver[1]) if driver else 0
     instead = ', or pip install "jax[cuda12]" instead' if number >= min(DRIVERS.values()) else ""
     return [
-        f"The NVIDIA driver is {found[0].strip()}, but {plugin} needs {oldest} or newer: update the driver{instead}."
+        f"The NVIDIA driver is {driver[0].strip()}, but {plugin} needs {oldest} or newer: update the driver{instead}."
         for plugin, oldest in DRIVERS.items()
-        if found and _version(plugin) and number < oldest
+        if driver and _version(plugin) and number < oldest
     ]
 
 

@@ -63,7 +63,7 @@ def doctor(
 def _complaints_of_jax(platform: Platform | None) -> list[str]:
     """Start jax and show what it finds, or say why it cannot."""
     try:
-        found = jax.default_backend()
+        backend = jax.default_backend()
     except RuntimeError as error:
         advice = ADVICE[platform] if platform else "Name the --platform that you want for advice."
         return [f"jax cannot start: {' '.join(str(error).split()).removesuffix('.')}. {advice}"]
@@ -71,9 +71,9 @@ def _complaints_of_jax(platform: Platform | None) -> list[str]:
     for name, value in facts().items():
         table.add_row(name, value)
     console.print(table)
-    if platform and found != platform:
-        return [f"wanted {platform}, but jax runs on {found}. {ADVICE[platform]}"]
-    return checks.of_shared_memory() if found == "gpu" and jax.local_device_count() > 1 else []
+    if platform and backend != platform:
+        return [f"wanted {platform}, but jax runs on {backend}. {ADVICE[platform]}"]
+    return checks.of_shared_memory() if backend == "gpu" and jax.local_device_count() > 1 else []
 
 
 def facts() -> dict[str, str]:

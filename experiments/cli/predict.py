@@ -112,8 +112,8 @@ def _theory(cell: Cell, golds: int, pairs: int) -> dict[str, np.ndarray]:
     """Predictions of one class, an array over gold rewards each; NaN where they did not converge."""
     columns = {name: np.full(golds, value) for name, value in cell.numbers.items()} | {"seed": np.arange(golds)}
     assert isinstance(cell.program, Program)
-    found = jax.device_get(_compiled(cell.program)(columns))
-    frame = pl.DataFrame({name: np.asarray(values) for name, values in found.items()})
+    outputs = jax.device_get(_compiled(cell.program)(columns))
+    frame = pl.DataFrame({name: np.asarray(values) for name, values in outputs.items()})
     numbers = pl.exclude("converged").cast(pl.Float64)
     frame = frame.select("converged", numbers).with_columns(pairs=pl.lit(pairs))
     frame = frame.with_columns(predicted=phase_diagram_records.predicted_regret())

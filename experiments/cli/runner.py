@@ -76,8 +76,8 @@ def advance(
 ) -> Outcome:
     """Compute what is missing in the folder ``out`` until it is there or ``stopped``; print what came of it."""
     plan, folder = make_plan(name, module, grid), folder_at(out)
-    for complaint in open_folder(folder, plan):
-        console.print(f"[yellow]{complaint}[/yellow]", highlight=False, soft_wrap=True)
+    for problem in open_folder(folder, plan):
+        console.print(f"[yellow]{problem}[/yellow]", highlight=False, soft_wrap=True)
     console.print(f"[bold]{name}[/bold] into {folder}")
     report = compute(plan, folder, stopped=stopped)
     console.print(str(report), highlight=False, soft_wrap=True)

@@ -38,13 +38,13 @@ def evaluate(run: Run, text: Corpus) -> None:
     """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed."""
     reference, data = models.trained(run, "sft"), text.questions.data
     prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
-    found = {
+    given = {
         arm: _answers(run, text, arm, reference)
         for arm in ARMS
         if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)
     }
-    _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in found.items()))
-    _store(run, "verdicts", _verdicts(run, text, found, prompts, humans))
+    _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in given.items()))
+    _store(run, "verdicts", _verdicts(run, text, given, prompts, humans))
     _store(run, "pairs", _held_out_pairs(run, text, reference))
 
 
@@ -86,12 +86,12 @@ def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: 
 
 
 def _verdicts(
-    run: Run, text: Corpus, found: Mapping[str, Answers], prompts: list[str], humans: list[str]
+    run: Run, text: Corpus, given: Mapping[str, Answers], prompts: list[str], humans: list[str]
 ) -> pl.DataFrame:
     """A row for every judge, arm and question: whether the arm's answer wins against the human one."""
     data, rows = text.questions.data, []
     for name, judge in judges_of(run).items():
-        for arm, answers in found.items():
+        for arm, answers in given.items():
             questions = [Question(*each) for each in zip(prompts, answers.texts, humans, humans, strict=True)]
             said = judge(f"{name}-{arm}", Asked(questions, data.prompts, answers.tokens, data.responses))
             reasons = [said.reasons.get(number) for number in range(len(questions))]

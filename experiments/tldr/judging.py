@@ -42,12 +42,12 @@ def labeller(run: Run) -> Judged:
 def judges_of(run: Run) -> dict[str, Judged]:
     """Who compares answers with human ones. ROUGE-L is not among them: nothing beats a text at being itself."""
     model = models.opened(run, run.recipe.gold_model) if run.recipe.gold_model else models.trained(run, "judge")
-    found: dict[str, Judged] = {"held_out_reward_model": _reward_model(run, model)}
+    judges: dict[str, Judged] = {"held_out_reward_model": _reward_model(run, model)}
     if run.recipe.model == TOY:
-        found = {"gold": gold} | found
+        judges = {"gold": gold} | judges
     if run.recipe.endpoint.model:
-        found["endpoint"] = partial(_endpoint, run)
-    return found
+        judges["endpoint"] = partial(_endpoint, run)
+    return judges
 
 
 def gold(name: str, asked: Asked) -> Verdicts:
@@ -76,9 +76,9 @@ def _endpoint(run: Run, name: str, asked: Asked) -> Verdicts:
     ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
     cost = endpoint.cost_estimate(asked.questions, settings)
     console.print(f"{name}: at most {cost.requests:,} requests and {cost.dollars:.2f} dollars, if none is answered yet")
-    found = []
-    processes.in_first(lambda: found.append(ask(asked.questions)))
+    first = []
+    processes.in_first(lambda: first.append(ask(asked.questions)))
     wins, reasons, bias = processes.from_first(
-        [found[0].wins.tolist(), list(found[0].reasons.items()), found[0].position_bias.tolist()] if found else None
+        [first[0].wins.tolist(), list(first[0].reasons.items()), first[0].position_bias.tolist()] if first else None
     )
     return Verdicts(np.array(wins, float), dict(reasons), np.array(bias, float))

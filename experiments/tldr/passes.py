@@ -24,8 +24,8 @@ def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temp
     """Responses [N, m, H] to each of the prompts [N, P]."""
     horizon, key = run.recipe.data.response_tokens, run.key(name)
     draw = partial(_sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout), key=key)
-    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, None, draw, prompts))
-    return found["tokens"].to_numpy()
+    columns = in_chunks(run, name, len(prompts), lambda: _over(run, model, None, draw, prompts))
+    return columns["tokens"].to_numpy()
 
 
 def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
@@ -40,8 +40,8 @@ def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows)
 
 
 def _scored(run: Run, name: str, model: Model, outputs: int | None, score, prompts: Rows, responses: Rows):
-    found = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, responses))
-    return found["score"].to_numpy()
+    columns = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, responses))
+    return columns["score"].to_numpy()
 
 
 # Compiled once for all passes that share a program.
@@ -88,7 +88,7 @@ def _over(run: Run, model: Model, outputs: int | None, compiled: Callable[..., A
     params, held = parameters(run, model, outputs), [np.asarray(values) for values in data]
 
     def compute(number: int, rows: np.ndarray) -> dict[str, Any]:
-        found = compiled(params, np.int32(number), *(values[rows] for values in held))
-        return jax.tree.map(np.asarray, jax.device_get(found))
+        columns = compiled(params, np.int32(number), *(values[rows] for values in held))
+        return jax.tree.map(np.asarray, jax.device_get(columns))
 
     return compute

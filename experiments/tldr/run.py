@@ -103,9 +103,9 @@ def _is_there(folder: Folder, name: str) -> bool:
 
 def _compute(folder: Folder, name: str, number: int, size: int, rows: int, compute: Compute) -> None:
     first, last = number * size, min((number + 1) * size, rows)
-    found = compute(number, np.minimum(np.arange(first, first + size), rows - 1))
+    columns = compute(number, np.minimum(np.arange(first, first + size), rows - 1))
     if processes.is_first():
         with explained(folder):
             folder.mkdir(exist_ok=True)
-        table = pl.DataFrame({column: values[: last - first] for column, values in found.items()})
+        table = pl.DataFrame({column: values[: last - first] for column, values in columns.items()})
         save(folder, name, table.with_columns(row=pl.int_range(first, last)), provenance.environment())

@@ -214,9 +214,9 @@ def training(descent: Descent, recipe: Recipe, rows: int) -> Training:
 
 def made_for(recipe: Recipe) -> dict[str, Any]:
     """What a folder of this run was made for, as JSON: all that decides its numbers, and not who judges."""
-    found = dataclasses.asdict(recipe)
+    options = dataclasses.asdict(recipe)
     judging = ("endpoint", "dispatches", "gold_model") if not recipe.relabelled else ("dispatches",)
-    return {name: value for name, value in found.items() if name not in judging}
+    return {name: value for name, value in options.items() if name not in judging}
 
 
 def _pythia(size: str) -> Recipe:

@@ -79,10 +79,10 @@ def best_against_worst(prompts: Rows, drawn: Rows, reward: Rows) -> Preferences:
     """
     numbers = jnp.arange(reward.size)[:, None]
     unknown = jnp.zeros(numbers.shape)
-    found = rollouts.top_against_bottom(rollouts.Rollout(numbers, numbers, jnp.asarray(reward), unknown, unknown))
-    best, worst = (np.asarray(side)[:, 0] for side in (found.chosen, found.rejected))
+    pairs = rollouts.top_against_bottom(rollouts.Rollout(numbers, numbers, jnp.asarray(reward), unknown, unknown))
+    best, worst = (np.asarray(side)[:, 0] for side in (pairs.chosen, pairs.rejected))
     responses: Rows = drawn.reshape(reward.size, -1)
-    return found._replace(prompts=prompts[best // reward.shape[1]], chosen=responses[best], rejected=responses[worst])
+    return pairs._replace(prompts=prompts[best // reward.shape[1]], chosen=responses[best], rejected=responses[worst])
 
 
 def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) -> Preferences:

@@ -28,7 +28,7 @@ def environment() -> Provenance:
 def _revision() -> str:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        described = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return "not a git checkout"
-    return found.stdout.strip()
+    return described.stdout.strip()

@@ -142,15 +142,15 @@ def _in_pieces(program: Compiled, padded: Columns) -> dict[str, np.ndarray]:
 
 
 def _records(chunk: Chunk, results: dict[str, np.ndarray]) -> pl.DataFrame:
-    found = {name: values[: chunk.size] for name, values in results.items()}
+    outputs = {name: values[: chunk.size] for name, values in results.items()}
     constants = [pl.lit(value).alias(name) for name, value in chunk.batch.labels.items()]
-    status = pl.Series("status", list(_statuses(found)))
-    return pl.DataFrame(chunk.batch.columns | found).select(*constants, pl.all(), status)
+    status = pl.Series("status", list(_statuses(outputs)))
+    return pl.DataFrame(chunk.batch.columns | outputs).select(*constants, pl.all(), status)
 
 
-def _statuses(found: dict[str, Any]) -> Iterator[str]:
-    numbers = [values for values in found.values() if np.issubdtype(values.dtype, np.floating)]
+def _statuses(outputs: dict[str, Any]) -> Iterator[str]:
+    numbers = [values for values in outputs.values() if np.issubdtype(values.dtype, np.floating)]
     finite = np.all([np.isfinite(values) for values in numbers], axis=0)
-    converged = found.get("converged", finite)
+    converged = outputs.get("converged", finite)
     for is_finite, is_converged in zip(finite, converged, strict=True):
         yield "not finite" if not is_finite else "ok" if is_converged else "not converged"

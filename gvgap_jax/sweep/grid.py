@@ -117,10 +117,10 @@ class Plan(NamedTuple):
 
 def make_plan(name: str, experiment: Experiment, grid: Grid) -> Plan:
     """The plan of a grid; raises ValueError for a grid that is not sound (see ``batches``)."""
-    found = batches(experiment.Config, experiment.cells, grid)
+    grouped = batches(experiment.Config, experiment.cells, grid)
     defaults = {field.name: (field.default,) for field in dataclasses.fields(experiment.Config)}
     grid = dataclasses.replace(grid, axes=defaults | dict(grid.axes))
-    cut = [chunk for batch in found for chunk in chunks(batch, name, experiment.MEANING)]
+    cut = [chunk for batch in grouped for chunk in chunks(batch, name, experiment.MEANING)]
     return Plan(name, experiment.MEANING, grid, experiment.run, cut)
 
 
@@ -204,18 +204,18 @@ def chunks(batch: Batch, experiment: str, meaning: int, most: int = CHUNK) -> li
     """The batch in chunks of one shape, of at most ``most`` rows, each named by the hash of all that decides it."""
     count = -(-batch.size // most)
     rows = -(-batch.size // count)
-    found = []
+    parts = []
     for start in range(0, batch.size, rows):
         columns = {name: values[start : start + rows] for name, values in batch.columns.items()}
         digest = hashlib.sha256(repr((experiment, meaning, batch.program, sorted(batch.labels.items()), rows)).encode())
         for name, values in sorted(columns.items()):
             digest.update(name.encode() + values.dtype.str.encode() + values.tobytes())
-        found.append(Chunk(f"{batch.table}-{digest.hexdigest()[:16]}", batch._replace(columns=columns), rows))
-    return found
+        parts.append(Chunk(f"{batch.table}-{digest.hexdigest()[:16]}", batch._replace(columns=columns), rows))
+    return parts
 
 
-def shard(found: list[Chunk], index: int, count: int) -> list[Chunk]:
+def shard(parts: list[Chunk], index: int, count: int) -> list[Chunk]:
     """Every ``count``-th chunk from ``index`` on: the shards of a plan are disjoint, and all of it together."""
     if not 0 <= index < count:
         raise ValueError(f"a shard is i/n with 0 <= i < n, got {index}/{count}.")
-    return found[index::count]
+    return parts[index::count]

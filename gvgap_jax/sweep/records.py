@@ -147,12 +147,12 @@ def compact(folder: Folder) -> dict[str, int]:
     there, plan = stored(folder), manifest(folder)["chunks"]
     counts = {}
     for table in sorted({table_of(name) for name in plan}):
-        found = {name: chunk for name, chunk in _chunks(folder, table, there) if name in plan}
-        if not found:
+        kept = {name: chunk for name, chunk in _chunks(folder, table, there) if name in plan}
+        if not kept:
             continue
-        names = [name for name in plan if name in found]
-        makers = {name: found[name][1] | {"rows": len(found[name][0])} for name in names}
-        save(folder, table, pl.concat([found[name][0] for name in names]), makers)
+        names = [name for name in plan if name in kept]
+        makers = {name: kept[name][1] | {"rows": len(kept[name][0])} for name in names}
+        save(folder, table, pl.concat([kept[name][0] for name in names]), makers)
         for name in names:
             chunk_file(folder, name).unlink(missing_ok=True)
         counts[table] = len(names)

@@ -224,8 +224,8 @@ def _accumulated(objective: Objective):
 
     def part(params, total, batch):
         weight = jnp.asarray(objective.weight(batch), total[0].dtype)
-        found = weight, jax.tree.map(lambda values: weight * values, jax.value_and_grad(objective.loss)(params, batch))
-        return jax.tree.map(jnp.add, total, found)
+        share = weight, jax.tree.map(lambda values: weight * values, jax.value_and_grad(objective.loss)(params, batch))
+        return jax.tree.map(jnp.add, total, share)
 
     def value_and_grad(params, parts):
         if jax.tree.leaves(parts)[0].shape[0] == 1:
