@@ -1,6 +1,5 @@
 """Who takes part, and the row of each: time, optimality and the objective against gvgap_jax."""
 
-import importlib.util
 import os
 from collections.abc import Callable
 from functools import partial
@@ -13,6 +12,7 @@ from experiments.benchmarks.problems import Data, Kind
 from experiments.benchmarks.solvers import Run
 from gvgap_jax import TokenTree
 from gvgap_jax.algorithms import Problem, Settings
+from gvgap_jax.runtime.packages import is_installed
 
 Entries = dict[str, Callable[[], Run]]
 
@@ -48,11 +48,6 @@ class Row(NamedTuple):
     same_penalty: int
 
 
-def torch_is_installed() -> bool:
-    """Whether the extra ``bench`` is there."""
-    return importlib.util.find_spec("torch") is not None
-
-
 def penalty_path(
     tree: TokenTree, kind: Kind, settings: Settings, batch: Problem, data: list[Data], peer_fits: int
 ) -> Entries:
@@ -68,7 +63,7 @@ def penalty_path(
     }
     if peer_fits == len(data):
         del entries["gvgap_jax, the peers' cells"]
-    if torch_is_installed():
+    if is_installed("torch"):
         from experiments.benchmarks import torch_peer
 
         threads = torch_peer.threads_that_suit(tree, kind, sampled[-1], os.cpu_count() or 1)
@@ -86,7 +81,7 @@ def equal_steps(tree: TokenTree, kind: Kind, steps: int, batch: Problem, data: l
         "gvgap_jax, batched": lambda: solvers.batched(fit, batch),
         "plain JAX, one by one": lambda: solvers.one_by_one(fit, sample, padded=True),
     }
-    if torch_is_installed():
+    if is_installed("torch"):
         from experiments.benchmarks import torch_peer
 
         threads = torch_peer.threads_that_suit(tree, kind, sampled[-1], os.cpu_count() or 1)
@@ -102,12 +97,12 @@ def run(
     rows, first, pace = [], [], 1.0
     for solver, solve in entries.items():
         tell(f"{kind.name}: {solver}")
-        found = solve()
-        first = first or found.solutions
-        fits = len(found.solutions)
-        pace = pace if rows else found.seconds / fits
+        run = solve()
+        first = first or run.solutions
+        fits = len(run.solutions)
+        pace = pace if rows else run.seconds / fits
         norms, gaps = [], []
-        for cell, solution, ours in zip(data, found.solutions, first, strict=False):
+        for cell, solution, ours in zip(data, run.solutions, first, strict=False):
             judged = problems.judge(tree, kind, settings, cell, solution)
             norms.append(judged.gradient_norm)
             if np.isclose(solution.penalty, ours.penalty, rtol=1e-5):
@@ -117,13 +112,13 @@ def run(
                 kind=kind.name,
                 solver=solver,
                 fits=fits,
-                seconds=found.seconds / fits,
-                cpu_seconds=found.cpu_seconds / fits,
-                ratio=found.seconds / fits / pace,
-                compile_seconds=found.compile_seconds,
-                compilations=found.compilations,
-                seconds_with_compiling=(found.seconds + found.compile_seconds) / fits,
-                missed=sum(not solution.met for solution in found.solutions),
+                seconds=run.seconds / fits,
+                cpu_seconds=run.cpu_seconds / fits,
+                ratio=run.seconds / fits / pace,
+                compile_seconds=run.compile_seconds,
+                compilations=run.compilations,
+                seconds_with_compiling=(run.seconds + run.compile_seconds) / fits,
+                missed=sum(not solution.met for solution in run.solutions),
                 gradient_norm=max(norms),
                 objective_gap=max(gaps, default=np.nan),
                 same_penalty=len(gaps),

@@ -8,15 +8,14 @@ parameters and tolerance; what it returns is judged in float64 by one piece of c
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.benchmarks import contest, leaf_pass, problems, report
 from experiments.benchmarks.problems import Kind
+from experiments.benchmarks.tables import console
 from gvgap_jax import TokenTree
 from gvgap_jax.algorithms import Settings
-
-console = Console(width=None if Console().is_terminal else 140)
+from gvgap_jax.runtime.packages import command, is_installed
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ class Bench:
 def main(out: Path, bench: Bench | None = None) -> None:
     """Run everything, print the tables, and write fits.csv, leaf_pass.csv and machine.json into ``out``."""
     bench = bench or Bench()
-    if not contest.torch_is_installed():
-        console.print('PyTorch is not installed and its rows are left out: pip install -e ".[bench]"', markup=False)
+    if not is_installed("torch"):
+        console.print(f"PyTorch is not installed and its rows are left out: {command('torch')}", markup=False)
     machine = report.machine()
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, console=console) as progress:
@@ -87,9 +86,8 @@ def main(out: Path, bench: Bench | None = None) -> None:
             tell(f"leaf pass of {tree.leaves:,} leaves")
             trees += leaf_pass.measure(tree)
         progress.remove_task(task)
-    report.show(console, rows, trees, machine)
+    report.show(rows, trees, machine)
     report.write(out, rows, trees, machine)
-    console.print(f"written to {out}")
 
 
 def all_fits(bench: Bench, tell) -> list[contest.Row]:

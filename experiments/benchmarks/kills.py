@@ -21,16 +21,18 @@ from typing import NamedTuple
 
 import numpy as np
 import polars as pl
-from rich.console import Console
 from rich.table import Table
 
 import experiments
+from experiments.benchmarks.tables import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import load, records
 
-console = Console(width=None if Console().is_terminal else 140)
-
 POLL_SECONDS = 0.02  # between looks at a folder
+COMPARED = (
+    ("folder", "columns that differ", "unexpected files", "verdict"),
+    ("processes", "rows", "lost", "twice", "stale files"),
+)
 AFTER = (1, 0, 2)  # new chunks that a process may store before a random delay and its end, in turn
 
 
@@ -212,10 +214,10 @@ def compare(folder: Path, undisturbed: Path) -> Comparison:
     differing, rows = [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of chunks that are missing: they are counted here
-        for table in records.folder_tables(undisturbed):
-            found, wanted = load(folder, table), load(undisturbed, table)
-            differing += [f"{table}.{name}" for name in differing_columns(found, wanted)]
-            rows += len(found)
+        for each in records.folder_tables(undisturbed):
+            there, wanted = load(folder, each), load(undisturbed, each)
+            differing += [f"{each}.{name}" for name in differing_columns(there, wanted)]
+            rows += len(there)
     in_files = sum(len(pl.read_parquet(path)) for path in folder.glob("*.parquet"))
     unexpected, stale = left_over(folder, set(plan))
     return Comparison(
@@ -230,10 +232,10 @@ def compare(folder: Path, undisturbed: Path) -> Comparison:
     )
 
 
-def differing_columns(found: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
+def differing_columns(there: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
     """Columns of which a type, a row or a bit differs, whatever the number: NaN equals only the same NaN."""
-    names = dict.fromkeys([*wanted.columns, *found.columns])
-    return [name for name in names if bits(found, name) != bits(wanted, name)]
+    names = dict.fromkeys([*wanted.columns, *there.columns])
+    return [name for name in names if bits(there, name) != bits(wanted, name)]
 
 
 def bits(frame: pl.DataFrame, name: str) -> tuple | None:
@@ -261,30 +263,26 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
 
 def kill_table(kills: list[Kill]) -> Table:
     """One row a kill."""
-    table = Table(title="processes killed with SIGKILL", title_justify="left")
-    for heading in ("kill", "folder", "lived, s", "stage", "chunks stored"):
-        table.add_column(heading, justify="left" if heading in ("folder", "stage") else "right")
+    headings = "kill", "folder", "lived, s", "stage", "chunks stored"
+    made = table("processes killed with SIGKILL", *headings, words=("folder", "stage"))
     for number, kill in enumerate(kills, 1):
-        table.add_row(str(number), kill.folder, f"{kill.seconds:.2f}", kill.stage, f"{kill.stored} of {kill.chunks}")
-    return table
+        made.add_row(str(number), kill.folder, f"{kill.seconds:.2f}", kill.stage, f"{kill.stored} of {kill.chunks}")
+    return made
 
 
 def conclude(comparisons: list[Comparison], root: Path) -> None:
     """Print the comparisons; raises SystemExit with status 1 if something differs."""
-    table = Table(title="against an undisturbed run, bit by bit", title_justify="left")
-    for heading in ("folder", "columns that differ", "unexpected files", "verdict"):
-        table.add_column(heading)
-    for heading in ("processes", "rows", "lost", "twice", "stale files"):
-        table.add_column(heading, justify="right")
+    words, numbers = COMPARED
+    made = table("against an undisturbed run, bit by bit", *words, *numbers, words=words)
     for row in comparisons:
-        table.add_row(
+        made.add_row(
             row.folder,
             ", ".join(row.differing) or "none",
             ", ".join(row.unexpected) or "none",
             "[green]the same[/green]" if row.same else "[red]different[/red]",
             *(f"{count:,}" for count in (row.processes, row.rows, row.lost, row.twice, row.stale)),
         )
-    console.print(table)
+    console.print(made)
     if not all(row.same for row in comparisons):
         console.print(f"[red]something differs; the records are kept in {root}[/red]", soft_wrap=True)
         sys.exit(1)

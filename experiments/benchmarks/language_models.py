@@ -7,19 +7,18 @@ before anything is timed: this is also the check that our blocks are GPT-NeoX an
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from experiments.benchmarks import lm_contest, lm_limits, lm_report, lm_seeds
 from experiments.benchmarks.lm_work import LOADS, Load, Size
+from experiments.benchmarks.tables import console
 from gvgap_jax.lm.model import shape
+from gvgap_jax.runtime.packages import command
 
 SMALL = Size(shape.neox(8, start=False), prompt_length=4, horizon=10, batch=64, steps=20)
 LARGE = Size(
     shape.llama(1024, layers=4, width=256, heads=4, start=False), prompt_length=64, horizon=64, batch=8, steps=2
 )
-
-console = Console(width=None if Console().is_terminal else 160)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,7 @@ def main(out: Path, bench: Bench | None = None) -> None:
     """Run everything, print the tables, and write transformers.csv, seeds.csv and machine.json into ``out``."""
     bench = bench or Bench()
     if not lm_contest.peers_are_installed():
-        console.print('the peers are not installed and have no numbers: pip install -e ".[bench]"', markup=False)
+        console.print(f"the peers are not installed and have no numbers: {command('transformers')}", markup=False)
     speeds = lm_limits.machine(bench.sizes[0].shape.dtype)
     machine = lm_report.machine(speeds)
     columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
@@ -64,6 +63,5 @@ def main(out: Path, bench: Bench | None = None) -> None:
         progress.update(task, description=f"{bench.seeds} seeds")
         seeds = lm_seeds.measure("DPO", bench.seed_size, bench.seeds, bench.one_by_one)
         progress.remove_task(task)
-    lm_report.show(console, rows, seeds, machine)
+    lm_report.show(rows, seeds, machine)
     lm_report.write(out, rows, seeds, machine)
-    console.print(f"written to {out}")

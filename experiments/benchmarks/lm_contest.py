@@ -1,6 +1,5 @@
 """The rows of the transformer benchmark: who does the same work in what time, and what that time stands against."""
 
-import importlib.util
 import os
 import shutil
 import time
@@ -14,6 +13,7 @@ import numpy as np
 from experiments.benchmarks import lm_limits, lm_work
 from experiments.benchmarks.lm_limits import Machine, Work
 from experiments.benchmarks.lm_work import COMPILED, EAGER, GENERATE, TRL, Given, Load, Side, Size
+from gvgap_jax.runtime.packages import is_installed
 
 FIRST_LOSS, LAST_LOSS = 1e-4, 1e-2  # relative differences of float32 that still are the same computation
 
@@ -69,7 +69,7 @@ class Absent(NamedTuple):
 
 def peers_are_installed() -> bool:
     """Whether PyTorch and transformers, of the extra ``bench``, are there."""
-    return all(map(importlib.util.find_spec, ("torch", "transformers")))
+    return is_installed("torch", "transformers")
 
 
 def training(load: Load, size: Size, machine: Machine, repeats: int, compile: bool) -> list[Row]:
@@ -158,7 +158,7 @@ def _training_peers(load: Load, size: Size, given: Given, compile: bool) -> list
 
 def _trl(load: Load, size: Size, given: Given, ours: Row, first: float, work: Work, machine: Machine) -> Row:
     """TRL's row. Its loop cannot be stopped and resumed, so it is timed after the others, step by step."""
-    if not peers_are_installed() or importlib.util.find_spec("trl") is None:
+    if not peers_are_installed() or not is_installed("trl"):
         return Row(load, size.name, TRL, note="not installed")
     from experiments.benchmarks import trl_peer
 

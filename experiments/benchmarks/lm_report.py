@@ -1,19 +1,16 @@
 """The transformer benchmark's tables on screen and its files."""
 
-import json
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
 import numpy as np
-import polars as pl
-from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import report
+from experiments.benchmarks import report, tables
 from experiments.benchmarks.lm_contest import Row
 from experiments.benchmarks.lm_limits import Machine
 from experiments.benchmarks.lm_seeds import SeedRow
+from experiments.benchmarks.tables import console, table, warn_if_busy
 
 HEADINGS = (
     "side", "tokens/s", "ratio", "ms", "one row", "spread", "compile s", "first", "last", "arithmetic", "memory",
@@ -25,18 +22,12 @@ LEFT = ("side", "limit", "way")
 
 def machine(speeds: Machine) -> dict:
     """What the numbers were measured on, its peers' versions, and its measured speeds."""
-    found = report.machine()
-    for name in ("transformers", "trl"):
-        try:
-            found["versions"][name] = version(name)
-        except PackageNotFoundError:
-            found["versions"][name] = "not installed"
-    return found | {"operations_per_second": speeds.arithmetic, "bytes_per_second": speeds.memory}
+    return report.machine() | {"operations_per_second": speeds.arithmetic, "bytes_per_second": speeds.memory}
 
 
-def show(console: Console, rows: list[Row], seeds: list[SeedRow], machine: dict) -> None:
+def show(rows: list[Row], seeds: list[SeedRow], machine: dict) -> None:
     """Print one table for each kind of work and size, and the seeds."""
-    report.warn_if_busy(console, machine)
+    warn_if_busy(machine)
     for work, size in dict.fromkeys((row.work, row.size) for row in rows):
         console.print(_table(f"{work}: {size}", [row for row in rows if (row.work, row.size) == (work, size)]))
     console.print(
@@ -61,19 +52,16 @@ def show(console: Console, rows: list[Row], seeds: list[SeedRow], machine: dict)
 
 def write(out: Path, rows: list[Row], seeds: list[SeedRow], machine: dict) -> None:
     """transformers.csv, seeds.csv and machine.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame([row._asdict() for row in rows]).write_csv(out / "transformers.csv")
-    pl.DataFrame([row._asdict() for row in seeds]).write_csv(out / "seeds.csv")
-    (out / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+    tables.write(out, machine, transformers=[row._asdict() for row in rows], seeds=[row._asdict() for row in seeds])
 
 
 def _table(title: str, rows: list[Row]) -> Table:
-    table = _empty(title, HEADINGS)
+    made = table(title, *HEADINGS, words=LEFT)
     for row in rows:
         if row.note:
-            table.add_row(row.side, row.note)
+            made.add_row(row.side, row.note)
             continue
-        table.add_row(
+        made.add_row(
             row.side,
             f"{row.tokens_per_second:,.0f}",
             f"{row.ratio:.2f}",
@@ -88,13 +76,13 @@ def _table(title: str, rows: list[Row]) -> Table:
             row.limit,
             _unless_nan(row.share, ".0%"),
         )
-    return table
+    return made
 
 
 def _seed_table(title: str, rows: list[SeedRow]) -> Table:
-    table = _empty(title, SEED_HEADINGS)
+    made = table(title, *SEED_HEADINGS, words=LEFT)
     for row in rows:
-        table.add_row(
+        made.add_row(
             row.way,
             f"{row.runs}",
             f"{row.measured}",
@@ -104,14 +92,7 @@ def _seed_table(title: str, rows: list[SeedRow]) -> Table:
             f"{row.ratio_with_compiling:.2f}",
             f"{row.difference:.0e}",
         )
-    return table
-
-
-def _empty(title: str, headings: tuple[str, ...]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in LEFT else "right", no_wrap=heading in LEFT)
-    return table
+    return made
 
 
 def _unless_nan(value: float, form: str) -> str:

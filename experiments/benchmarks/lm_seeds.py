@@ -11,6 +11,7 @@ import numpy as np
 
 from experiments.benchmarks import lm_work
 from experiments.benchmarks.lm_work import LEARNING_RATE, Given, Load, Size
+from experiments.benchmarks.solvers import compiled
 from gvgap_jax.training import loop, train
 from gvgap_jax.training.loop import Training
 
@@ -109,7 +110,7 @@ def _compiled_once(name: str, build, given: Given, settings: Training, keys, at_
         return loop.train(build(given), settings, LEARNING_RATE, key).loss
 
     arguments = [keys] if at_once else list(keys)
-    call, compile_seconds = lm_work.compiled(jax.jit(jax.vmap(run) if at_once else run), arguments[0])
+    call, compile_seconds = compiled(jax.jit(jax.vmap(run) if at_once else run), arguments[0])
 
     def call_all() -> np.ndarray:
         return np.stack([np.asarray(call(each)) for each in arguments]).reshape(-1)

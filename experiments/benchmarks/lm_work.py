@@ -1,6 +1,5 @@
 """What both sides of the transformer benchmark are given, and our side of it as calls that can be timed."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.benchmarks.solvers import compiled
 from gvgap_jax.lm.model import classes, decode
 from gvgap_jax.lm.model.decode import Decoding
 from gvgap_jax.lm.model.shape import Shape
@@ -174,10 +174,3 @@ def decoder(size: Size, given: Given, greedy: bool = False) -> Side:
     )
     keys = iter(jax.random.split(jax.random.key(1), 10_000))
     return Side(OURS, lambda: np.asarray(program(next(keys), given.policy, prompts).responses), compile_seconds)
-
-
-def compiled(program, *arguments):
-    """The compiled program, and the seconds it took."""
-    started = time.perf_counter()
-    found = program.lower(*arguments).compile()
-    return found, time.perf_counter() - started

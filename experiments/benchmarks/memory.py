@@ -17,10 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import psutil
-from rich.console import Console
-from rich.table import Table
 
 import experiments
+from experiments.benchmarks.tables import console, table
 from experiments.benchmarks.throughput import peak_bytes
 from gvgap_jax.lm.budget import memory
 from gvgap_jax.lm.budget.work import Work
@@ -57,16 +56,16 @@ class Row(NamedTuple):
 def main(out: Path) -> None:
     """Measure, print the table, and write memory.csv into ``out``."""
     rows = run()
-    show(Console(width=None if Console().is_terminal else 140), rows)
+    show(rows)
     out.mkdir(parents=True, exist_ok=True)
     columns = ("kind", "rows", "prompt_tokens", "response_tokens", "accumulate")
-    table = [
+    measured = [
         {name: getattr(row.work, name) for name in columns}
         | {name: getattr(row.work.shape, name) for name in ("layers", "width", "vocabulary", "remat")}
         | {"estimate": row.estimate, "measured": row.measured, "ratio": row.ratio, "by": row.by}
         for row in rows
     ]
-    pl.DataFrame(table).write_csv(out / "memory.csv")
+    pl.DataFrame(measured).write_csv(out / "memory.csv")
 
 
 def run(sizes=SIZES, kinds=("sft", "reward_model", "dpo"), parts=(1, 2)) -> list[Row]:
@@ -117,14 +116,12 @@ def taken(work: Work) -> Row:
     return _row(work, float(found.stdout), "process")
 
 
-def show(console: Console, rows: list[Row]) -> None:
+def show(rows: list[Row]) -> None:
     """Print the table, and by how much the worst estimate missed."""
-    table = Table(title="memory of a gradient step", title_justify="left")
-    for heading in HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("work", "worst", "by") else "right")
+    made = table("memory of a gradient step", *HEADINGS, words=("work", "worst", "by"))
     for row in rows:
         shape, work = row.work.shape, row.work
-        table.add_row(
+        made.add_row(
             f"{work.kind}: {shape.layers} layers of {shape.width}",
             str(work.accumulate),
             "yes" if shape.remat else "no",
@@ -134,7 +131,7 @@ def show(console: Console, rows: list[Row]) -> None:
             f"{row.ratio:.2f}",
             row.by,
         )
-    console.print(table)
+    console.print(made)
     worst = max(abs(row.ratio - 1) for row in rows)
     console.print(
         f"V {VOCABULARY}, {PROMPT} + {RESPONSE} tokens, {BATCH} rows. The worst estimate misses by {worst:.0%}. By the "

@@ -1,18 +1,17 @@
 """The benchmark's tables on screen and its files."""
 
-import json
 import os
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import jax
-import polars as pl
 import psutil
-from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks import tables
 from experiments.benchmarks.contest import Row
 from experiments.benchmarks.leaf_pass import LeafRow
+from experiments.benchmarks.tables import console, table, warn_if_busy
 from gvgap_jax.runtime import provenance
 
 FIT_HEADINGS = (
@@ -27,7 +26,7 @@ LEAF_HEADINGS = (
 def machine() -> dict:
     """What the numbers were measured on, and how busy it was at the start."""
     found = provenance.environment()
-    for name in ("scipy", "torch"):
+    for name in ("scipy", "torch", "transformers", "trl"):
         try:
             found["versions"][name] = version(name)
         except PackageNotFoundError:
@@ -35,9 +34,9 @@ def machine() -> dict:
     return found | {"cores": os.cpu_count(), "load_at_start": round(psutil.getloadavg()[0], 2)}
 
 
-def show(console: Console, rows: list[Row], trees: list[LeafRow], machine: dict) -> None:
+def show(rows: list[Row], trees: list[LeafRow], machine: dict) -> None:
     """Print one table a kind of fits, and the leaf pass."""
-    warn_if_busy(console, machine)
+    warn_if_busy(machine)
     for kind in dict.fromkeys(row.kind for row in rows):
         console.print(fit_table(kind, [row for row in rows if row.kind == kind]))
     console.print(
@@ -49,19 +48,11 @@ def show(console: Console, rows: list[Row], trees: list[LeafRow], machine: dict)
     console.print(leaf_table(trees))
 
 
-def warn_if_busy(console: Console, machine: dict) -> None:
-    """Say so if something else was running, for then no number can be trusted."""
-    if machine["load_at_start"] > 0.5:
-        console.print(f"[yellow]the machine was busy: load {machine['load_at_start']} before the start[/yellow]")
-
-
 def fit_table(kind: str, rows: list[Row]) -> Table:
     """Solvers of one kind of fits."""
-    table = Table(title=kind, title_justify="left")
-    for heading in FIT_HEADINGS:
-        table.add_column(heading, justify="left" if heading == "solver" else "right", no_wrap=True)
+    made = table(kind, *FIT_HEADINGS, words=("solver",))
     for row in rows:
-        table.add_row(
+        made.add_row(
             row.solver,
             f"{row.fits}",
             f"{row.seconds:.4f}",
@@ -76,16 +67,15 @@ def fit_table(kind: str, rows: list[Row]) -> Table:
             f"{row.objective_gap:.1e}",
             f"{row.same_penalty}",
         )
-    return table
+    return made
 
 
 def leaf_table(trees: list[LeafRow]) -> Table:
     """The leaf pass and its gradient on every tree; a line says so where there is no GPU."""
-    table = Table(title="leaf pass, one prompt: logits to leaf log-probabilities, and dJ/dlogits", title_justify="left")
-    for heading in LEAF_HEADINGS:
-        table.add_column(heading, justify="left" if heading in ("program", "device", "limit") else "right")
+    title = "leaf pass, one prompt: logits to leaf log-probabilities, and dJ/dlogits"
+    made = table(title, *LEAF_HEADINGS, words=("program", "device", "limit"))
     for row in trees:
-        table.add_row(
+        made.add_row(
             row.program,
             row.device,
             f"{row.leaves:,}",
@@ -99,14 +89,11 @@ def leaf_table(trees: list[LeafRow]) -> Table:
             f"{row.share:.0%}",
         )
     if jax.default_backend() != "gpu":
-        table.add_row("", "GPU", "not measured")
-    return table
+        made.add_row("", "GPU", "not measured")
+    return made
 
 
 def write(out: Path, rows: list[Row], trees: list[LeafRow], machine: dict) -> None:
     """fits.csv, leaf_pass.csv and machine.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame([row._asdict() for row in rows]).write_csv(out / "fits.csv")
     leaf_rows = [row._asdict() | {"limit": row.limit, "share": row.share} for row in trees]
-    pl.DataFrame(leaf_rows).write_csv(out / "leaf_pass.csv")
-    (out / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+    tables.write(out, machine, fits=[row._asdict() for row in rows], leaf_pass=leaf_rows)

@@ -65,7 +65,7 @@ def batched(fit: Callable[[Problem], Fit], cells: Problem) -> Run:
     size = problems.size(cells)
     padding = np.minimum(np.arange(devices.rows_over_devices(size)), size - 1)
     cells = jax.device_put(jax.tree.map(lambda values: values[padding], cells))
-    program, compile_seconds = _compile(devices.over_devices(fit), cells)
+    program, compile_seconds = compiled(devices.over_devices(fit), cells)
     fits, seconds, cpu_seconds = fastest(lambda: program(cells))
     fits = jax.device_get(fits)
     solutions = [_solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(size)]
@@ -78,14 +78,14 @@ def one_by_one(fit: Callable[[Problem], Fit], cells: Problem, padded: bool) -> R
     singles = singles if padded else [problems.trimmed(single) for single in singles]
     singles = jax.device_put(singles)
     shapes = {_shape(single): single for single in singles}
-    compiled = {shape: _compile(jax.jit(fit), single) for shape, single in shapes.items()}
+    programs = {shape: compiled(jax.jit(fit), single) for shape, single in shapes.items()}
 
     def solve():
-        return [jax.block_until_ready(compiled[_shape(single)][0](single)) for single in singles]
+        return [jax.block_until_ready(programs[_shape(single)][0](single)) for single in singles]
 
     fits, seconds, cpu_seconds = fastest(solve)
-    compile_seconds = sum(seconds for _, seconds in compiled.values())
-    return Run([_solution(one) for one in fits], seconds, cpu_seconds, compile_seconds, len(compiled))
+    compile_seconds = sum(seconds for _, seconds in programs.values())
+    return Run([_solution(one) for one in fits], seconds, cpu_seconds, compile_seconds, len(programs))
 
 
 def peer(solve: Callable[[Data], Solution], data: list[Data]) -> Run:
@@ -98,11 +98,11 @@ def _shape(single: Problem) -> tuple[int, int]:
     return single.train.weight.shape[0], single.held_out.weight.shape[0]
 
 
-def _compile(program, *arguments):
+def compiled(program, *arguments):
     """The compiled program, and the seconds it took."""
     started = time.perf_counter()
-    compiled = program.lower(*arguments).compile()
-    return compiled, time.perf_counter() - started
+    executable = program.lower(*arguments).compile()
+    return executable, time.perf_counter() - started
 
 
 def _solution(one: Fit) -> Solution:

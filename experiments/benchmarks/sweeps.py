@@ -3,26 +3,24 @@
 Every number of devices, and every run with a cold or a warm cache of compiled programs, has a fresh process.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
-import polars as pl
-from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks import report, run_costs, throughput
+from experiments.benchmarks import report, run_costs, tables, throughput
 from experiments.benchmarks.fresh import in_fresh_process
 from experiments.benchmarks.run_costs import ProgramCost, RunCost
+from experiments.benchmarks.tables import console, table, warn_if_busy
 from experiments.benchmarks.throughput import Throughput
 from experiments.questions import questions
 from gvgap_jax.runtime.machine import number_of_cores
 from gvgap_jax.sweep import Grid
 
-console = Console(width=None if Console().is_terminal else 140)
+WORDS = ("device", "arm", "limit", "experiment", "cache", "program")
 
 
 @dataclass(frozen=True)
@@ -59,11 +57,10 @@ def main(out: Path, bench: Bench) -> None:
     counts = (bench.devices or powers_up_to(cores)) if backend == "cpu" else (machine["devices"],)
     rows = [row for count in counts for arm in bench.arms for row in fitted(bench, arm, count)]
     costs, programs = run_twice(bench, cores)
-    report.warn_if_busy(console, machine)
-    for table in (throughput_table(rows), cost_table(costs), program_table(programs)):
-        console.print(table)
+    warn_if_busy(machine)
+    for each in (throughput_table(rows), cost_table(costs), program_table(programs)):
+        console.print(each)
     write(out, rows, costs, programs, machine)
-    console.print(f"written to {out}")
 
 
 def look() -> tuple[dict, str]:
@@ -102,14 +99,15 @@ def run_twice(bench: Bench, devices: int) -> tuple[list[RunCost], list[ProgramCo
 def throughput_table(rows: list[Throughput]) -> Table:
     """One row a program, number of devices and chunk size."""
     one = {(row.arm, row.rows): row.fits_per_second for row in rows if row.devices == 1}
-    table = _table(
+    made = table(
         "fits per second against rows of a chunk; scaling: over as many times one device",
         *("device", "arm", "devices", "rows", "fits/s", "scaling", "compile s", "MB/device", "peak MB"),
         *("limit", "share"),
+        words=WORDS,
     )
     for row in rows:
         alone = one.get((row.arm, row.rows))
-        table.add_row(
+        made.add_row(
             row.device,
             row.arm,
             f"{row.devices}",
@@ -122,18 +120,19 @@ def throughput_table(rows: list[Throughput]) -> Table:
             row.limit,
             f"{row.share:.0%}",
         )
-    return table
+    return made
 
 
 def cost_table(costs: list[RunCost]) -> Table:
     """One row a run."""
-    table = _table(
+    made = table(
         "a run beside its fits; floors: the slowest program compiled alone, and the same files written again",
         *("experiment", "cache"),
         *("cells", "compile s", "of all", "floor s", "run s", "storing s", "of run", "floor s", "peak MB", "of memory"),
+        words=WORDS,
     )
     for cost in costs:
-        table.add_row(
+        made.add_row(
             cost.experiment,
             cost.cache,
             f"{cost.cells:,}",
@@ -147,44 +146,34 @@ def cost_table(costs: list[RunCost]) -> Table:
             f"{cost.peak_bytes / 1e6:,.0f}",
             f"{cost.peak_bytes / cost.memory:.1%}",
         )
-    return table
+    return made
 
 
 def program_table(programs: list[ProgramCost]) -> Table:
     """One row a compiled program of the run."""
-    table = _table("memory of the run's programs", "program", "rows at once", "MB/device", "of usable memory")
+    made = table(
+        "memory of the run's programs", "program", "rows at once", "MB/device", "of usable memory", words=WORDS
+    )
     for row in programs:
         share = f"{row.bytes / row.available:.2%}"
-        table.add_row(row.program, f"{row.rows_at_once}", f"{row.bytes / 1e6:.1f}", share)
-    return table
-
-
-WORDS = ("device", "arm", "limit", "experiment", "cache", "program")
-
-
-def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left")
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading in WORDS else "right")
-    return table
+        made.add_row(row.program, f"{row.rows_at_once}", f"{row.bytes / 1e6:.1f}", share)
+    return made
 
 
 def write(
     out: Path, rows: list[Throughput], costs: Sequence[RunCost], programs: list[ProgramCost], machine: dict
 ) -> None:
     """throughput.csv, run_costs.csv, programs.csv and machine.json."""
-    out.mkdir(parents=True, exist_ok=True)
-    pl.DataFrame(
-        [
+    tables.write(
+        out,
+        machine,
+        throughput=[
             row._asdict() | {"fits_per_second": row.fits_per_second, "limit": row.limit, "share": row.share}
             for row in rows
-        ]
-    ).write_csv(out / "throughput.csv")
-    pl.DataFrame(
-        [
+        ],
+        run_costs=[
             cost._asdict() | {"compile_share": cost.compile_share, "overhead_share": cost.overhead_share}
             for cost in costs
-        ]
-    ).write_csv(out / "run_costs.csv")
-    pl.DataFrame([row._asdict() for row in programs]).write_csv(out / "programs.csv")
-    (out / "machine.json").write_text(json.dumps(machine, indent=2) + "\n")
+        ],
+        programs=[row._asdict() for row in programs],
+    )

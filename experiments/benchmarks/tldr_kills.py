@@ -10,14 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import polars as pl
-from rich.console import Console
-from rich.table import Table
 
+from experiments.benchmarks import tables
 from experiments.benchmarks.kills import POLL_SECONDS, Command
+from experiments.benchmarks.tables import console
 from experiments.tldr.settings import STAGES, TABLES, Stage
 from gvgap_jax.runtime import files
-
-console = Console(width=None if Console().is_terminal else 140)
 
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 DELAY = 4.0  # seconds after the beginning of a stage in which a process is killed, at most
@@ -73,10 +71,9 @@ def same(one: Path, other: Path, table: str) -> bool:
 
 
 def _show(deaths: list[Death], differing: list[str]) -> None:
-    table = Table(
-        "stage", "signal", "seconds into it", "exit status", title="killed, and begun again by the same command"
-    )
+    headings = "stage", "signal", "seconds into it", "exit status"
+    made = tables.table("killed, and begun again by the same command", *headings, words=("stage", "signal"))
     for death in deaths:
-        table.add_row(death.stage, death.signal, f"{death.seconds:.1f}", str(death.status))
-    console.print(table)
+        made.add_row(death.stage, death.signal, f"{death.seconds:.1f}", str(death.status))
+    console.print(made)
     console.print(f"differ from the undisturbed run: {', '.join(differing) or 'no tables'}")

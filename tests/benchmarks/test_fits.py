@@ -14,6 +14,7 @@ from experiments.benchmarks.problems import Kind
 from experiments.questions import sample_complexity
 from gvgap_jax import TokenTree
 from gvgap_jax.algorithms import Settings
+from gvgap_jax.runtime.packages import is_installed
 from gvgap_jax.types import Fit
 
 TREE = TokenTree(vocabulary=3, horizon=2)
@@ -22,7 +23,7 @@ TINY = fits.Bench(
     horizon=2, kinds=(REWARD_MODEL,), pairs=(20,), padded=40, gold_orders=(1,), seeds=2, peer_seeds=2,
     adam_steps=20, adam_fits=2, adam_peer_fits=1, leaf_trees=(TREE,), settings=Settings(penalties=(30.0, 10.0)),
 )  # fmt: skip
-PEERS = ["gvgap_jax", "plain JAX", "SciPy"] + (["PyTorch"] if contest.torch_is_installed() else [])
+PEERS = ["gvgap_jax", "plain JAX", "SciPy"] + (["PyTorch"] if is_installed("torch") else [])
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_every_solver_reaches_the_same_objective(rows, peer, kind):
 
 def test_equal_steps_end_at_equal_objectives(rows):
     found = rows.filter(kind="DPO, 20 Adam steps")
-    assert len(found) == 2 + contest.torch_is_installed()
+    assert len(found) == 2 + is_installed("torch")
     assert found["objective_gap"].max() < 1e-5
 
 
@@ -122,12 +123,12 @@ def test_a_longer_program_takes_longer():
 def test_the_tables_are_written_and_shown(folder, capsys):
     assert pl.read_csv(folder / "leaf_pass.csv")["program"].to_list() == ["leaf pass", "gradient"]
     assert (folder / "machine.json").exists()
-    fits.report.show(fits.console, [], leaf_pass.measure(TREE), {"load_at_start": 0.0})
+    fits.report.show([], leaf_pass.measure(TREE), {"load_at_start": 0.0})
     assert "not measured" in capsys.readouterr().out
 
 
 def test_without_torch_the_other_rows_remain(batch, data, monkeypatch):
-    monkeypatch.setattr(contest, "torch_is_installed", lambda: False)
+    monkeypatch.setattr(contest, "is_installed", lambda name: False)
     entries = contest.penalty_path(TREE, DPO, TINY.settings, batch, data, TINY.peer_fits)
     assert len(entries) == 4
     assert not any(name.startswith("PyTorch") for name in entries)
