@@ -56,9 +56,9 @@ def folders(root: Folder) -> list[Folder]:
     return sorted({path.parent.parent.parent for path in root.glob(f"tldr*/seed-*/evaluate/{TABLES[-1]}.parquet")})
 
 
-def over(found: Records) -> str:
+def over(tables: Records) -> str:
     """What the intervals are over: seeds, or prompts where there is one seed only."""
-    seeds = found["answers"]["seed"].n_unique()
+    seeds = tables["answers"]["seed"].n_unique()
     return f"over {seeds} seeds" if seeds > 1 else "over prompts, of one training run: they say nothing of other seeds"
 
 
@@ -71,9 +71,9 @@ def interval(rows: pl.DataFrame, value: pl.Expr) -> Interval:
     return over_seeds(rows.select(value.alias("value"))["value"].to_numpy())
 
 
-def findings(found: Records) -> list[Finding]:
+def findings(tables: Records) -> list[Finding]:
     """Paired differences of win rates by judge, of accuracies on held-out pairs, and the control."""
-    verdicts, rows = found["verdicts"], []
+    verdicts, rows = tables["verdicts"], []
     for judge in verdicts["judge"].unique(maintain_order=True):
         for arm, other in (*COMPARED, (AGAIN, "sft")):
             both = _paired(verdicts.filter(judge=judge), arm, other)
@@ -85,25 +85,25 @@ def findings(found: Records) -> list[Finding]:
             rows.append(
                 Finding(claim, interval(both, difference), "points", 0.0, "at" if control else "above", control)
             )
-    return rows + _of_scores(found["answers"]) + _of_pairs(found["pairs"]) + _of_judges(verdicts)
+    return rows + _of_scores(tables["answers"]) + _of_pairs(tables["pairs"]) + _of_judges(verdicts)
 
 
 def _of_judges(verdicts: pl.DataFrame) -> list[Finding]:
     """How far judges agree on the same answers, and whether one is swayed by what it is shown first."""
-    names, cell, found = verdicts["judge"].unique(maintain_order=True).to_list(), ["seed", "arm", "question"], []
+    names, cell, rows = verdicts["judge"].unique(maintain_order=True).to_list(), ["seed", "arm", "question"], []
     for one, other in combinations(names, 2):
         both = verdicts.filter(judge=one).join(verdicts.filter(judge=other), on=cell, suffix="_other")
         # One number a prompt: its answers by several arms are no independent evidence.
         agreement = (1 - (pl.col("win") - pl.col("win_other")).abs()).fill_nan(None).mean()
         prompts = both.group_by("seed", "question").agg(agreement.alias("agreement")).sort("seed", "question")
         claim = f"{_words(one)} and {_words(other)}: agreement on the same answers (chance: 0.5)"
-        found.append(Finding(claim, interval(prompts, pl.col("agreement").fill_null(float("nan"))), "", 0.5, "above"))
+        rows.append(Finding(claim, interval(prompts, pl.col("agreement").fill_null(float("nan"))), "", 0.5, "above"))
     for judge in names:
         shown = verdicts.filter(judge=judge).filter(pl.col("position_bias") != 0)
         if len(shown):
             bias = interval(verdicts.filter(judge=judge), pl.col("position_bias"))
-            found.append(Finding(f"{_words(judge)}: wins of what is shown first", bias, "", 0.0, "at", control=True))
-    return found
+            rows.append(Finding(f"{_words(judge)}: wins of what is shown first", bias, "", 0.0, "at", control=True))
+    return rows
 
 
 def _of_scores(answers: pl.DataFrame) -> list[Finding]:
@@ -139,11 +139,11 @@ def _of_pairs(pairs: pl.DataFrame) -> list[Finding]:
     ]
 
 
-def summary(found: Records) -> pl.DataFrame:
+def summary(tables: Records) -> pl.DataFrame:
     """A row for every judge and arm: win rate with its interval, and what the answers are like."""
     rows = []
-    for (judge, arm), verdicts in found["verdicts"].group_by("judge", "arm", maintain_order=True):
-        answers = found["answers"].filter(arm=arm)
+    for (judge, arm), verdicts in tables["verdicts"].group_by("judge", "arm", maintain_order=True):
+        answers = tables["answers"].filter(arm=arm)
         wins = interval(verdicts, 100 * pl.col("win"))
         rows.append(
             {
@@ -160,9 +160,9 @@ def summary(found: Records) -> pl.DataFrame:
     return pl.DataFrame(rows)
 
 
-def figure(found: Records) -> Figure:
+def figure(tables: Records) -> Figure:
     """Win rates of every arm, a panel a judge."""
-    table = summary(found)
+    table = summary(tables)
     names = table["judge"].unique(maintain_order=True).to_list()
     with style(height=1.6):
         drawn, panels = plt.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)
@@ -186,7 +186,7 @@ def _colour(arm: str) -> str:
 
 def evidence(folder: Folder) -> Evidence:
     """What the report's page says of this run."""
-    found = records(folder)
+    tables = records(folder)
     maker = made_by_of(chunk_file(sorted(folder.glob("seed-*/evaluate"))[0], "answers"))
     return Evidence(
         name=folder.name,
@@ -199,9 +199,9 @@ def evidence(folder: Folder) -> Evidence:
         folder=str(folder),
         command=f"python -m experiments run tldr --out {folder}",
         problems=[],
-        notes=[f"Intervals are {over(found)}."],
-        findings=findings(found),
-        pictures=[Picture("tldr", CAPTION.format(over=over(found)), png_of(figure(found)))],
+        notes=[f"Intervals are {over(tables)}."],
+        findings=findings(tables),
+        pictures=[Picture("tldr", CAPTION.format(over=over(tables)), png_of(figure(tables)))],
         listings=[],
         origin={
             "made": maker["created"][:10],
@@ -214,20 +214,20 @@ def evidence(folder: Folder) -> Evidence:
 
 def write(folder: Folder) -> None:
     """Print the tables, and write ``report.html`` and the figure beside the seeds."""
-    found = records(folder)
-    _show(found)
-    drawn = save(figure(found), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
+    tables = records(folder)
+    _show(tables)
+    drawn = save(figure(tables), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
     place = folder / "report.html"
     place.write_text(page([evidence(folder)]), encoding="utf-8")
     for path in (*drawn, place):
         console.print(str(path), highlight=False, soft_wrap=True)
 
 
-def _show(found: Records) -> None:
-    table = Table(title=f"win rates against human answers; 95 % intervals {over(found)}", title_justify="left")
+def _show(tables: Records) -> None:
+    table = Table(title=f"win rates against human answers; 95 % intervals {over(tables)}", title_justify="left")
     for heading in ("judge", "arm", "win rate, %", "95 % interval", "undecided", "nats from SFT", "tokens"):
         table.add_column(heading)
-    for row in summary(found).iter_rows(named=True):
+    for row in summary(tables).iter_rows(named=True):
         table.add_row(
             _words(row["judge"]),
             _words(row["arm"]),
@@ -241,7 +241,7 @@ def _show(found: Records) -> None:
     claims = Table(title="claims", title_justify="left")
     for heading in ("claim", "estimate", "95 % interval", "verdict"):
         claims.add_column(heading)
-    for finding in findings(found):
+    for finding in findings(tables):
         estimate, low, high, *_ = finding.interval
         claims.add_row(finding.claim, f"{estimate:.3g} {finding.unit}", f"{low:.3g} to {high:.3g}", finding.verdict)
     console.print(claims)

@@ -39,7 +39,7 @@ def configuration(training: Training, description: dict, state: State, learning_
         jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}"
         for path, leaf in jax.tree_util.tree_leaves_with_path(state.params)
     }
-    found = {
+    wanted = {
         "training": dataclasses.asdict(training),
         "description": description,
         "parameters": shapes,
@@ -48,25 +48,25 @@ def configuration(training: Training, description: dict, state: State, learning_
         "data": digest(data),
         "versions": {name: version(name) for name in ("jax", "optax")},
     }
-    found = json.loads(json.dumps(found))
-    differing = differences(processes.from_first(found), found)
+    wanted = json.loads(json.dumps(wanted))
+    differing = differences(processes.from_first(wanted), wanted)
     if processes.agreed(bool(differing)):
         words = first_few(differing, "; ") or "another one does not"
         raise ValueError(f"the processes of a run must agree on it ({words}).")
-    return found
+    return wanted
 
 
 def digest(data) -> str:
     """Of the names, shapes and bytes of all arrays of a pytree; without the bytes where a layout has placed them."""
-    found = hashlib.sha256()
+    digested = hashlib.sha256()
     for path, leaf in jax.tree_util.tree_leaves_with_path(data):
         if is_placed(leaf):  # no process need have all of it
-            found.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} placed".encode())
+            digested.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape} placed".encode())
             continue
         values = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
-        found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
+        digested.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape}".encode())
+        digested.update(values.tobytes())
+    return digested.hexdigest()
 
 
 def _is_key(leaf) -> bool:
@@ -108,8 +108,8 @@ class Checkpoints:
         like = _with_key_as_numbers(like)
         shapes = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
         jax.tree.map(lambda leaf: leaf.delete(), like)  # there may be no room for two states
-        found = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
-        return step, found._replace(key=jax.random.wrap_key_data(found.key))
+        restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
+        return step, restored._replace(key=jax.random.wrap_key_data(restored.key))
 
 
 def _with_key_as_numbers(state: State) -> State:

@@ -151,7 +151,7 @@ def with_reference(pairs: Preferences, policy: Policy, params: Params, rows: int
 
 
 def shuffled(key: PRNGKey, position: Count, size: int) -> Int[Array, ""]:
-    """The row at a position of the endless stream that goes through ``size`` rows, each epoch in another order.
+    """The row at a position of the endless sequence that goes through ``size`` rows, each epoch in another order.
 
     A permutation that is computed for one position alone (a Feistel network with cycle walking, Black and Rogaway,
     2002): nothing is stored, and the position is all that a resumed run must know.

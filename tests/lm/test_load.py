@@ -70,8 +70,8 @@ def loaded(name):
 @every_golden
 def test_logits_and_greedy_tokens_are_those_of_transformers(name):
     checkpoint, params = loaded(name)
-    with np.load(GOLDEN / name / "told.npz") as told:
-        tokens, logits, greedy = (told[key] for key in ("tokens", "logits", "greedy"))
+    with np.load(GOLDEN / name / "expected.npz") as expected:
+        tokens, logits, greedy = (expected[key] for key in ("tokens", "logits", "greedy"))
     assert difference(logits_of(checkpoint.shape, params, tokens.astype(int)), logits) < ACCURACY
     prompts, horizon = jnp.asarray(tokens, int), greedy.shape[1]
     sample = jax.jit(decode.sample, static_argnums=(1, 4, 5))

@@ -89,8 +89,8 @@ def test_transformers_opens_what_we_save(tmp_path, kind, outputs):
     params = scrambled(transformer.init(shape, outputs, jax.random.key(0)))
     auto = hf.AutoModelForCausalLM if outputs == 7 else hf.AutoModelForSequenceClassification
     save.save(tmp_path / "new", architectures.config_of(shape) | {"pad_token_id": 6}, params, shard_bytes=4000)
-    model, told = auto.from_pretrained(tmp_path / "new", output_loading_info=True)
-    assert not any(told[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    model, info = auto.from_pretrained(tmp_path / "new", output_loading_info=True)
+    assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     with torch.no_grad():
         theirs = model.eval()(torch.tensor(tokens.clip(0, 5))).logits.numpy()
     ours = logits_of(shape, params, tokens.clip(0, 5))

@@ -177,7 +177,7 @@ def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
     run, _ = a_run_beside(done, capsys)
     model = models.trained(run, "sft")
     there = run._replace(folder=folder_at("memory://bucket/seed-0"))
-    models.save(there, "sft", model, models.load(run, model))
+    models.store(there, "sft", model, models.parameters(run, model))
     again = models.trained(there, "sft")
     assert again.checkpoint.folder != model.checkpoint.folder
     names = [path.name for path in model.checkpoint.folder.iterdir()]
@@ -234,7 +234,7 @@ def test_scores_belong_to_their_pairs(done, capsys):
     model, pairs = models.trained(run, "sft"), text.held_out
     policy = classes.transformer_policy(model.shape, pairs.chosen.shape[1])
     log_prob = jax.jit(policy.log_prob)
-    params = models.load(run, model)
+    params = models.parameters(run, model)
     one, other = (log_prob(params, pairs.prompts, side) for side in (pairs.chosen, pairs.rejected))
     found = stages.with_reference(run, "test-pairs", model, pairs).reference_margin
     np.testing.assert_allclose(found, one - other, rtol=1e-4, atol=1e-5)

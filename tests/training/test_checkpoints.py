@@ -211,9 +211,9 @@ def test_scalars_are_named_by_run_where_there_are_several():
 
 
 @pytest.mark.parametrize(
-    ("stream", "package"), [(lambda: curves.tensorboard("x"), "tensorboardX"), (curves.wandb, "wandb")]
+    ("writer", "package"), [(lambda: curves.tensorboard("x"), "tensorboardX"), (curves.wandb, "wandb")]
 )
-def test_a_missing_package_is_named(monkeypatch, stream, package):
+def test_a_missing_package_is_named(monkeypatch, writer, package):
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ValueError, match=rf"{package} is not installed; .*gvgap_jax\[{package.lower()[:11]}\]"):
-        stream()
+    with pytest.raises(ValueError, match=rf"{package} is not installed; .*gvgap_jax\[{package[:11]}\]"):
+        writer()

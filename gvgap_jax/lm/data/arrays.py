@@ -38,8 +38,8 @@ def groups(rows: Sequence[Tokens], vocabulary: int, horizon: int) -> Responses:
     """
     counts = [len(group) for group in rows]
     if not counts or len(set(counts)) != 1 or not counts[0]:
-        found = ", ".join(f"{counts.count(count)} with {count}" for count in sorted(set(counts))) or "none at all"
-        raise ValueError(f"every prompt needs the same number of responses, at least 1; got prompts: {found}.")
+        counted = ", ".join(f"{counts.count(count)} with {count}" for count in sorted(set(counts))) or "none at all"
+        raise ValueError(f"every prompt needs the same number of responses, at least 1; got prompts: {counted}.")
     flat = responses([response for group in rows for response in group], vocabulary, horizon)
     return flat.reshape(len(rows), counts[0], horizon)
 
@@ -55,15 +55,15 @@ def pairs(
     lengths = {"prompts": len(asked), "chosen": len(chosen), "rejected": len(rejected)}
     if len(set(lengths.values())) != 1:
         raise ValueError(f"pairs need one prompt, one chosen and one rejected response each, got {lengths}.")
-    found = Preferences(
+    data = Preferences(
         prompts(asked, vocabulary, prompt_length),
         responses(chosen, vocabulary, horizon),
         responses(rejected, vocabulary, horizon),
         reference_margin=jnp.zeros(len(asked)),
         weight=jnp.ones(len(asked)),
     )
-    check_pairs(found, vocabulary, prompt_length, horizon)
-    return found
+    check_pairs(data, vocabulary, prompt_length, horizon)
+    return data
 
 
 def demonstrations(asked: Tokens, answers: Tokens, vocabulary: int, prompt_length: int, horizon: int) -> Demonstrations:
@@ -74,29 +74,29 @@ def demonstrations(asked: Tokens, answers: Tokens, vocabulary: int, prompt_lengt
     """
     if len(asked) != len(answers):
         raise ValueError(f"demonstrations need one response each, got {len(asked)} prompts and {len(answers)}.")
-    found = Demonstrations(
+    data = Demonstrations(
         prompts(asked, vocabulary, prompt_length), responses(answers, vocabulary, horizon), jnp.ones(len(asked))
     )
-    check_demonstrations(found, vocabulary, prompt_length, horizon)
-    return found
+    check_demonstrations(data, vocabulary, prompt_length, horizon)
+    return data
 
 
-def check_pairs(found: Preferences, vocabulary: int, prompt_length: int, horizon: int) -> None:
+def check_pairs(data: Preferences, vocabulary: int, prompt_length: int, horizon: int) -> None:
     """Raise ValueError unless pairs can be trained on: shapes, tokens, padding, weights and margins."""
-    count = _check_weights("pairs", found.weight)
-    _check_tokens("prompts", found.prompts, (count, prompt_length), vocabulary, left=True)
-    _check_tokens("chosen", found.chosen, (count, horizon), vocabulary)
-    _check_tokens("rejected", found.rejected, (count, horizon), vocabulary)
-    margin = np.asarray(found.reference_margin)
+    count = _check_weights("pairs", data.weight)
+    _check_tokens("prompts", data.prompts, (count, prompt_length), vocabulary, left=True)
+    _check_tokens("chosen", data.chosen, (count, horizon), vocabulary)
+    _check_tokens("rejected", data.rejected, (count, horizon), vocabulary)
+    margin = np.asarray(data.reference_margin)
     if margin.shape != (count,) or not np.isfinite(margin).all():
         raise ValueError(f"reference_margin must be {count} finite numbers, got {margin.shape}: {margin}.")
 
 
-def check_demonstrations(found: Demonstrations, vocabulary: int, prompt_length: int, horizon: int) -> None:
+def check_demonstrations(data: Demonstrations, vocabulary: int, prompt_length: int, horizon: int) -> None:
     """Raise ValueError unless demonstrations can be trained on: shapes, tokens, padding and weights."""
-    count = _check_weights("demonstrations", found.weight)
-    _check_tokens("prompts", found.prompts, (count, prompt_length), vocabulary, left=True)
-    _check_tokens("responses", found.responses, (count, horizon), vocabulary)
+    count = _check_weights("demonstrations", data.weight)
+    _check_tokens("prompts", data.prompts, (count, prompt_length), vocabulary, left=True)
+    _check_tokens("responses", data.responses, (count, horizon), vocabulary)
 
 
 def _check_weights(what: str, weight) -> int:
@@ -142,6 +142,6 @@ def _padded(what: str, rows: Tokens, vocabulary: int, length: int, left: bool) -
             f"{what} {number} has a token outside the vocabulary, 0 to {vocabulary - 1}: {list(rows[number])}."
         )
     there = np.arange(length) < lengths[:, None]
-    found = np.full((len(rows), length), PADDING, np.int32)
-    found[there[:, ::-1] if left else there] = tokens
-    return jnp.asarray(found)
+    padded = np.full((len(rows), length), PADDING, np.int32)
+    padded[there[:, ::-1] if left else there] = tokens
+    return jnp.asarray(padded)

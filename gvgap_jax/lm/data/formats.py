@@ -72,16 +72,16 @@ class Format:
             if not set(self.fields) <= set(prompt):
                 raise ValueError(f"has not all fields of the template ({', '.join(self.fields)})")
             return prompt
-        found = _pattern(self.template).fullmatch(prompt)
-        if found is None:
+        match = _pattern(self.template).fullmatch(prompt)
+        if match is None:
             raise ValueError("has not the form of the template")
-        return found.groupdict()
+        return match.groupdict()
 
-    def query(self, found: Fields | Messages, tokenizer: Tokenizer) -> str:
-        """The text of what ``parse`` has found, up to where a response begins; raises as ``Tokenizer.render``."""
-        if self.chat or isinstance(found, list):
-            return tokenizer.render(self._messages(found), ask=True)
-        return self.template.format_map(found)
+    def query(self, parsed: Fields | Messages, tokenizer: Tokenizer) -> str:
+        """The text of what ``parse`` returns, up to where a response begins; raises as ``Tokenizer.render``."""
+        if self.chat or isinstance(parsed, list):
+            return tokenizer.render(self._messages(parsed), ask=True)
+        return self.template.format_map(parsed)
 
     def prompt(self, prompt: Prompt, tokenizer: Tokenizer) -> str:
         """The text of a prompt, of whatever length; raises as ``parse`` and ``query``."""
@@ -103,10 +103,10 @@ class Format:
             raise ValueError("is not written behind the prompt by the chat template")
         return whole[len(asked) :]
 
-    def _messages(self, found: Fields | Messages) -> Messages:
-        if isinstance(found, list):
-            return found
-        return [{"role": "user", "content": self.template.format_map(found)}]
+    def _messages(self, parsed: Fields | Messages) -> Messages:
+        if isinstance(parsed, list):
+            return parsed
+        return [{"role": "user", "content": self.template.format_map(parsed)}]
 
 
 TLDR = Format("SUBREDDIT: r/{subreddit}\n\nTITLE: {title}\n\nPOST: {post}\n\nTL;DR:", separator=" ", shorten="post")

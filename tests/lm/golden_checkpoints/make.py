@@ -41,7 +41,7 @@ def randomised(model: hf.PreTrainedModel, seed: int) -> hf.PreTrainedModel:
     return model.eval()
 
 
-def told(model: hf.PreTrainedModel, vocabulary: int) -> dict[str, np.ndarray]:
+def expected(model: hf.PreTrainedModel, vocabulary: int) -> dict[str, np.ndarray]:
     """Tokens, their logits, and what a greedy decoder appends."""
     tokens = torch.tensor(np.random.default_rng(0).integers(0, vocabulary, (ROWS, LENGTH)))
     with torch.no_grad():
@@ -71,7 +71,7 @@ def main() -> None:
             del written["rope_parameters"]
         (folder / "config.json").write_text(json.dumps(written | config, indent=1) + "\n")
         again = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        np.savez_compressed(folder / "told.npz", **told(again, config["vocab_size"]))
+        np.savez_compressed(folder / "expected.npz", **expected(again, config["vocab_size"]))
 
 
 if __name__ == "__main__":
