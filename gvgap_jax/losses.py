@@ -22,10 +22,7 @@ def weighted_mean(values: Float[Array, "N"], weight: Float[Array, "N"]) -> Float
 
 
 def local_margin(
-    log_chosen: Float[Array, "N"],
-    log_rejected: Float[Array, "N"],
-    reference_margin: Float[Array, "N"],
-    beta: Number,
+    log_chosen: Float[Array, "N"], log_rejected: Float[Array, "N"], reference_margin: Float[Array, "N"], beta: Number
 ) -> Float[Array, "N"]:
     """beta (log pi/pi_ref of the chosen - log pi/pi_ref of the rejected): the local reward's margin."""
     chex.assert_equal_shape((log_chosen, log_rejected, reference_margin))

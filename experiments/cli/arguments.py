@@ -9,8 +9,9 @@ import tyro
 from experiments.kit.backends import BackendName, on_backend
 from experiments.kit.fields import meaning
 from experiments.kit.presets import BACKEND_NAMES, PRESET_NAMES, RESULTS, Preset, named_by
-from experiments.kit.terminal import PROGRAM, one_of
+from experiments.kit.terminal import PROGRAM
 from experiments.questions import questions
+from gvgap_jax.runtime.messages import unknown
 from gvgap_jax.sweep import Grid
 from gvgap_jax.sweep.engines import Ray, Slurm
 from gvgap_jax.sweep.grid import shard
@@ -32,7 +33,9 @@ def parsed(command: Callable[..., Parsed], words: str, arguments: list[str]) -> 
 
 def known_experiment(name: str, backend: BackendName = "tree") -> str:
     """``name`` itself; a name that is unknown, or not on that backend, raises ValueError with those that are."""
-    known, there = one_of(questions(), name.replace("-", "_"), "experiment"), on_backend(questions(), backend)
+    known, there = name.replace("-", "_"), on_backend(questions(), backend)
+    if known not in questions():
+        raise ValueError(unknown("experiment", known, questions()))
     if known not in there:
         raise ValueError(f"{known} does not run on the backend {backend!r}; these do: {', '.join(there)}.")
     return known

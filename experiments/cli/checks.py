@@ -11,9 +11,9 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from gvgap_jax.runtime.packages import PROJECT, extras
 from gvgap_jax.runtime.units import GIB, MIB
 
-PROJECT = "gvgap_jax"
 DEVICES = {"jax": ("tpu", "cuda12", "cuda13"), "flax": ()}  # extras that bind other packages' versions on devices
 DRIVERS = {"jax-cuda12-plugin": 525, "jax-cuda13-plugin": 580}  # oldest NVIDIA driver
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -76,28 +76,23 @@ def _command(process: int) -> str:
 
 def of_versions() -> list[str]:
     """Installed packages that do not fit each other, by what gvgap_jax, jax and flax say that they need."""
-    read = {PROJECT: _extras(), **DEVICES}
+    read = {PROJECT: tuple(extras()), **DEVICES}
     return [
         f"{name} {metadata.version(name)} needs {needed.name}{needed.specifier}, but {there or 'none'} is installed: "
         f'pip install "{needed.name}{needed.specifier}".'
-        for name, extras in read.items()
-        for needed, there in _unmet(name, extras)
+        for name, its_extras in read.items()
+        for needed, there in _unmet(name, its_extras)
     ]
 
 
 def _unmet(name: str, extras: Iterable[str]) -> Iterator[tuple[Requirement, str | None]]:
     """Requirements that are not met, with the version that is there; what only an extra needs may be missing."""
-    for needed in _requirements(name, extras):
+    for needed in map(Requirement, metadata.requires(name) or ()):
         there = _version(needed.name)
         if there is None and _applies(needed, ()):
             yield needed, None
-        elif there is not None and not needed.specifier.contains(there, prereleases=True):
+        elif there is not None and _applies(needed, extras) and not needed.specifier.contains(there, prereleases=True):
             yield needed, there
-
-
-def _requirements(name: str, extras: Iterable[str]) -> list[Requirement]:
-    needed = [Requirement(line) for line in metadata.requires(name) or ()]
-    return [each for each in needed if _applies(each, extras)]
 
 
 def _applies(needed: Requirement, extras: Iterable[str]) -> bool:
@@ -111,19 +106,16 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _extras() -> list[str]:
-    return metadata.metadata(PROJECT).get_all("Provides-Extra") or []
-
-
 def of_extras(wanted: tuple[str, ...]) -> list[str]:
     """Extras of gvgap_jax that are wanted and not installed; ValueError if there is none of that name."""
-    unknown = [extra for extra in wanted if extra not in _extras()]
+    there = extras()
+    unknown = [extra for extra in wanted if extra not in there]
     if unknown:
         raise ValueError(
-            f"the installed {PROJECT} has no extra {unknown[0]!r}, but {', '.join(_extras())}; if it is new, install "
+            f"the installed {PROJECT} has no extra {unknown[0]!r}, but {', '.join(there)}; if it is new, install "
             "again (pip install -e .)."
         )
-    missing = {extra: _missing(extra) for extra in wanted}
+    missing = {extra: _missing(there[extra]) for extra in wanted}
     return [
         f'The extra {extra} is not installed ({", ".join(names)} missing): pip install -e ".[{extra}]".'
         for extra, names in missing.items()
@@ -131,13 +123,13 @@ def of_extras(wanted: tuple[str, ...]) -> list[str]:
     ]
 
 
-def _missing(extra: str) -> list[str]:
-    return [each.name for each in _requirements(PROJECT, (extra,)) if _version(each.name) is None]
+def _missing(names: Iterable[str]) -> list[str]:
+    return sorted(name for name in names if _version(name) is None)
 
 
 def complete_extras() -> list[str]:
     """The extras of gvgap_jax whose packages are all there."""
-    return [extra for extra in _extras() if not _missing(extra)]
+    return [extra for extra, names in extras().items() if not _missing(names)]
 
 
 def of_driver() -> list[str]:

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.cli import checks
+from experiments.kit.terminal import console, names
 from gvgap_jax.runtime.devices import memory_per_device
 from gvgap_jax.runtime.machine import number_of_cores
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.runtime.units import GIB, MIB
 
-console = Console()
 ADVICE = {
     "tpu": 'On a TPU VM: pip install "jax[tpu]", unset JAX_PLATFORMS, and see that no other process holds the TPU '
     "(sudo lsof -w /dev/accel* /dev/vfio/*).",
@@ -53,24 +51,21 @@ def doctor(
         *checks.of_port(coordinator_port),
         *checks.of_disk(disk),
     ]
-    wrong += _complaints_of_jax(platform)
+    wrong += _wrong_with_jax(platform)
     for sentence in wrong:
         console.print(f"[red]{escape(sentence)}[/red]", highlight=False, soft_wrap=True)
     if wrong:
         raise SystemExit(1)
 
 
-def _complaints_of_jax(platform: Platform | None) -> list[str]:
+def _wrong_with_jax(platform: Platform | None) -> list[str]:
     """Start jax and show what it finds, or say why it cannot."""
     try:
         backend = jax.default_backend()
     except RuntimeError as error:
         advice = ADVICE[platform] if platform else "Name the --platform that you want for advice."
         return [f"jax cannot start: {' '.join(str(error).split()).removesuffix('.')}. {advice}"]
-    table = Table(show_header=False, title="This machine, as a run sees it", title_justify="left")
-    for name, value in facts().items():
-        table.add_row(name, value)
-    console.print(table)
+    console.print(names("This machine, as a run sees it", facts()))
     if platform and backend != platform:
         return [f"wanted {platform}, but jax runs on {backend}. {ADVICE[platform]}"]
     return checks.of_shared_memory() if backend == "gpu" and jax.local_device_count() > 1 else []

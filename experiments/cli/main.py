@@ -15,7 +15,8 @@ from experiments.cli.predict import answer
 from experiments.cli.quickstart import quickstart
 from experiments.cli.report import report
 from experiments.cli.run import run
-from experiments.kit.terminal import PROGRAM, console, names, one_of
+from experiments.kit.terminal import PROGRAM, console, names
+from gvgap_jax.runtime.messages import unknown
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_everything,
@@ -35,19 +36,16 @@ def main(arguments: list[str]) -> None:
     """Run one command; bad input ends in one clear line and exit status 2."""
     try:
         if not arguments or arguments[0] in ("-h", "--help"):
-            console.print(
-                names(
-                    f"usage: {PROGRAM} COMMAND, or COMMAND --help",
-                    {each: COMMANDS[each].__doc__ or "" for each in COMMANDS},
-                )
-            )
+            docstrings = {name: command.__doc__ or "" for name, command in COMMANDS.items()}
+            console.print(names(f"usage: {PROGRAM} COMMAND, or COMMAND --help", docstrings))
             return
         name, *rest = arguments
-        command = COMMANDS[one_of(COMMANDS, name, "command")]
-        if command is run:
+        if name not in COMMANDS:
+            raise ValueError(unknown("command", name, COMMANDS))
+        if name == "run":
             run(rest)
         else:
-            parsed(command, name, rest)
+            parsed(COMMANDS[name], name, rest)
     except (ValueError, OSError) as error:
         console.print(f"[red]error:[/red] {escape(describe(error))}", highlight=False, soft_wrap=True)
         sys.exit(2)

@@ -137,12 +137,7 @@ def _arm(theory: dict[str, np.ndarray]) -> Arm:
 def show(config: Config, prediction: Prediction) -> None:
     """Print a prediction: both arms, the gap, the pairs DPO needs, and how far to trust them."""
     trust = "" if prediction.in_range else " (out of range, see below)"
-    rows = table(
-        f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}",
-        "",
-        "estimate",
-        "95 % interval",
-    )
+    rows = table(f"theory at {config.pairs:,} pairs: {prediction.verdict}{trust}", "", "estimate", "95 % interval")
     for name, arm in (("DPO", prediction.dpo), ("RLHF", prediction.rlhf)):
         _row(rows, f"{name}: d_eff", arm.effective_dimension)
         _row(rows, f"{name}: floor [nats]", arm.floor)

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from rich.markup import escape
-from rich.table import Table
 
 from experiments.cli import runner
 from experiments.cli.arguments import All
 from experiments.kit.backends import named
 from experiments.kit.presets import default_folder
-from experiments.kit.terminal import console, signals_caught, stop, this_command
+from experiments.kit.terminal import console, signals_caught, stop, table, this_command
 from gvgap_jax.sweep.compute import drop_programs
 
 
@@ -63,13 +62,10 @@ def run_all(modules: Mapping, options: All) -> None:
 
 
 def _show(rows: list[Row], title: str) -> None:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("experiment", no_wrap=True)
-    for heading in ("cells", "left", "compile s", "run s", "controls"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    summary = table(title, "experiment", "cells", "left", "compile s", "run s", "controls")
     for row in rows:
-        table.add_row(row.name, *_numbers(row.outcome))
-    console.print(table)
+        summary.add_row(row.name, *_numbers(row.outcome))
+    console.print(summary)
     console.print("controls: negative controls that pass")
     for row in rows:
         if row.trouble:

@@ -5,15 +5,13 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import NoReturn
 
 from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
-
-from gvgap_jax.runtime.messages import unknown
 
 PROGRAM = "python -m experiments"
 MEANINGS = {
@@ -52,18 +50,6 @@ def names(title: str, there: Mapping[str, str]) -> Table:
     for name, docstring in there.items():
         made.add_row(name, escape(docstring.strip().split("\n\n")[0]))
     return made
-
-
-def one_of(names: Iterable[str], name: str, what: str) -> str:
-    """``name`` itself if it is one of the names, which are those of a ``what``.
-
-    Raises:
-      ValueError: it is not; with the nearest of those that there are.
-    """
-    there = list(names)
-    if name not in there:
-        raise ValueError(unknown(what, name, there))
-    return name
 
 
 @contextlib.contextmanager

@@ -31,13 +31,12 @@ def token_counts(
     """
     check_sizes(
         "token_counts",
-        prompts=(prompts, 1, None),
-        horizon=(horizon, 1, None),
+        horizon=(horizon, 1),
         prompt_length=(prompt_length, 0, horizon),
         group_size=(group_size, 1, vocabulary),
-        groups=(groups, 1, vocabulary // group_size),
+        groups=(groups, 1, vocabulary // max(group_size, 1)),
     )
-    table = draw_prompts(key, prompts, vocabulary, prompt_length)
+    table = draw_prompts("token_counts", key, prompts, vocabulary, prompt_length)
 
     def start(asked):
         return count_tokens(asked[:, :0], groups)
@@ -67,16 +66,9 @@ def automaton(
     Every token permutes the ``states``, so that nothing is forgotten: the prompt matters at any horizon. Values are
     normal with standard deviation ``scale``.
     """
-    check_sizes(
-        "automaton",
-        prompts=(prompts, 1, None),
-        vocabulary=(vocabulary, 2, None),
-        horizon=(horizon, 1, None),
-        prompt_length=(prompt_length, 0, None),
-        states=(states, 2, None),
-    )
+    check_sizes("automaton", vocabulary=(vocabulary, 2), horizon=(horizon, 1), states=(states, 2))
     prompt_key, move_key, value_key = jax.random.split(key, 3)
-    table = draw_prompts(prompt_key, prompts, vocabulary, prompt_length)
+    table = draw_prompts("automaton", prompt_key, prompts, vocabulary, prompt_length)
     moves = jnp.argsort(jax.random.uniform(move_key, (vocabulary, states)), axis=-1)
     value = scale * jax.random.normal(value_key, (states,))
 
@@ -112,16 +104,9 @@ def interactions(
     The window that ends at position h reads prompt token h modulo P (none if P = 0). Entries are normal; ``scale`` is
     the standard deviation of their sum. The state is the last ``order`` - 1 tokens.
     """
-    check_sizes(
-        "interactions",
-        prompts=(prompts, 1, None),
-        vocabulary=(vocabulary, 2, None),
-        horizon=(horizon, 1, None),
-        prompt_length=(prompt_length, 0, None),
-        order=(order, 1, horizon),
-    )
+    check_sizes("interactions", vocabulary=(vocabulary, 2), horizon=(horizon, 1), order=(order, 1, horizon))
     prompt_key, entry_key = jax.random.split(key)
-    table = draw_prompts(prompt_key, prompts, vocabulary, prompt_length)
+    table = draw_prompts("interactions", prompt_key, prompts, vocabulary, prompt_length)
     shape = (vocabulary if prompt_length else 1,) + (vocabulary,) * order
     entries = scale * (horizon - order + 1) ** -0.5 * jax.random.normal(entry_key, shape)
 
@@ -159,15 +144,9 @@ def hidden_reference(
     of the task has none, and earns 0. The state is the last column of the LCS table as H bits, 0 where it rises
     (Crochemore et al., 2001).
     """
-    check_sizes(
-        "hidden_reference",
-        prompts=(prompts, 1, None),
-        vocabulary=(vocabulary, 2, None),
-        horizon=(horizon, 1, 30),
-        prompt_length=(prompt_length, 0, None),
-    )
+    check_sizes("hidden_reference", vocabulary=(vocabulary, 2), horizon=(horizon, 1, 30))
     prompt_key, reference_key = jax.random.split(key)
-    table = draw_prompts(prompt_key, prompts, vocabulary, prompt_length)
+    table = draw_prompts("hidden_reference", prompt_key, prompts, vocabulary, prompt_length)
     hidden = jax.random.randint(reference_key, (prompts, horizon), 0, vocabulary)
     bits = 2 ** np.arange(horizon, dtype=np.int32)
     full = 2**horizon - 1

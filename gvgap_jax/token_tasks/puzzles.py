@@ -21,8 +21,8 @@ def sorting(
     ``scale`` for every token that is smaller than the one before it, and for every token of the prompt that is
     missing: checked in one pass, without sorting. The state is the last token and what is still to be written.
     """
-    check_sizes("sorting", prompts=(prompts, 1, None), vocabulary=(vocabulary, 2, None), horizon=(horizon, 2, None))
-    table = draw_prompts(key, prompts, vocabulary, horizon)
+    check_sizes("sorting", vocabulary=(vocabulary, 2), horizon=(horizon, 2))
+    table = draw_prompts("sorting", key, prompts, vocabulary, horizon)
 
     def start(asked):
         namespace = asked.__array_namespace__()
@@ -48,7 +48,7 @@ def subset_sum(
     The prompt is H numbers from 1 to V - 1 and the target in base V, first digit first; it is the sum of a random
     choice. ``scale`` for every V / 2 (a mean number) between the sum and the target. The state is the sum so far.
     """
-    check_sizes("subset_sum", prompts=(prompts, 1, None), vocabulary=(vocabulary, 2, None), horizon=(horizon, 1, None))
+    check_sizes("subset_sum", prompts=(prompts, 1), vocabulary=(vocabulary, 2), horizon=(horizon, 1))
     digits = 1
     while vocabulary**digits <= horizon * (vocabulary - 1):
         digits += 1
@@ -90,11 +90,11 @@ def colouring(
     """
     check_sizes(
         "colouring",
-        prompts=(prompts, 1, None),
-        horizon=(horizon, 2, None),
+        prompts=(prompts, 1),
+        horizon=(horizon, 2),
         width=(width, 1, max(horizon - 1, 1)),
         colours=(colours, 2, vocabulary),
-        vocabulary=(vocabulary, 2**width, None),
+        vocabulary=(vocabulary, 2**width),
     )
     offsets = np.arange(width)
     planted_key, edge_key = jax.random.split(key)

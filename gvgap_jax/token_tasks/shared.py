@@ -11,21 +11,21 @@ from gvgap_jax.types import Number, PRNGKey
 ENUMERABLE = 2**16  # prompts; among so many, some are drawn without replacement
 
 
-def check_sizes(family: str, **sizes: tuple[int, int, int | None]) -> None:
-    """Raise ValueError unless every size (value, least, most) is an integer of that range; most may be None."""
-    for name, (value, least, most) in sizes.items():
-        whole = isinstance(value, int | np.integer)
-        if not whole or value < least or (most is not None and value > most):
-            wanted = f"of at least {least}" if most is None else f"between {least} and {most}"
+def check_sizes(family: str, **sizes: tuple[int, int] | tuple[int, int, int]) -> None:
+    """Raise ValueError unless every size (value, least) or (value, least, most) is an integer of that range."""
+    for name, (value, least, *most) in sizes.items():
+        if not isinstance(value, int | np.integer) or value < least or any(value > each for each in most):
+            wanted = f"between {least} and {most[0]}" if most else f"of at least {least}"
             raise ValueError(f"{family}: {name} must be an integer {wanted}, got {value!r}.")
 
 
-def draw_prompts(key: PRNGKey, number: int, vocabulary: int, length: int) -> Int[Array, "X P"]:
+def draw_prompts(family: str, key: PRNGKey, number: int, vocabulary: int, length: int) -> Int[Array, "X P"]:
     """``number`` prompts of uniform tokens; all different where there are at most ``ENUMERABLE`` of them.
 
     Raises:
-      ValueError: there are fewer than ``number``.
+      ValueError: there are fewer than ``number``, or a size is out of range.
     """
+    check_sizes(family, prompts=(number, 1), prompt_length=(length, 0))
     available = vocabulary**length
     if available > ENUMERABLE:
         return jax.random.randint(key, (number, length), 0, vocabulary)

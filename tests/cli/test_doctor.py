@@ -9,6 +9,7 @@ import sys
 import pytest
 
 from experiments.cli import checks, doctor
+from gvgap_jax.runtime import packages
 from tests.cli.test_commands import printed_by
 
 HOLD = """
@@ -67,7 +68,8 @@ def test_another_users_lock_is_a_complaint(lock, monkeypatch):
 def installed(tmp_path, monkeypatch):
     """Installs a package for the length of a test: its name, version and what it needs."""
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(checks, "PROJECT", "toy")
+    for module in (checks, packages):
+        monkeypatch.setattr(module, "PROJECT", "toy")
     monkeypatch.setattr(checks, "DEVICES", {})
 
     def install(name, version, *needs, extras=()):

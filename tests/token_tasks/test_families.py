@@ -332,6 +332,15 @@ BAD = {
     "token_counts: groups must be an integer between 1 and 1, got 2": lambda: token_tasks.token_counts(
         KEY, 3, 4, 2, prompt_length=2, group_size=2
     ),
+    "token_counts: group_size must be an integer between 1 and 3, got 0": lambda: token_tasks.token_counts(
+        KEY, 3, 4, 1, prompt_length=2, group_size=0
+    ),
+    "automaton: prompts must be an integer of at least 1, got 0": lambda: token_tasks.automaton(
+        KEY, 3, 4, 2, prompt_length=2, prompts=0
+    ),
+    "hidden_reference: prompt_length must be an integer of at least 0, got -1": lambda: token_tasks.hidden_reference(
+        KEY, 3, 4, prompt_length=-1
+    ),
     "automaton: states must be an integer of at least 2, got 1": lambda: token_tasks.automaton(
         KEY, 3, 4, 1, prompt_length=2
     ),
