@@ -18,16 +18,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    Finding,
-    Interval,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_over_seeds,
-)
+from experiments.kit.findings import Finding, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers

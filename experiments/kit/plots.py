@@ -12,7 +12,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
-from experiments.kit.findings import over_seeds
+from experiments.kit.intervals import over_seeds
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 

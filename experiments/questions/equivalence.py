@@ -17,7 +17,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL, Finding, Question, estimate
+from experiments.kit.findings import EQUAL, Finding, Question
+from experiments.kit.intervals import estimate
 from experiments.kit.plots import style
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean

@@ -22,7 +22,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question, curves_by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import curves_by_seed, estimate, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks

@@ -26,7 +26,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL, REGRET, Finding, Question, curves_by_seed, equality, estimate
+from experiments.kit.findings import EQUAL, REGRET, Finding, Question, equality
+from experiments.kit.intervals import curves_by_seed, estimate
 from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers

@@ -31,7 +31,8 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question, curves_by_seed, equality, estimate, over_seeds
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, slices, style
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers

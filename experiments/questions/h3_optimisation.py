@@ -35,7 +35,8 @@ from matplotlib.ticker import StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, by_seed, equality, over_seeds, ratio_of_means
+from experiments.kit.findings import REGRET, Finding, Question, equality
+from experiments.kit.intervals import by_seed, over_seeds, ratio_of_means
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers

@@ -29,17 +29,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import (
-    REGRET,
-    Finding,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_of_means,
-)
+from experiments.kit.findings import REGRET, Finding, Question, equality
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, ratio_of_means
 from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, slices, style
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers

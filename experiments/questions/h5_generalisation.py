@@ -28,7 +28,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Interval, Question, curves_by_seed, estimate, over_seeds
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import Interval, curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, row_name, style
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences

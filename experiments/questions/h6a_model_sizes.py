@@ -27,7 +27,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend, check_width
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import Finding, Question, by_seed, curves_by_seed, estimate, over_seeds
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, curve, legend_below, row_name, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers

@@ -22,7 +22,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question, equality, estimate, over_seeds
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, style
 from experiments.kit.problems import HELD_OUT_EVERY
 from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of

@@ -15,7 +15,8 @@ import jax.numpy as jnp
 import polars as pl
 
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, answered, equality, estimate
+from experiments.kit.findings import REGRET, Finding, Question, answered, equality
+from experiments.kit.intervals import estimate
 from experiments.kit.problems import METHODS, problem_of, record_of, task_of
 from experiments.questions.phase_diagram_figures import CAPTIONS, draw
 from experiments.questions.phase_diagram_records import (

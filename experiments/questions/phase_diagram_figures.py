@@ -10,7 +10,8 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.kit.findings import EQUAL, estimate
+from experiments.kit.findings import EQUAL
+from experiments.kit.intervals import estimate
 from experiments.kit.plots import style
 from experiments.kit.problems import TRAINED
 from experiments.questions import phase_diagram_records

@@ -20,7 +20,8 @@ from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, answered, curves_by_seed, estimate, where_converged
+from experiments.kit.findings import REGRET, Finding, Question, answered
+from experiments.kit.intervals import curves_by_seed, estimate, where_converged
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers

@@ -31,16 +31,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-)
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences

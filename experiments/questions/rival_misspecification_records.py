@@ -6,16 +6,8 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import (
-    REGRET,
-    Finding,
-    answered,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    where_converged,
-)
+from experiments.kit.findings import REGRET, Finding, answered, equality
+from experiments.kit.intervals import curves_by_seed, estimate, over_seeds, where_converged
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables

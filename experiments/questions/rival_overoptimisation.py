@@ -20,7 +20,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question, estimate, over_seeds, where_converged
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import estimate, over_seeds, where_converged
 from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers

@@ -29,17 +29,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    over_seeds,
-    ratio_over_seeds,
-)
+from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve, legend_below, style
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers

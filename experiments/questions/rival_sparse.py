@@ -26,19 +26,8 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    REGRET,
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_over_seeds,
-)
+from experiments.kit.findings import EQUAL_LOG, REGRET, Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds, ratio_over_seeds
 from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve, legend_below, style
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers

@@ -18,16 +18,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    Finding,
-    Interval,
-    Question,
-    curves_by_seed,
-    equality,
-    over_seeds,
-    ratio_over_seeds,
-)
+from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
+from experiments.kit.intervals import Interval, curves_by_seed, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, curve, legend_below, style
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers

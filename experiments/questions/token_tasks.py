@@ -28,16 +28,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit import plots
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import (
-    Finding,
-    Question,
-    answered,
-    by_seed,
-    curves_by_seed,
-    estimate,
-    over_seeds,
-    where_converged,
-)
+from experiments.kit.findings import Finding, Question, answered
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, where_converged
 from experiments.kit.plots import curve, legend_below, slices, style
 from experiments.questions.token_tasks_arms import (
     ARMS,
