@@ -12,7 +12,7 @@ import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
-from experiments.kit.intervals import over_seeds
+from experiments.kit.intervals import curves_by_seed, over_seeds
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
@@ -43,6 +43,17 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, 
         lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis
     bars = np.vstack([means - lows, highs - means])
     axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
+
+
+def curve_of(axis, rows: pl.DataFrame, x: str, column: str, label: str, **look) -> None:
+    """The curve of a column over the values of another, each seed's rows averaged first."""
+    curve(axis, *curves_by_seed(rows, x, pl.col(column).mean()), label, **look)
+
+
+def name_below(grid, name: str) -> None:
+    """Name what is on the x axes of a grid of panels, below its last row."""
+    for axis in grid[-1]:
+        axis.set_xlabel(name)
 
 
 def row_name(row: dict, rows: list[dict]) -> str:

@@ -29,7 +29,7 @@ from experiments.kit.backends import TREE, Backend, check_width
 from experiments.kit.fields import COIN, check
 from experiments.kit.findings import Finding, Question
 from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, curve, legend_below, row_name, style
+from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, row_name, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -299,8 +299,7 @@ def _win_rates(fits: pl.DataFrame) -> Figure:
                 axis.set_xticks(sorted(fits[policy_size].unique()))
                 axis.set_title(f"{pairs:,} labelled pairs")
             axes[0].set_ylabel(f"{row_name(row, rows)}\nwin rate of best of {row['samples']} [%]")
-        for axis in grid[-1]:
-            axis.set_xlabel(f"size of the policy: {SIZES[policy_size]}")
+        name_below(grid, f"size of the policy: {SIZES[policy_size]}")
         legend_below(figure)
     return figure
 

@@ -225,6 +225,5 @@ def _win_rates(table: pl.DataFrame) -> Figure:
         )
         left.axvline(50, color="0.45", linestyle="--", linewidth=1)
         left.set_xlabel("win rate against human responses [%]")
-        right.set_xscale("log")
-        right.set(xlabel="floating-point operations", ylabel="win rate [%]")
+        right.set(xscale="log", xlabel="floating-point operations", ylabel="win rate [%]")
     return figure

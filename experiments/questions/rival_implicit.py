@@ -32,8 +32,8 @@ from matplotlib.figure import Figure
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import Finding, Question, equality
-from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, legend_below, style
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences
 from gvgap_jax.sweep import Cell, Grid, load
@@ -293,10 +293,9 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
             axis.set_xscale("log", base=2)
             axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
             for arm, which, label, look in _ARMS if "similarity" in tokens.columns else _TRANSFORMERS:
-                curve(axis, *_by_seed(tokens.filter(which, arm=arm, test_share=share), "pairs", "accuracy_tested"),
-                      label, **look)  # fmt: skip
-            axis.set_title(f"{share:.3g} of responses are tested tokens")
-            axis.set_xlabel("labelled pairs n")
+                here = tokens.filter(which, arm=arm, test_share=share)
+                curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
+            axis.set(title=f"{share:.3g} of responses are tested tokens", xlabel="labelled pairs n")
         grid[0, 0].set_ylabel("accuracy on tested tokens")
         legend_below(figure, 2)
     return figure
@@ -305,29 +304,19 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
 def _cycles(cycles: pl.DataFrame) -> Figure:
     cycles = cycles.filter(pairs=cycles["pairs"].max())
     masses = sorted(cycles["reference_mass"].unique())
-    dpo, rlhf = pl.col("arm") == "DPO", pl.col("arm") == "RLHF"
     with style(2.6):
         figure, grid = plt.subplots(1, len(masses), squeeze=False, sharey=True)
         for axis, mass in zip(grid[0], masses, strict=True):
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-            here = cycles.filter(reference_mass=mass)
-            curve(axis, *_by_seed(here.filter(dpo), "beta", "accuracy"), "accuracy of DPO's reward", "s", color=DPO,
-                  linestyle="--")  # fmt: skip
-            curve(axis, *_by_seed(here.filter(dpo), "beta", "mass"), "written by DPO", "s", color=DPO)
-            curve(
-                axis, *_by_seed(here.filter(rlhf), "beta", "mass"), "written by RL, one-parameter verifier", color=RLHF
-            )
-            curve(axis, *_by_seed(here.filter(rlhf), "beta", "mass_gold"), "written by RL, gold reward", "x",
-                  color=BLACK, linestyle=":")  # fmt: skip
+            dpo, rlhf = (cycles.filter(reference_mass=mass, arm=arm) for arm in ("DPO", "RLHF"))
+            dashed, gold = {"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "x"}
+            curve_of(axis, dpo, "beta", "accuracy", "accuracy of DPO's reward", color=DPO, **dashed)
+            curve_of(axis, dpo, "beta", "mass", "written by DPO", color=DPO, marker="s")
+            curve_of(axis, rlhf, "beta", "mass", "written by RL, one-parameter verifier", color=RLHF)
+            curve_of(axis, rlhf, "beta", "mass_gold", "written by RL, gold reward", color=BLACK, **gold)
             axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
-            axis.set_title(f"reference mass of cycles {mass:.3g}")
-            axis.set_xlabel("beta [reward per nat]")
+            axis.set(title=f"reference mass of cycles {mass:.3g}", xlabel="beta [reward per nat]")
         grid[0, 0].set_ylabel("accuracy, probability")
         legend_below(figure, 3)
     return figure
-
-
-def _by_seed(rows: pl.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points [x] and values [seeds, x], averaged over any other axis."""
-    return curves_by_seed(rows, x, pl.col(y).mean())

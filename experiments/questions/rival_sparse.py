@@ -27,8 +27,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, REGRET, Finding, Question, equality
-from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds, ratio_over_seeds
-from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, legend_below, name_below, style
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
 from gvgap_jax.features import interaction_basis
@@ -267,8 +267,8 @@ CAPTIONS = {
 _LOOK = {
     "DPO": ("offline DPO", {"color": DPO, "marker": "s"}),
     "dense": ("RLHF, all interactions", {"color": THIRD, "linestyle": "--"}),
-    "sparse": ("RLHF, few interactions, chosen on held-out pairs", {"color": RLHF}),
     "known": ("RLHF, the true interactions", {"color": FOURTH, "marker": "^"}),
+    "sparse": ("RLHF, few interactions, chosen on held-out pairs", {"color": RLHF}),
 }
 
 
@@ -290,8 +290,7 @@ def _curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
                 _panel(axis, row.filter(terms=count), dimensions.filter(horizon=row["horizon"][0], terms=count))
                 axis.set_title(f"{count} of {row['interactions'][0]} terms")
             axes[0].set_ylabel("regret KL(π‖π*) [nats]")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
     return figure
 
@@ -300,9 +299,8 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
-    for arm in ARMS:
-        label, look = _LOOK[arm]
-        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col("regret").mean()), label, **look)
+    for arm, (label, look) in _LOOK.items():
+        curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
     predicted = over_seeds(dimensions.filter(known=1)["effective_dimension"]).estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, zorder=1,
               label=r"$d_\mathrm{eff}/(2n)$ of the true interactions")  # fmt: skip

@@ -20,7 +20,7 @@ from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
 from experiments.kit.intervals import Interval, curves_by_seed, over_seeds, ratio_over_seeds
-from experiments.kit.plots import BLACK, DPO, curve, legend_below, style
+from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, style
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -249,8 +249,7 @@ def _regret_curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
                 _panel(axis, fits, dimensions, horizon, gold)
                 axis.set_title(f"H = {horizon}: {name} gold, order {gold}")
             row[0].set_ylabel("regret KL(π‖π*) [nats]")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
     return figure
 
