@@ -19,6 +19,7 @@ matplotlib.use("Agg")  # figures are files; no screen is needed
 WIDTH = 6.75  # inches: the text width of a two-column paper
 DPO, RLHF, THIRD, FOURTH, PALE = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"  # colour-blind safe (Okabe, Ito)
 BLACK = "#000000"
+THIN = {"markersize": 2.5, "linewidth": 1, "elinewidth": 0.6}  # curves with error bars
 
 
 @contextmanager
@@ -42,7 +43,7 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, 
     if axis.get_yscale() == "log":
         lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis
     bars = np.vstack([means - lows, highs - means])
-    axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
+    axis.errorbar(x, means, yerr=bars, label=label, marker=marker, **THIN, **look)
 
 
 def curve_of(axis, rows: pl.DataFrame, x: str, column: str, label: str, **look) -> None:

@@ -82,9 +82,7 @@ PRESETS = {
     "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
     "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({}, seeds=8)}
 
 
 class Program(NamedTuple):

@@ -33,7 +33,7 @@ from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import Finding, Question, equality
 from experiments.kit.intervals import estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve_of, legend_below, slices, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, slices, style
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -96,9 +96,7 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"beta": (0.5, 2.0)}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=8)}
 
 
 class Program(NamedTuple):
@@ -278,18 +276,8 @@ def _frontiers(axis, fits: pl.DataFrame) -> None:
             [over_seeds(of_beta[name]) for _, of_beta in points.group_by("beta", maintain_order=True)]
             for name in ("distance", "gold_reward")
         )
-        axis.errorbar(
-            [i.estimate for i in across],
-            [i.estimate for i in up],
-            xerr=_bars(across),
-            yerr=_bars(up),
-            label=label,
-            color=colour,
-            marker=marker,
-            markersize=2.5,
-            linewidth=1,
-            elinewidth=0.6,
-        )
+        x, y = ([i.estimate for i in intervals] for intervals in (across, up))
+        axis.errorbar(x, y, _bars(up), _bars(across), label=label, color=colour, marker=marker, **THIN)
 
 
 def _bars(intervals) -> list[list[float]]:

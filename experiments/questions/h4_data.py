@@ -95,9 +95,7 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8)}
 
 
 class Program(NamedTuple):

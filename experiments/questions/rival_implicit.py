@@ -84,34 +84,23 @@ class Config:
 
 SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
 _AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
+_FULL = {
+    "vocabulary": (8, 16),
+    "similarity": (0.1, 0.5, 0.9),
+    "test_share": (0.0, 0.01, 0.1, 0.5),
+    "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+    "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+    "pairs": tuple(2**power for power in range(5, 14)),
+}
 PRESETS = {
     "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
     "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
     "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
-    "full": Grid(
-        {
-            "vocabulary": (8, 16),
-            "similarity": (0.1, 0.5, 0.9),
-            "test_share": (0.0, 0.01, 0.1, 0.5),
-            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
-            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
-            "pairs": tuple(2**power for power in range(5, 14)),
-        },
-        seeds=128,
-    ),
+    "full": Grid(_FULL, seeds=128),
 }
 TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
-    "full": Grid(
-        {
-            "vocabulary": (8, 16),
-            "test_share": (0.0, 0.01, 0.1, 0.5),
-            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
-            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
-            "pairs": tuple(2**power for power in range(5, 14)),
-        },
-        seeds=128,
-    ),
+    "full": Grid({name: values for name, values in _FULL.items() if name != "similarity"}, seeds=128),
 }
 
 
@@ -156,9 +145,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     if len(unseen):
         where = f"unseen tokens, {most:,} pairs"
         for claim, heads in _heads(tokens).items():
-            rows.append(
-                Finding(f"{where}, {claim}: accuracy gained", head_less_policy(unseen, heads), "", 0.1, "above")
-            )
+            claim = f"{where}, {claim}: accuracy gained"
+            rows.append(Finding(claim, head_less_policy(unseen, heads), "", 0.1, "above"))
         implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
         rows.append(Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"))
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
@@ -197,10 +185,8 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
 
 
 def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
-    alike, (name, heads) = (
-        tokens.filter(test_share=0.5, pairs=tokens["pairs"].max()),
-        next(iter(_heads(tokens).items())),
-    )
+    alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
+    name, heads = next(iter(_heads(tokens).items()))
     rows = _fixed_feature_controls(tokens) if "similarity" in tokens.columns else []
     if len(alike):
         name = name.split(",")[0]
@@ -267,8 +253,7 @@ _ARMS = (  # arm, which similarity, label, look
     ("implicit", pl.col("similarity") == 0, "policy: a row a token", {"color": DPO, "marker": "s"}),
     ("explicit", pl.col("similarity") == 0, "head, the policy's features (control)",
      {"color": BLACK, "marker": "x", "linestyle": "none"}),
-    ("explicit", pl.col("similarity").is_between(0, 1, closed="none"), "head that can express the policy's rewards",
-     {"color": RLHF}),
+    ("explicit", SAME, "head that can express the policy's rewards", {"color": RLHF}),
     ("explicit", pl.col("similarity") == 1, "head, one embedding a group", {"color": PALE, "linestyle": "--"}),
 )  # fmt: skip
 _TRANSFORMERS = (

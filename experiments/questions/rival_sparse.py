@@ -274,10 +274,7 @@ _LOOK = {
 
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Regret curves of the four arms with 95 % intervals over seeds, one panel a number of terms, one row a horizon."""
-    return {"rival_sparse": _curves(load(folder, "fits"), load(folder, "dimensions"))}
-
-
-def _curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
+    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
     rows = [fits.filter(horizon=horizon) for horizon in sorted(fits["horizon"].unique())]
     columns = max(len(row["terms"].unique()) for row in rows)
     with style(1.9 * len(rows) + 0.9):
@@ -292,7 +289,7 @@ def _curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
             axes[0].set_ylabel("regret KL(π‖π*) [nats]")
         name_below(grid, "labelled pairs n")
         legend_below(figure)
-    return figure
+    return {"rival_sparse": figure}
 
 
 def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
