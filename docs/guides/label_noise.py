@@ -14,7 +14,8 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, curves_by_seed, equality, estimate
+from experiments.kit.findings import REGRET, Finding, Question, equality
+from experiments.kit.intervals import curves_by_seed, estimate
 from experiments.kit.plots import DPO, RLHF, curve, legend_below, style
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep import Cell, Grid, load

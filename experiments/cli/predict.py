@@ -14,7 +14,8 @@ import tyro
 from rich.markup import escape
 from rich.table import Table
 
-from experiments.kit.findings import EQUAL, Interval, over_seeds, ratio_over_seeds, where_converged
+from experiments.kit.findings import EQUAL
+from experiments.kit.intervals import Interval, over_seeds, ratio_over_seeds, where_converged
 from experiments.kit.problems import TRAINED
 from experiments.kit.terminal import console, explain, table
 from experiments.questions import phase_diagram, phase_diagram_records

@@ -18,16 +18,8 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    Finding,
-    Interval,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_over_seeds,
-)
+from experiments.kit.findings import Finding, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds, ratio_over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
@@ -155,9 +147,8 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
         claim = f"{name}: slope of its logarithm on that of the ratio of effective dimensions, 1 for many pairs"
         rows.append(Finding(claim, slope(series), "", 0.0, "above"))
         most = series["pairs"].max()
-        rows.append(
-            Finding(f"{name}, {most:,} pairs: the same slope", slope(series.filter(pairs=most)), "", 0.0, "above")
-        )
+        claim = f"{name}, {most:,} pairs: the same slope"
+        rows.append(Finding(claim, slope(series.filter(pairs=most)), "", 0.0, "above"))
     return rows
 
 
@@ -173,11 +164,7 @@ def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
     rows = []
     for claim, here, control in (
         ("order = H, policies penalised as verifiers are: DPO's likelihood against RLHF", gaps.filter(CLOSED), True),
-        (
-            "order < H, likelihood over policies optimal for verifiers alone: against RLHF",
-            gaps.filter(OPEN),
-            False,
-        ),
+        ("order < H, likelihood over policies optimal for verifiers alone: against RLHF", gaps.filter(OPEN), False),
     ):
         same = here.filter(same_penalty)
         if len(here):
@@ -222,9 +209,7 @@ def draw_series(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, st
 def _name(panels, title: str) -> None:
     names = ("regret KL(π‖π*) [nats]", "regret of DPO / of RLHF", "regret of DPO / of RLHF")
     for axis, name in zip(panels, names, strict=True):
-        axis.set_title(title)
-        axis.set_ylabel(name)
-        axis.set_yscale("log")
+        axis.set(title=title, ylabel=name, yscale="log")
     for axis in panels[1:]:
         axis.axhline(1, color=BLACK, linewidth=0.6, zorder=1)
     panels[2].set_xscale("log")

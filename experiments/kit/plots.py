@@ -12,13 +12,14 @@ import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
-from experiments.kit.findings import over_seeds
+from experiments.kit.intervals import curves_by_seed, over_seeds
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
 WIDTH = 6.75  # inches: the text width of a two-column paper
 DPO, RLHF, THIRD, FOURTH, PALE = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"  # colour-blind safe (Okabe, Ito)
 BLACK = "#000000"
+THIN = {"markersize": 2.5, "linewidth": 1, "elinewidth": 0.6}  # curves with error bars
 
 
 @contextmanager
@@ -42,7 +43,18 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, 
     if axis.get_yscale() == "log":
         lows = np.maximum(lows, means / 100)  # an interval that reaches 0 has no lower end on a log axis
     bars = np.vstack([means - lows, highs - means])
-    axis.errorbar(x, means, yerr=bars, label=label, marker=marker, markersize=2.5, linewidth=1, elinewidth=0.6, **look)
+    axis.errorbar(x, means, yerr=bars, label=label, marker=marker, **THIN, **look)
+
+
+def curve_of(axis, rows: pl.DataFrame, x: str, column: str, label: str, **look) -> None:
+    """The curve of a column over the values of another, each seed's rows averaged first."""
+    curve(axis, *curves_by_seed(rows, x, pl.col(column).mean()), label, **look)
+
+
+def name_below(grid, name: str) -> None:
+    """Name what is on the x axes of a grid of panels, below its last row."""
+    for axis in grid[-1]:
+        axis.set_xlabel(name)
 
 
 def row_name(row: dict, rows: list[dict]) -> str:

@@ -1,6 +1,7 @@
 """What every experiment on token trees shares: the methods compared, and how a row's task and pairs are drawn."""
 
 import jax
+import polars as pl
 from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, algorithms, preferences, tasks
@@ -10,6 +11,7 @@ from gvgap_jax.types import Count, Fit, PRNGKey
 METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
 HELD_OUT_EVERY = 5
 TRAINED = 1 - 1 / HELD_OUT_EVERY  # share of the pairs that is fitted
+OF = ": "  # between an arm and what was measured of it, in the names of columns where one row holds all arms
 
 
 def task_of(
@@ -45,3 +47,10 @@ def problem_of(
 def record_of(fit: Fit) -> dict:
     """Columns of a fit: how good it is and how far to trust it, without its parameters."""
     return {name: value for name, value in fit._asdict().items() if name != "params"}
+
+
+def of_arm(records: pl.DataFrame, arm: str) -> pl.DataFrame:
+    """What was measured of one arm, in columns that do not name it, where one row holds all arms."""
+    shared = [name for name in records.columns if OF not in name]
+    measured = pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
+    return records.select(pl.lit(arm).alias("arm"), *shared, measured)

@@ -22,8 +22,9 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question, curves_by_seed, estimate, over_seeds, ratio_over_seeds
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import curves_by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, style
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
 from gvgap_jax.sweep import Cell, Grid, load
@@ -282,8 +283,7 @@ def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
     with style(2.9):
         figure, (left, right) = plt.subplots(1, 2)
         for axis in (left, right):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
+            axis.set(xscale="log", yscale="log")
         _curves(left, estimates.filter(horizon=shortest), "estimator", "prompts", "error")
         sizes = np.array(sorted(estimates["prompts"].unique()))
         left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
@@ -308,5 +308,5 @@ def bias_and_variance(estimates: pl.DataFrame) -> pl.DataFrame:
 
 def _curves(axis, records: pl.DataFrame, name: str, x: str, y: str) -> None:
     for each in records[name].unique(maintain_order=True):
-        sizes, values = curves_by_seed(records.filter(pl.col(name) == each), x, pl.col(y).mean())
-        curve(axis, sizes, values, each, LOOKS[each][1], color=LOOKS[each][0])
+        colour, marker = LOOKS[each]
+        curve_of(axis, records.filter(pl.col(name) == each), x, y, each, marker=marker, color=colour)

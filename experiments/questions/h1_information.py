@@ -19,15 +19,15 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
-import numpy as np
 import polars as pl
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL, REGRET, Finding, Question, curves_by_seed, equality, estimate
-from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, style
+from experiments.kit.findings import EQUAL, REGRET, Finding, Question, equality
+from experiments.kit.intervals import estimate
+from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, legend_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
 from gvgap_jax.divergence import kl
@@ -82,9 +82,7 @@ PRESETS = {
     "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
     "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({}, seeds=8)}
 
 
 class Program(NamedTuple):
@@ -204,12 +202,6 @@ def _cell(fits: pl.DataFrame) -> list[str]:
     return [name for name in names if name in fits]
 
 
-def sampled_curve(fits: pl.DataFrame, equal: bool, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of responses, and a column's mean over a seed's cells [seeds, responses]."""
-    chosen = fits.filter((pl.col("order") == pl.col("horizon")) == equal, pl.col("responses") > 0)
-    return curves_by_seed(chosen, "responses", pl.col(column).mean())
-
-
 CAPTIONS = {
     "h1_information": (
         "Regret (KL to the optimal policy) of two-stage RLHF whose second stage sees so many sampled responses "
@@ -226,14 +218,13 @@ def draw(folder: str | Path) -> dict[str, Figure]:
     with style(2.8):
         figure, panels = plt.subplots(1, 2, sharey=True)
         for axis, equal in zip(panels, (True, False), strict=True):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
-            curve(axis, *sampled_curve(fits, equal, "regret"), "RLHF, sampled second stage", color=RLHF)
-            here = fits.filter((pl.col("order") == pl.col("horizon")) == equal, responses=0)
-            _level(axis, here, "regret_exact", "RLHF, exact second stage", BLACK, "--")
-            _level(axis, here, "regret", "offline DPO", DPO, "-")
+            axis.set(xscale="log", yscale="log", xlabel="online samples of the second stage")
             axis.set_title("reward models as rich as policies" if equal else "simple reward models")
-            axis.set_xlabel("online samples of the second stage")
+            here = fits.filter((pl.col("order") == pl.col("horizon")) == equal)
+            sampled, exact = here.filter(pl.col("responses") > 0), here.filter(responses=0)
+            curve_of(axis, sampled, "responses", "regret", "RLHF, sampled second stage", color=RLHF)
+            _level(axis, exact, "regret_exact", "RLHF, exact second stage", BLACK, "--")
+            _level(axis, exact, "regret", "offline DPO", DPO, "-")
         panels[0].set_ylabel("regret KL(π‖π*) [nats]")
         legend_below(figure)
     return {"h1_information": figure}

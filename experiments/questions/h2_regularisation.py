@@ -31,8 +31,9 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question, curves_by_seed, equality, estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, slices, style
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import estimate, over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, slices, style
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -95,9 +96,7 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"beta": (0.5, 2.0)}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=8)}
 
 
 class Program(NamedTuple):
@@ -260,13 +259,11 @@ def _panels(fits: pl.DataFrame) -> Figure:
         figure, grid = plt.subplots(2, len(REGULARISERS), sharex="row", sharey="row", squeeze=False)
         for column, regulariser in zip(grid.T, REGULARISERS, strict=True):
             here = fits.filter(regulariser=regulariser)
-            column[0].set_title(TITLES.get(regulariser, regulariser))
-            column[0].set_xlabel("√KL(π‖π_ref) [√nats]")
+            column[0].set(title=TITLES.get(regulariser, regulariser), xlabel="√KL(π‖π_ref) [√nats]")
             column[1].set_xlabel("beta [reward per nat]")
             _frontiers(column[0], here)
             _gaps(column[1], here)
-        grid[0, 0].set_xlim(left=0)
-        grid[0, 0].set_ylabel("gold reward E r")
+        grid[0, 0].set(xlim=(0, None), ylabel="gold reward E r")
         grid[1, 0].set_ylabel("difference of J [reward]")
         legend_below(figure, columns=2)
     return figure
@@ -279,18 +276,8 @@ def _frontiers(axis, fits: pl.DataFrame) -> None:
             [over_seeds(of_beta[name]) for _, of_beta in points.group_by("beta", maintain_order=True)]
             for name in ("distance", "gold_reward")
         )
-        axis.errorbar(
-            [i.estimate for i in across],
-            [i.estimate for i in up],
-            xerr=_bars(across),
-            yerr=_bars(up),
-            label=label,
-            color=colour,
-            marker=marker,
-            markersize=2.5,
-            linewidth=1,
-            elinewidth=0.6,
-        )
+        x, y = ([i.estimate for i in intervals] for intervals in (across, up))
+        axis.errorbar(x, y, _bars(up), _bars(across), label=label, color=colour, marker=marker, **THIN)
 
 
 def _bars(intervals) -> list[list[float]]:
@@ -298,12 +285,10 @@ def _bars(intervals) -> list[list[float]]:
 
 
 def _gaps(axis, fits: pl.DataFrame) -> None:
-    betas = sorted(fits["beta"].unique())
     axis.set_xscale("log", base=2)
-    axis.set_xticks(betas)
+    axis.set_xticks(sorted(fits["beta"].unique()))
     axis.xaxis.set_major_formatter(StrMethodFormatter("{x:.3g}"))
     axis.xaxis.set_minor_locator(NullLocator())
     axis.axhline(0, color="0.6", linewidth=0.8)
     for arm, (label, colour, marker) in GAPS.items():
-        _, heights = curves_by_seed(gaps(fits, arm), "beta", pl.col("gap").mean())
-        curve(axis, betas, heights, label, marker=marker, color=colour)
+        curve_of(axis, gaps(fits, arm), "beta", "gap", label, marker=marker, color=colour)

@@ -35,7 +35,8 @@ from matplotlib.ticker import StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, by_seed, equality, over_seeds, ratio_of_means
+from experiments.kit.findings import REGRET, Finding, Question, equality
+from experiments.kit.intervals import by_seed, over_seeds, ratio_of_means
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -311,11 +312,8 @@ def _panels(fits: pl.DataFrame) -> Figure:
         left.set_yscale("log")
         left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        left.set_ylabel("regret KL(π‖π*) [nats]")
-        left.set_xlabel("steps of gradient descent")
-        left.set_title("optimisation")
-        right.set_xlabel("prompts judged")
-        right.set_title("prompt augmentation, at the end")
+        left.set(title="optimisation", xlabel="steps of gradient descent", ylabel="regret KL(π‖π*) [nats]")
+        right.set(title="prompt augmentation, at the end", xlabel="prompts judged")
         legend_below(figure, columns=2)
     return figure
 

@@ -29,18 +29,9 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import (
-    REGRET,
-    Finding,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_of_means,
-)
-from experiments.kit.plots import BLACK, DPO, RLHF, curve, legend_below, slices, style
+from experiments.kit.findings import REGRET, Finding, Question, equality
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, ratio_of_means
+from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, legend_below, slices, style
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -104,9 +95,7 @@ PRESETS = {
         seeds=128,
     ),
 }
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8),
-}
+TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8)}
 
 
 class Program(NamedTuple):
@@ -249,8 +238,6 @@ LOOKS = {
     "RLHF": ("two-stage RLHF, simple rewards", RLHF, "o"),
     "restricted MLE": ("control: DPO over RLHF's class", BLACK, "x"),
 }
-
-
 MARKERS = "os^DvPX*"
 
 
@@ -264,17 +251,8 @@ def draw(folder: str | Path) -> dict[str, Figure]:
     return figures
 
 
-def _tilts(rows: pl.DataFrame) -> list[float]:
-    return sorted(rows["tilt"].unique(), reverse=True)
-
-
-def _by_seed(rows: pl.DataFrame, column: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs [n], and the column [seeds, n]."""
-    return curves_by_seed(rows, "pairs", pl.col(column).mean())
-
-
 def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
-    tilts = _tilts(fits)
+    tilts = sorted(fits["tilt"].unique(), reverse=True)
     columns = min(len(tilts), 4)
     rows = -(-len(tilts) // columns)
     with style(2.1 * rows + 0.6):
@@ -283,9 +261,7 @@ def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
             axis.set_axis_off()
         for axis, tilt in zip(grid.flat, tilts, strict=False):
             axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            axis.set_title(_title(tilt))
-            axis.set_xlabel("labelled pairs n")
+            axis.set(yscale="log", title=_title(tilt), xlabel="labelled pairs n")
             _panel(axis, fits.filter(tilt=tilt), paired.filter(tilt=tilt))
         shown = fits["regret"].to_numpy()
         grid[0, 0].set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
@@ -304,17 +280,17 @@ def _title(tilt: float) -> str:
 def _panel(axis, fits: pl.DataFrame, paired: pl.DataFrame) -> None:
     for arm, (label, colour, marker) in LOOKS.items():
         linestyle = "none" if arm == "restricted MLE" else "-"
-        curve(axis, *_by_seed(fits.filter(arm=arm), "regret"), label, marker=marker, color=colour, linestyle=linestyle)
+        look = {"marker": marker, "color": colour, "linestyle": linestyle}
+        curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
     pairs = np.array(sorted(paired["pairs"].unique()))
     for column, colour in (("effective_dimension", DPO), ("effective_dimension_rlhf", RLHF)):
-        mean = over_seeds(by_seed(paired, pl.col(column).first())).estimate
-        predicted = mean / (2 * TRAINED * pairs)
+        predicted = estimate(paired, pl.col(column).first()).estimate / (2 * TRAINED * pairs)
         axis.plot(pairs, predicted, color=colour, linestyle="--", linewidth=0.8, zorder=1)
     axis.plot([], [], color="0.4", linestyle="--", linewidth=0.8, label=r"$d_\mathrm{eff}/(2n)$ of either arm")
 
 
 def _gaps(paired: pl.DataFrame) -> Figure:
-    tilts = _tilts(paired)
+    tilts = sorted(paired["tilt"].unique(), reverse=True)
     with style(2.9):
         figure, axis = plt.subplots()
         axis.set_xscale("log", base=2)
@@ -322,13 +298,12 @@ def _gaps(paired: pl.DataFrame) -> Figure:
         shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
         for tilt, shade, marker in zip(tilts, shades, itertools.cycle(MARKERS), strict=False):
             here = paired.filter(tilt=tilt)
-            curve(axis, *_by_seed(here, "gap"), _title(tilt), marker=marker, color=shade)
-            pairs, predicted = _by_seed(here, "predicted_gap")
+            curve_of(axis, here, "pairs", "gap", _title(tilt), marker=marker, color=shade)
+            pairs, predicted = curves_by_seed(here, "pairs", pl.col("predicted_gap").mean())
             axis.plot(pairs, np.nanmean(predicted, axis=0), color=shade, linestyle=":", linewidth=1, zorder=1)
         measured = paired.group_by("tilt", "pairs").agg(pl.col("gap").mean())["gap"].to_numpy()
         axis.set_ylim(min(-0.05, 1.3 * np.nanmin(measured)), 1.4 * np.nanmax(measured))
         axis.plot([], [], color="0.4", linestyle=":", linewidth=1, label=r"$\Delta d_\mathrm{eff}/(2n)$")
-        axis.set_xlabel("labelled pairs n")
-        axis.set_ylabel("regret of DPO less RLHF's [nats]")
+        axis.set(xlabel="labelled pairs n", ylabel="regret of DPO less RLHF's [nats]")
         legend_below(figure, columns=5)
     return figure

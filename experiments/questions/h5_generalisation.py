@@ -28,8 +28,9 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Interval, Question, curves_by_seed, estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, row_name, style
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import Interval, estimate, over_seeds
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, curve_of, legend_below, name_below, row_name, style
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
 from gvgap_jax.lm.model.classes import ReadOut
@@ -296,17 +297,15 @@ def _likelihoods(fits: pl.DataFrame, gold: pl.DataFrame) -> Figure:
             for axis, (law, title) in zip(axes, TITLES.items(), strict=True):
                 axis.set_xscale("log", base=2)
                 for model, (colour, marker) in LOOKS.items():
-                    chosen = fits.filter(model=model, **row)
-                    pairs, values = curves_by_seed(chosen, "pairs", pl.col(f"likelihood_{law}").mean())
-                    curve(axis, pairs, values, model, marker=marker, color=colour)
+                    chosen, column = fits.filter(model=model, **row), f"likelihood_{law}"
+                    curve_of(axis, chosen, "pairs", column, model, marker=marker, color=colour)
                 ceiling = over_seeds(_of_gold(gold, row)[f"likelihood_{law}"]).estimate
                 axis.axhline(ceiling, color=BLACK, linestyle="--", linewidth=0.8, label="gold reward")
                 axis.axhline(0.5, color="0.4", linestyle=":", linewidth=0.8, label="coin")
                 shift = over_seeds(_of_gold(gold, row)[f"shift_{law}"]).estimate
                 axis.set_title(title if law == "reference" else f"{title}, {shift:.1f} nats away")
             axes[0].set_ylabel(f"{row_name(row, rows)}\nlikelihood of a label")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure, 5)
     return figure
 
@@ -326,8 +325,7 @@ def _best_of_n(fits: pl.DataFrame, gold: pl.DataFrame) -> Figure:
                 axis.plot(n, best, color=BLACK, linestyle="--", linewidth=0.8, label="gold reward")
                 axis.set_title(f"{pairs:,} labelled pairs")
             axes[0].set_ylabel(f"{row_name(row, rows)}\ngold reward")
-        for axis in grid[-1]:
-            axis.set_xlabel("best of n responses")
+        name_below(grid, "best of n responses")
         legend_below(figure, 4)
     return figure
 

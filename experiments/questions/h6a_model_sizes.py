@@ -27,8 +27,9 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend, check_width
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import Finding, Question, by_seed, curves_by_seed, estimate, over_seeds
-from experiments.kit.plots import BLACK, DPO, curve, legend_below, row_name, style
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds
+from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, row_name, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -208,10 +209,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         held = gold < horizon if verifier_size == "verifier_width" else gold <= here[verifier_size].min()
         name = f"H={horizon}, {'simple' if held else 'complex'} gold reward (order {gold}), {pairs:,} pairs: win rate"
         policy, verifier = gains(here, policy_size), gains(here, verifier_size)
-        for size, gain, direction in (
-            ("policy", policy, "above"),
-            ("reward model", verifier, "at" if held else "above"),
-        ):
+        gained = (("policy", policy, "above"), ("reward model", verifier, "at" if held else "above"))
+        for size, gain, direction in gained:
             if gain is not None:
                 claim = f"{name}, largest {size} less the smallest"
                 rows.append(Finding(claim, over_seeds(gain), "", 0.0, direction))
@@ -272,10 +271,7 @@ SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of th
 
 def draw(folder: str | Path) -> dict[str, Figure]:
     """One row a setting (gold reward, tree, human), one column a number of labelled pairs."""
-    return {"h6a_model_sizes": _win_rates(load(folder, "fits"))}
-
-
-def _win_rates(fits: pl.DataFrame) -> Figure:
+    fits = load(folder, "fits")
     rows = fits.select(SETTING).unique(maintain_order=True).sort(SETTING).to_dicts()
     policy_size, verifier_size = sizes(fits)
     numbers, orders = (sorted(fits[name].unique()) for name in ("pairs", verifier_size))
@@ -298,10 +294,9 @@ def _win_rates(fits: pl.DataFrame) -> Figure:
                 axis.set_xticks(sorted(fits[policy_size].unique()))
                 axis.set_title(f"{pairs:,} labelled pairs")
             axes[0].set_ylabel(f"{row_name(row, rows)}\nwin rate of best of {row['samples']} [%]")
-        for axis in grid[-1]:
-            axis.set_xlabel(f"size of the policy: {SIZES[policy_size]}")
+        name_below(grid, f"size of the policy: {SIZES[policy_size]}")
         legend_below(figure)
-    return figure
+    return {"h6a_model_sizes": figure}
 
 
 def _curve(axis, fits: pl.DataFrame, column: str, label: str, **look) -> None:

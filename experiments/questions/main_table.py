@@ -22,9 +22,10 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question, equality, estimate, over_seeds
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import estimate, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, style
-from experiments.kit.problems import HELD_OUT_EVERY
+from experiments.kit.problems import HELD_OUT_EVERY, OF, of_arm
 from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of
 from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid, load
@@ -42,8 +43,8 @@ QUESTION = Question(
 )
 
 POINTS = 100 * (pl.col("win_rate") - pl.col("win_rate_other"))
+CELL = ("horizon", "pairs", "gold_order", "verifier_order", "beta")
 EQUAL = 0.1  # percentage points of win rate, for two methods that must end at one policy
-OF = ": "  # between an arm and what was measured of it, in the names of columns
 COMPARED = (  # an arm that is claimed to win more often, and the arm it is compared with
     ("online DPO from SFT", "DPO"),
     ("online DPO from DPO", "DPO"),
@@ -129,14 +130,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
 
 def by_arm(tables: pl.DataFrame) -> pl.DataFrame:
     """Records with one row an arm, and a column for everything measured."""
-    cell = [name for name in tables.columns if OF not in name]
-    return pl.concat(
-        tables.select(
-            pl.lit(arm).alias("arm"), *cell, pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
-        )
-        for arm in ARMS
-        if f"{arm}{OF}win_rate" in tables.columns
-    )
+    return pl.concat(of_arm(tables, arm) for arm in ARMS if f"{arm}{OF}win_rate" in tables.columns)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -157,7 +151,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 def beside(table: pl.DataFrame, arm: str, other: str) -> pl.DataFrame:
     """Rows of one arm with those of another on the same data, whose columns end in ``_other``."""
-    cell = [name for name in ("horizon", "pairs", "gold_order", "verifier_order", "beta", "seed") if name in table]
+    cell = [name for name in (*CELL, "seed") if name in table]
     return table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
 
 
@@ -181,9 +175,7 @@ def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
 
 def numbers(table: pl.DataFrame) -> pl.DataFrame:
     """Mean and interval over seeds of everything measured, one row a cell."""
-    cell = [
-        name for name in table.columns if name in ("arm", "horizon", "pairs", "gold_order", "verifier_order", "beta")
-    ]
+    cell = [name for name in table.columns if name in ("arm", *CELL)]
     rows = []
     for values, here in table.group_by(cell, maintain_order=True):
         row = dict(zip(cell, values, strict=True))
@@ -212,18 +204,10 @@ def _win_rates(table: pl.DataFrame) -> Figure:
             left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
             if flops:
                 right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=4)
-                right.annotate(
-                    number,
-                    (flops, wins.estimate),
-                    xytext=(4 if ranks.index(arm) % 2 else -9, 2),
-                    textcoords="offset points",
-                    fontsize=6,
-                )
-        left.set_yticks(
-            [-number for number in range(1, len(arms) + 1)], [f"{arm}  {number}" for number, arm in enumerate(arms, 1)]
-        )
+                look = {"xytext": (4 if ranks.index(arm) % 2 else -9, 2), "textcoords": "offset points"}
+                right.annotate(number, (flops, wins.estimate), **look, fontsize=6)
+        left.set_yticks(range(-1, -len(arms) - 1, -1), [f"{arm}  {number}" for number, arm in enumerate(arms, 1)])
         left.axvline(50, color="0.45", linestyle="--", linewidth=1)
         left.set_xlabel("win rate against human responses [%]")
-        right.set_xscale("log")
-        right.set(xlabel="floating-point operations", ylabel="win rate [%]")
+        right.set(xscale="log", xlabel="floating-point operations", ylabel="win rate [%]")
     return figure

@@ -11,22 +11,10 @@ from jaxtyping import Array, Bool, Float
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.problems import HELD_OUT_EVERY
 from experiments.questions.main_table_costs import Cost
-from gvgap_jax import (
-    TokenTree,
-    algorithms,
-    losses,
-    metrics,
-    online,
-    optimize,
-    policies,
-    preferences,
-    rollouts,
-    soft_rl,
-    tasks,
-)
+from gvgap_jax import algorithms, losses, metrics, online, optimize, policies, preferences, rollouts, soft_rl, tasks
 from gvgap_jax import verifiers as reward_models
 from gvgap_jax.algorithms import Classes, Problem
-from gvgap_jax.optimize import CG_STEPS
+from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Fit, Params, Preferences, PRNGKey, TreePolicy, TreeVerifier
 
 BATCH = 64  # pairs, or prompts, of a gradient step
@@ -212,7 +200,7 @@ def _optimum(scene: Scene, method) -> Outcome:
     classes = Classes(scene.policy, scene.verifier, scene.restricted)
     fit = method(scene.key, classes, scene.problem, settings)
     # At most: a Newton step is a full set of conjugate gradients, each a training pass.
-    passes = fit.steps * (CG_STEPS if settings.solver == "newton" else 1)
+    passes = fit.steps * (optimize.CG_STEPS if settings.solver == "newton" else 1)
     cost = Cost.of_passes(scene.program.trained, passes, on_rewards=method is not algorithms.dpo)
     return _ended(scene, fit, cost + (Cost() if method is algorithms.dpo else _every_leaf(scene, fit)))
 

@@ -15,18 +15,11 @@ import jax.numpy as jnp
 import polars as pl
 
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, answered, equality, estimate
+from experiments.kit.findings import REGRET, Finding, Question, answered, equality
+from experiments.kit.intervals import estimate
 from experiments.kit.problems import METHODS, problem_of, record_of, task_of
 from experiments.questions.phase_diagram_figures import CAPTIONS, draw
-from experiments.questions.phase_diagram_records import (
-    FACTOR,
-    IN_RANGE,
-    SAME_CLASS,
-    collapse,
-    explained,
-    gaps,
-    ratios,
-)
+from experiments.questions.phase_diagram_records import FACTOR, IN_RANGE, SAME_CLASS, collapse, explained, gaps, ratios
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep.grid import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
@@ -172,14 +165,8 @@ def _complexities(config: Config) -> range:
 def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], verifier_order: int) -> Cell:
     kind, policy_order = policy
     fitted = arm in METHODS
-    program = Program(
-        arm,
-        kind,
-        tree,
-        preferences.padded(config.pairs, SMALLEST) if fitted else 0,
-        config.task,
-        None if config.task in AT_DATA else config.gold_order,
-    )
+    padded = preferences.padded(config.pairs, SMALLEST) if fitted else 0
+    program = Program(arm, kind, tree, padded, config.task, None if config.task in AT_DATA else config.gold_order)
     labels = {"task": config.task, "vocabulary": tree.vocabulary, "horizon": tree.horizon, "arm": arm, "policy": kind}
     numbers: dict[str, int | float] = {"gold_order": config.gold_order}
     numbers |= {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}

@@ -10,8 +10,9 @@ from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from experiments.kit.findings import EQUAL, estimate
-from experiments.kit.plots import style
+from experiments.kit.findings import EQUAL
+from experiments.kit.intervals import estimate
+from experiments.kit.plots import name_below, style
 from experiments.kit.problems import TRAINED
 from experiments.questions import phase_diagram_records
 from gvgap_jax.sweep import load
@@ -130,8 +131,7 @@ def _heat_maps(
                 if len(shown):
                     image = _heat_map(axis, shown, stripes, pairs, norm)
                 else:
-                    axis.set_frame_on(False)
-                    axis.set_ylim(-0.5, len(stripes) - 0.5)
+                    axis.set(frame_on=False, ylim=(-0.5, len(stripes) - 0.5))
                     axis.tick_params(length=0)
                     axis.grid(False)
             axes[0].set_yticks(range(len(stripes)), [stripe.name for stripe in stripes])
@@ -142,8 +142,7 @@ def _heat_maps(
         for axis in grid.flat:
             axis.set_xticks(list(ticks), [f"{pairs[tick]:,}" for tick in ticks])
             axis.tick_params(labelsize=6)
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         figure.supylabel(label, fontsize=8)
         figure.suptitle(f"regret of DPO less that of two-stage RLHF, {title}", fontsize=8)
         assert image is not None
@@ -200,19 +199,16 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
                 where, off["regret"], s=30, facecolor="none", edgecolor="black", linewidth=0.6, label="off the curve"
             )
         left.set_xlabel(r"fitted pairs over effective dimension, $n\,/\,d_\mathrm{eff}$")
-        left.set_ylabel("regret KL(π‖π*) [nats]")
-        left.set_title(_explained(fits, y))
+        left.set(ylabel="regret KL(π‖π*) [nats]", title=_explained(fits, y))
         x, y = "log_dimensions", "log_ratio"
         right.scatter(*_means(ratios, phase_diagram_records.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
         _curve(right, ratios, x, y, increasing=True)
         span = np.exp([ratios[x].to_numpy().min(initial=0), ratios[x].to_numpy().max(initial=0)])
         right.plot(span, span, color="0.4", linestyle=":", label="theory, equal ratios")
-        right.set_xlabel(r"$d_\mathrm{eff}$ of DPO / of RLHF")
-        right.set_ylabel("regret of DPO / of RLHF")
+        right.set(xlabel=r"$d_\mathrm{eff}$ of DPO / of RLHF", ylabel="regret of DPO / of RLHF")
         right.set_title(_explained(ratios, y))
         for axis in (left, right):
-            axis.set_xscale("log")
-            axis.set_yscale("log")
+            axis.set(xscale="log", yscale="log")
             axis.legend(fontsize=6, frameon=False, loc="lower left" if axis is left else "upper left")
     return figure
 

@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from scipy.optimize import isotonic_regression
 
-from experiments.kit.findings import over_seeds, ratio_over_seeds
+from experiments.kit.intervals import over_seeds, ratio_over_seeds
 from experiments.kit.problems import TRAINED
 
 HOLDS = 1e-3  # a class holds the gold reward if its floor is below this share of the reference's regret

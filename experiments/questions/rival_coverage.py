@@ -20,8 +20,9 @@ from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, answered, curves_by_seed, estimate, where_converged
-from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.findings import REGRET, Finding, Question, answered
+from experiments.kit.intervals import estimate, where_converged
+from experiments.kit.plots import DPO, PALE, RLHF, curve_of, legend_below, name_below, style
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -260,8 +261,7 @@ def _panels(fits: pl.DataFrame) -> Figure:
                 _panel(axis, here, name)
                 axis.set_ylabel(label)
             row[1].set_title(f"{pairs:,} pairs, penalty {penalty}")
-        for axis in grid[-1]:
-            axis.set_xlabel("share of responses withheld")
+        name_below(grid, "share of responses withheld")
         legend_below(figure)
     return figure
 
@@ -272,5 +272,4 @@ def _panel(axis, fits: pl.DataFrame, name: str) -> None:
     for arm, (label, colour, marker) in ARMS.items():
         here = fits.filter(arm=arm)
         if len(here):
-            shares, values = curves_by_seed(here, "unseen", pl.col(name).mean())
-            curve(axis, shares, values, label, marker=marker, color=colour)
+            curve_of(axis, here, "unseen", name, label, marker=marker, color=colour)

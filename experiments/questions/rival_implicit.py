@@ -31,17 +31,9 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-)
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.findings import Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, legend_below, style
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences
 from gvgap_jax.sweep import Cell, Grid, load
@@ -92,34 +84,23 @@ class Config:
 
 SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
 _AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
+_FULL = {
+    "vocabulary": (8, 16),
+    "similarity": (0.1, 0.5, 0.9),
+    "test_share": (0.0, 0.01, 0.1, 0.5),
+    "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
+    "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
+    "pairs": tuple(2**power for power in range(5, 14)),
+}
 PRESETS = {
     "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
     "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
     "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
-    "full": Grid(
-        {
-            "vocabulary": (8, 16),
-            "similarity": (0.1, 0.5, 0.9),
-            "test_share": (0.0, 0.01, 0.1, 0.5),
-            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
-            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
-            "pairs": tuple(2**power for power in range(5, 14)),
-        },
-        seeds=128,
-    ),
+    "full": Grid(_FULL, seeds=128),
 }
 TRANSFORMER_PRESETS = PRESETS | {
     "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
-    "full": Grid(
-        {
-            "vocabulary": (8, 16),
-            "test_share": (0.0, 0.01, 0.1, 0.5),
-            "reference_mass": (1e-9, 1e-6, 1e-3, 0.5),
-            "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
-            "pairs": tuple(2**power for power in range(5, 14)),
-        },
-        seeds=128,
-    ),
+    "full": Grid({name: values for name, values in _FULL.items() if name != "similarity"}, seeds=128),
 }
 
 
@@ -164,9 +145,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     if len(unseen):
         where = f"unseen tokens, {most:,} pairs"
         for claim, heads in _heads(tokens).items():
-            rows.append(
-                Finding(f"{where}, {claim}: accuracy gained", head_less_policy(unseen, heads), "", 0.1, "above")
-            )
+            claim = f"{where}, {claim}: accuracy gained"
+            rows.append(Finding(claim, head_less_policy(unseen, heads), "", 0.1, "above"))
         implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
         rows.append(Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"))
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
@@ -205,10 +185,8 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
 
 
 def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
-    alike, (name, heads) = (
-        tokens.filter(test_share=0.5, pairs=tokens["pairs"].max()),
-        next(iter(_heads(tokens).items())),
-    )
+    alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
+    name, heads = next(iter(_heads(tokens).items()))
     rows = _fixed_feature_controls(tokens) if "similarity" in tokens.columns else []
     if len(alike):
         name = name.split(",")[0]
@@ -275,8 +253,7 @@ _ARMS = (  # arm, which similarity, label, look
     ("implicit", pl.col("similarity") == 0, "policy: a row a token", {"color": DPO, "marker": "s"}),
     ("explicit", pl.col("similarity") == 0, "head, the policy's features (control)",
      {"color": BLACK, "marker": "x", "linestyle": "none"}),
-    ("explicit", pl.col("similarity").is_between(0, 1, closed="none"), "head that can express the policy's rewards",
-     {"color": RLHF}),
+    ("explicit", SAME, "head that can express the policy's rewards", {"color": RLHF}),
     ("explicit", pl.col("similarity") == 1, "head, one embedding a group", {"color": PALE, "linestyle": "--"}),
 )  # fmt: skip
 _TRANSFORMERS = (
@@ -301,10 +278,9 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
             axis.set_xscale("log", base=2)
             axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
             for arm, which, label, look in _ARMS if "similarity" in tokens.columns else _TRANSFORMERS:
-                curve(axis, *_by_seed(tokens.filter(which, arm=arm, test_share=share), "pairs", "accuracy_tested"),
-                      label, **look)  # fmt: skip
-            axis.set_title(f"{share:.3g} of responses are tested tokens")
-            axis.set_xlabel("labelled pairs n")
+                here = tokens.filter(which, arm=arm, test_share=share)
+                curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
+            axis.set(title=f"{share:.3g} of responses are tested tokens", xlabel="labelled pairs n")
         grid[0, 0].set_ylabel("accuracy on tested tokens")
         legend_below(figure, 2)
     return figure
@@ -313,29 +289,19 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
 def _cycles(cycles: pl.DataFrame) -> Figure:
     cycles = cycles.filter(pairs=cycles["pairs"].max())
     masses = sorted(cycles["reference_mass"].unique())
-    dpo, rlhf = pl.col("arm") == "DPO", pl.col("arm") == "RLHF"
     with style(2.6):
         figure, grid = plt.subplots(1, len(masses), squeeze=False, sharey=True)
         for axis, mass in zip(grid[0], masses, strict=True):
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
-            here = cycles.filter(reference_mass=mass)
-            curve(axis, *_by_seed(here.filter(dpo), "beta", "accuracy"), "accuracy of DPO's reward", "s", color=DPO,
-                  linestyle="--")  # fmt: skip
-            curve(axis, *_by_seed(here.filter(dpo), "beta", "mass"), "written by DPO", "s", color=DPO)
-            curve(
-                axis, *_by_seed(here.filter(rlhf), "beta", "mass"), "written by RL, one-parameter verifier", color=RLHF
-            )
-            curve(axis, *_by_seed(here.filter(rlhf), "beta", "mass_gold"), "written by RL, gold reward", "x",
-                  color=BLACK, linestyle=":")  # fmt: skip
+            dpo, rlhf = (cycles.filter(reference_mass=mass, arm=arm) for arm in ("DPO", "RLHF"))
+            dashed, gold = {"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "x"}
+            curve_of(axis, dpo, "beta", "accuracy", "accuracy of DPO's reward", color=DPO, **dashed)
+            curve_of(axis, dpo, "beta", "mass", "written by DPO", color=DPO, marker="s")
+            curve_of(axis, rlhf, "beta", "mass", "written by RL, one-parameter verifier", color=RLHF)
+            curve_of(axis, rlhf, "beta", "mass_gold", "written by RL, gold reward", color=BLACK, **gold)
             axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
-            axis.set_title(f"reference mass of cycles {mass:.3g}")
-            axis.set_xlabel("beta [reward per nat]")
+            axis.set(title=f"reference mass of cycles {mass:.3g}", xlabel="beta [reward per nat]")
         grid[0, 0].set_ylabel("accuracy, probability")
         legend_below(figure, 3)
     return figure
-
-
-def _by_seed(rows: pl.DataFrame, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
-    """Points [x] and values [seeds, x], averaged over any other axis."""
-    return curves_by_seed(rows, x, pl.col(y).mean())

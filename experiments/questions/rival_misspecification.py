@@ -112,11 +112,8 @@ def cells(config: Config) -> list[Cell]:
     numbers |= {name: getattr(config, name) for name in ("gold_order", "policy_order", "verifier_order")}
     numbers |= {"temperature": 1.0, "reference_scale": 0.0}
     program = Program("fits", tree, preferences.padded(config.pairs, 4096))
-    limit = Program("limits", tree, 0)
-    return [
-        Cell("fits", program, labels, numbers | {"pairs": config.pairs}),
-        Cell("limits", limit, labels, numbers),
-    ]
+    limit = Cell("limits", Program("limits", tree, 0), labels, numbers)
+    return [Cell("fits", program, labels, numbers | {"pairs": config.pairs}), limit]
 
 
 def run(program: Program, cell: dict) -> dict:

@@ -6,17 +6,9 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments.kit.findings import (
-    REGRET,
-    Finding,
-    answered,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    where_converged,
-)
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.findings import REGRET, Finding, answered, equality
+from experiments.kit.intervals import estimate, over_seeds, where_converged
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, name_below, style
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables
 
@@ -149,11 +141,6 @@ def draw(folder: str | Path) -> dict[str, Figure]:
     return figures
 
 
-def _by_seed(rows: pl.DataFrame, name: str):
-    """Pairs [n] and one column of the records, [seeds, n]."""
-    return curves_by_seed(rows, "pairs", pl.col(name).mean())
-
-
 def _arms(arms: pl.DataFrame) -> Figure:
     betas = sorted(arms["beta"].unique())
     panels = [(free, skew) for free in POLICIES for skew in sorted(arms["skew"].unique())]
@@ -163,13 +150,12 @@ def _arms(arms: pl.DataFrame) -> Figure:
             for axis, (free, skew) in zip(row, panels, strict=True):
                 here = arms.filter(pl.col("skew") == skew, pl.col("beta") == beta, free=free)
                 axis.set_xscale("log", base=2)
-                curve(axis, *_by_seed(here, "gold_reward_dpo"), "offline DPO", color=DPO, marker="s")
-                curve(axis, *_by_seed(here, "gold_reward_rlhf"), "two-stage RLHF", color=RLHF, linestyle="--")
+                curve_of(axis, here, "pairs", "gold_reward_dpo", "offline DPO", color=DPO, marker="s")
+                curve_of(axis, here, "pairs", "gold_reward_rlhf", "two-stage RLHF", color=RLHF, linestyle="--")
                 axis.axhline(REFERENCE_REWARD, color="0.45", linestyle=":", label="reference policy")
                 axis.set_title(f"{POLICIES[free]}\ncompared (1, 1, {skew:g}) times")
             row[0].set_ylabel("gold reward" + (f", β = {beta:g}" if len(betas) > 1 else ""))
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
     return figure
 
@@ -189,8 +175,7 @@ def _orders(fits: pl.DataFrame, limits: pl.DataFrame) -> Figure:
                 axis.set_title(CASES[case])
             about = f"H = {point['horizon']}, gold order {point['gold_order']}"
             row[0].set_ylabel(f"regret of DPO - RLHF [nats]\n{about}, β = {point['beta']:g}")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
     return figure
 
 
@@ -201,7 +186,7 @@ def _panel(axis, fits: pl.DataFrame, limits: pl.DataFrame) -> None:
     for index, (policy, verifier) in enumerate(orders):
         point = {"policy_order": policy, "verifier_order": verifier}
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        curve(axis, *_by_seed(fits.filter(**point), "gap"), f"{policy}, {verifier}", **look)
+        curve_of(axis, fits.filter(**point), "pairs", "gap", f"{policy}, {verifier}", **look)
         limit = over_seeds(limits.filter(**point)["gap"]).estimate
         axis.axhline(limit, color=look["color"], linestyle="--", linewidth=0.8)
     if orders:

@@ -20,8 +20,9 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question, estimate, over_seeds, where_converged
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import estimate, over_seeds, where_converged
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, name_below, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.divergence import kl
@@ -293,8 +294,7 @@ def _panels(records: dict[str, pl.DataFrame]) -> Figure:
                 _panel(axis, method, here, records["gold"])
                 axis.set_title(f"{method}, {pairs:,} pairs")
             row[0].set_ylabel("reward beyond the reference's")
-        for axis in grid[-1]:
-            axis.set_xlabel("d = √KL(π‖reference) [√nats]")
+        name_below(grid, "d = √KL(π‖reference) [√nats]")
         gold = points(records["gold"], "RL", "gold")
         grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(gold.mean(0)))
         legend_below(figure)

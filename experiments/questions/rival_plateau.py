@@ -29,18 +29,9 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    over_seeds,
-    ratio_over_seeds,
-)
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve, legend_below, style
+from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, legend_below, name_below, style
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -320,8 +311,7 @@ def draw(folder: str | Path) -> dict[str, Figure]:
                 _panel(axis, fits.filter(rewards=rewards), dimensions.filter(rewards=rewards), way)
                 axis.set_title(title if way == "reverse_kl" else "")
             axes[0].set_ylabel(label)
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
     return {"rival_plateau": figure}
 
@@ -331,6 +321,6 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, look in _LOOK.items():
-        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col(way).mean()), arm, **look)
+        curve_of(axis, fits.filter(arm=arm), "pairs", way, arm, **look)
     predicted = over_seeds(dimensions["effective_dimension"]).estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, label=r"$d_\mathrm{eff}/(2n)$", zorder=1)

@@ -26,20 +26,9 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    REGRET,
-    Finding,
-    Interval,
-    Question,
-    by_seed,
-    curves_by_seed,
-    equality,
-    estimate,
-    over_seeds,
-    ratio_over_seeds,
-)
-from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.findings import EQUAL_LOG, REGRET, Finding, Question, equality
+from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, legend_below, name_below, style
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
 from gvgap_jax.features import interaction_basis
@@ -278,17 +267,14 @@ CAPTIONS = {
 _LOOK = {
     "DPO": ("offline DPO", {"color": DPO, "marker": "s"}),
     "dense": ("RLHF, all interactions", {"color": THIRD, "linestyle": "--"}),
-    "sparse": ("RLHF, few interactions, chosen on held-out pairs", {"color": RLHF}),
     "known": ("RLHF, the true interactions", {"color": FOURTH, "marker": "^"}),
+    "sparse": ("RLHF, few interactions, chosen on held-out pairs", {"color": RLHF}),
 }
 
 
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Regret curves of the four arms with 95 % intervals over seeds, one panel a number of terms, one row a horizon."""
-    return {"rival_sparse": _curves(load(folder, "fits"), load(folder, "dimensions"))}
-
-
-def _curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
+    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
     rows = [fits.filter(horizon=horizon) for horizon in sorted(fits["horizon"].unique())]
     columns = max(len(row["terms"].unique()) for row in rows)
     with style(1.9 * len(rows) + 0.9):
@@ -301,19 +287,17 @@ def _curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
                 _panel(axis, row.filter(terms=count), dimensions.filter(horizon=row["horizon"][0], terms=count))
                 axis.set_title(f"{count} of {row['interactions'][0]} terms")
             axes[0].set_ylabel("regret KL(π‖π*) [nats]")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
-    return figure
+    return {"rival_sparse": figure}
 
 
 def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
-    for arm in ARMS:
-        label, look = _LOOK[arm]
-        curve(axis, *curves_by_seed(fits.filter(arm=arm), "pairs", pl.col("regret").mean()), label, **look)
+    for arm, (label, look) in _LOOK.items():
+        curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
     predicted = over_seeds(dimensions.filter(known=1)["effective_dimension"]).estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, zorder=1,
               label=r"$d_\mathrm{eff}/(2n)$ of the true interactions")  # fmt: skip

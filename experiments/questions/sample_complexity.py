@@ -18,17 +18,9 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import (
-    EQUAL_LOG,
-    Finding,
-    Interval,
-    Question,
-    curves_by_seed,
-    equality,
-    over_seeds,
-    ratio_over_seeds,
-)
-from experiments.kit.plots import BLACK, DPO, curve, legend_below, style
+from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
+from experiments.kit.intervals import Interval, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.plots import BLACK, DPO, curve_of, legend_below, name_below, style
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -151,11 +143,6 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, equality_finding(fits)]
 
 
-def curves(fits: pl.DataFrame, arm: str, horizon: int, gold: int, order: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs [n] and regrets [seeds, n] of one arm."""
-    return _regrets(fits.filter(arm=arm, horizon=horizon, gold_order=gold, order=order))
-
-
 def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return curves_by_seed(chosen, "pairs", pl.col("regret").mean())
 
@@ -241,10 +228,6 @@ CAPTIONS = {
 def draw(folder: str | Path) -> dict[str, Figure]:
     """Regret curves of all arms with 95 % intervals over seeds, and the predicted d_eff / (2n)."""
     fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
-    return {"sample_complexity": _regret_curves(fits, dimensions)}
-
-
-def _regret_curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
     horizons = sorted(fits["horizon"].unique())
     columns = max(len(gold_orders(horizon)) for horizon in horizons)
     with style(1.9 * len(horizons) + 0.9):
@@ -252,26 +235,28 @@ def _regret_curves(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
         for row, horizon in zip(grid, horizons, strict=True):
             for axis in row[len(gold_orders(horizon)) :]:
                 axis.set_axis_off()
-            panels = gold_orders(horizon).items()
-            for axis, (gold, name) in zip(row, panels, strict=False):
+            for axis, (gold, name) in zip(row, gold_orders(horizon).items(), strict=False):
                 _panel(axis, fits, dimensions, horizon, gold)
                 axis.set_title(f"H = {horizon}: {name} gold, order {gold}")
             row[0].set_ylabel("regret KL(π‖π*) [nats]")
-        for axis in grid[-1]:
-            axis.set_xlabel("labelled pairs n")
+        name_below(grid, "labelled pairs n")
         legend_below(figure)
-    return figure
+    return {"sample_complexity": figure}
 
 
 def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, horizon: int, gold: int) -> None:
     axis.set_xscale("log", base=2)
     axis.set_yscale("log")
+
+    def show(arm: str, order: int, label: str, **look):
+        here = fits.filter(arm=arm, horizon=horizon, gold_order=gold, order=order)
+        curve_of(axis, here, "pairs", "regret", label, **look)
+
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, horizon))
     for order, shade in enumerate(shades, start=1):
-        _curve(axis, fits, ("RLHF", horizon, gold, order), f"two-stage RLHF, verifier order {order}", color=shade)
-    _curve(axis, fits, ("DPO", horizon, gold, horizon), "offline DPO, tabular policy", color=DPO, marker="s")
-    restricted = ("restricted MLE", horizon, gold, gold)
-    _curve(axis, fits, restricted, "DPO over RLHF's policies, gold order", color=BLACK, linestyle="none", marker="x")
+        show("RLHF", order, f"two-stage RLHF, verifier order {order}", color=shade)
+    show("DPO", horizon, "offline DPO, tabular policy", color=DPO, marker="s")
+    show("restricted MLE", gold, "DPO over RLHF's policies, gold order", color=BLACK, linestyle="none", marker="x")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for order, linestyle in ((gold, "--"), (horizon, ":")):
         predicted = predicted_regret(dimensions, horizon, gold, order, pairs)
@@ -280,8 +265,3 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, horizon: int, gol
         axis.plot(pairs, predicted, color="0.45", linestyle=linestyle, linewidth=1, label=label, zorder=1)
     shown = fits.filter(horizon=horizon)["regret"]
     axis.set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
-
-
-def _curve(axis, fits: pl.DataFrame, arm: tuple, label: str, **look) -> None:
-    pairs, regrets = curves(fits, *arm)
-    curve(axis, pairs, regrets, label, **look)

@@ -28,17 +28,10 @@ from matplotlib.figure import Figure
 
 from experiments.kit import plots
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import (
-    Finding,
-    Question,
-    answered,
-    by_seed,
-    curves_by_seed,
-    estimate,
-    over_seeds,
-    where_converged,
-)
+from experiments.kit.findings import Finding, Question, answered
+from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, where_converged
 from experiments.kit.plots import curve, legend_below, slices, style
+from experiments.kit.problems import OF, of_arm
 from experiments.questions.token_tasks_arms import (
     ARMS,
     DPO,
@@ -69,7 +62,6 @@ QUESTION = Question(
     ),
 )
 
-OF = ": "  # between an arm and what was measured of it, in the names of columns
 JUDGED = 4096  # prompts that J is estimated on, one response each
 
 # Shares of the possible gain:
@@ -190,16 +182,9 @@ def shares(fits: pl.DataFrame) -> pl.DataFrame:
     ends = [exact(family, Sizes(*sizes), beta, seed) for family, *sizes, beta, seed in tasks.iter_rows()]
     tasks = tasks.with_columns(random=pl.Series([end.random for end in ends], dtype=pl.Float64))
     tasks = tasks.with_columns(possible=pl.Series([end.best for end in ends], dtype=pl.Float64) - pl.col("random"))
-    table = pl.concat(_of_arm(fits, arm) for arm in ARMS).join(tasks, on=names)
+    table = pl.concat(of_arm(fits, arm) for arm in ARMS).join(tasks, on=names)
     share = where_converged((pl.col("objective") - pl.col("random")) / pl.col("possible"))
     return table.with_columns(share=share, error=pl.col("error") / pl.col("possible"))
-
-
-def _of_arm(fits: pl.DataFrame, arm: str) -> pl.DataFrame:
-    """What was measured of one arm, in columns that do not name it."""
-    point = [name for name in fits.columns if OF not in name]
-    measured = pl.col(f"^{arm}{OF}.*$").name.map(lambda name: name.split(OF)[1])
-    return fits.select(pl.lit(arm).alias("arm"), *point, measured)
 
 
 def less(arm: str, other: str, column: str = "share") -> pl.Expr:

@@ -12,7 +12,8 @@ from markupsafe import Markup, escape
 from scipy import stats
 
 from experiments.kit.backends import named
-from experiments.kit.findings import LEVEL, Finding
+from experiments.kit.findings import Finding
+from experiments.kit.intervals import LEVEL
 from experiments.kit.terminal import MEANINGS
 from experiments.report.evidence import Evidence
 

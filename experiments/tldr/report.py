@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import tldr
-from experiments.kit.findings import Finding, Interval, Question, over_seeds
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import Interval, over_seeds
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
 from experiments.kit.terminal import console
 from experiments.report.evidence import Evidence, Picture, png_of, words_of

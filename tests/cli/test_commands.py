@@ -7,7 +7,8 @@ import pytest
 
 from experiments.cli import arguments, doctor, folders, main, runner
 from experiments.kit.backends import on_backend
-from experiments.kit.findings import Finding, Interval
+from experiments.kit.findings import Finding
+from experiments.kit.intervals import Interval
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
 from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store

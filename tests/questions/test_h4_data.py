@@ -4,7 +4,8 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.kit.findings import REGRET, over_seeds, ratio_of_means
+from experiments.kit.findings import REGRET
+from experiments.kit.intervals import over_seeds, ratio_of_means
 from experiments.kit.plots import slices
 from experiments.kit.problems import TRAINED
 from experiments.questions import h4_data as experiment

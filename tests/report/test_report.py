@@ -12,8 +12,8 @@ import pytest
 
 from experiments.cli import main as command
 from experiments.cli import report as reporting
-from experiments.kit import findings as statistics
-from experiments.kit.findings import Finding, Interval, Question
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import Interval, over_seeds
 from experiments.questions import questions
 from experiments.report import evidence, page, tables
 from tests.report.toy_questions import PAPER, QUICK, install, toy
@@ -255,7 +255,7 @@ def test_intervals_are_drawn_beside_their_bound():
     interval = Interval(4.0, 2.0, 8.0, 5)
     assert page.bar(Finding("", interval, "times", 1.0, "above")) == pytest.approx((36, 64, 92, 8))
     assert page.bar(Finding("", interval, "nats", 0.0, "above")) == pytest.approx((29, 50, 92, 8))
-    assert page.bar(Finding("", statistics.over_seeds([1.0]), "nats", 0.0, "above")) is None
+    assert page.bar(Finding("", over_seeds([1.0]), "nats", 0.0, "above")) is None
 
 
 def test_experiments_stand_in_the_order_of_the_argument(records):

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import polars as pl
 
-from experiments.kit.findings import Finding, Question, over_seeds
+from experiments.kit.findings import Finding, Question
+from experiments.kit.intervals import over_seeds
 from experiments.questions import questions
 from gvgap_jax.sweep import Grid
 from tests.sweep import toy_experiment
