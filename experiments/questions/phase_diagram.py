@@ -42,11 +42,18 @@ class Config:
     """One point of the diagram.
 
     Attributes:
+      vocabulary: tokens of the vocabulary (V).
+      horizon: tokens of a response (H); the tree has V**H responses.
       task: family of the gold reward, a name in ``gvgap_jax.tasks.TASKS``.
       gold_order: complexity of the gold reward: the order of its interactions, or what its family counts.
       policy: ``tabular``, every policy, or ``interactions``, the soft-optimal policies of all interactions
         of up to ``policy_order`` positions.
       policy_order: read where policies are ``interactions``.
+      verifier_order: reward models are all interactions of up to so many positions.
+      pairs: labelled pairs, a fifth of which is held out for selection.
+      beta: strength of the KL regularisation, reward per nat.
+      temperature: noise of the labels: P(first preferred) = sigmoid(difference of gold rewards / temperature).
+      reference_scale: standard deviation of the reference policy's logits; 0 is uniform.
     """
 
     vocabulary: int = 3

@@ -39,6 +39,7 @@ FILE_MODULES |= {"sys", "tempfile", "urllib", "logging", "importlib"}
 FILE_CALLS = {"open", "print", "input", "save", "savez", "load", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
 TOUCHES_FILES = ("runtime", "sweep", "lm/hf", "lm/data", "lm/judges")  # rooms of the library
 TOUCHES_FILES += ("training/train.py", "training/checkpoints.py", "training/curves.py")
+MOST_LINES = 350
 OF_THE_MACHINE = {"sysconf", "environ", "sched_getaffinity"}
 
 
@@ -98,6 +99,11 @@ def forbidden(path, source):
 @pytest.mark.parametrize("path", FILES, ids=identify)
 def test_imports_run_down(path):
     assert not forbidden(path, path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=identify)
+def test_a_file_is_short(path):
+    assert path.read_text(encoding="utf-8").count("\n") <= MOST_LINES
 
 
 def test_the_core_is_named_in_the_order_of_the_paper():
