@@ -37,7 +37,7 @@ def pairs(tree, task):
 @pytest.fixture(scope="module")
 def dpo(policy, task):
     def build(data):
-        return objectives.dpo(policy, *arrays, batch=16, beta=task.beta, temperature=task.temperature)
+        return objectives.dpo(policy, *data, batch=16, beta=task.beta, temperature=task.temperature)
 
     return build
 
