@@ -10,6 +10,7 @@ import pytest
 
 from gvgap_jax import TokenTree
 from gvgap_jax.runtime.compile_cache import keep_compiled_programs
+from gvgap_jax.sweep.compute import drop_programs
 from gvgap_jax.tasks import make_task
 
 jax.config.update("jax_enable_x64", True)
@@ -20,6 +21,13 @@ keep_compiled_programs()
 
 hypothesis.settings.register_profile("suite", deadline=None, max_examples=15, derandomize=True, database=None)
 hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_dropped():
+    """A worker runs many files, and each compiled program takes memory maps, of which a process has only so many."""
+    yield
+    drop_programs()
 
 
 @pytest.fixture(scope="session")
