@@ -1,6 +1,6 @@
 """One kind of work, and the bytes on a device of each thing that its compiled programs keep alive.
 
-The counts are those of the programs in ``lm.model`` and ``training``: what a block saves
+The counts are those of the programs in ``lm/model`` and ``training``: what a block saves
 for its backward pass are the residuals of its operations. How many copies of the largest arrays a compiler holds at
 once cannot be read off the program; ``AT_WORK`` and ``OF_LOGITS`` were calibrated once, against XLA's for CPUs.
 """
