@@ -8,7 +8,11 @@ from gvgap_jax import TokenTree, algorithms, preferences, tasks
 from gvgap_jax.algorithms import Problem
 from gvgap_jax.types import Count, Fit, PRNGKey
 
-METHODS = {"DPO": algorithms.dpo, "RLHF": algorithms.rlhf, "restricted MLE": algorithms.restricted_mle}
+METHODS: dict[str, algorithms.Method] = {
+    "DPO": algorithms.dpo,
+    "RLHF": algorithms.rlhf,
+    "restricted MLE": algorithms.restricted_mle,
+}
 HELD_OUT_EVERY = 5
 TRAINED = 1 - 1 / HELD_OUT_EVERY  # share of the pairs that is fitted
 OF = ": "  # between an arm and what was measured of it, in the names of columns where one row holds all arms
