@@ -41,6 +41,14 @@ def records(made, tmp_path, monkeypatch):
     return Path(shutil.copytree(made, tmp_path / "records"))
 
 
+def test_the_questions_are_back_in_their_order_when_a_patch_ends():
+    before = list(questions())
+    with pytest.MonkeyPatch.context() as patch:
+        install(patch, {"toy": toy()})
+        assert list(questions()) == ["toy"]
+    assert list(questions()) == before
+
+
 class Page(HTMLParser):
     """What a page is made of."""
 

@@ -43,7 +43,8 @@ def toy(**changes):
 
 
 def install(patch, modules):
-    for name in list(questions()):
+    """Put modules in the place of all questions; a patch is undone from its end on, and so keeps their order."""
+    for name in reversed(list(questions())):
         patch.delitem(questions(), name)
     for name, module in modules.items():
         patch.setitem(questions(), name, module)
