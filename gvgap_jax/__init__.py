@@ -23,10 +23,11 @@ from gvgap_jax import (
     verifiers,
 )
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Fit, Policy, Preferences, TreePolicy, TreeVerifier, Verifier
+from gvgap_jax.types import Fit, HeldOut, Policy, Preferences, TreePolicy, TreeVerifier, Verifier
 
 __all__ = [
     "Fit",
+    "HeldOut",
     "Policy",
     "Preferences",
     "TokenTree",

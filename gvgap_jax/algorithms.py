@@ -18,26 +18,38 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import losses, optimize, preferences
 from gvgap_jax.soft_rl import REVERSE_KL, Regulariser
-from gvgap_jax.tasks import Task
-from gvgap_jax.types import Count, Fit, Number, Params, Policy, Preferences, PRNGKey, TreePolicy, TreeVerifier, Verifier
+from gvgap_jax.tasks import Known
+from gvgap_jax.types import (
+    Count,
+    Fit,
+    HeldOut,
+    Number,
+    Params,
+    Policy,
+    Preferences,
+    PRNGKey,
+    TreePolicy,
+    TreeVerifier,
+    Verifier,
+)
 
 EXACT_MEMORY = 0.95  # Adam's b2 where gradients have no noise to average out: it forgets the steep start soon
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
 
 
 class Problem(NamedTuple):
-    """The data that every method is given.
+    """The data that every method is given: no gold reward is among them.
 
     Attributes:
-      task: its reward is read by no method; reference, beta and temperature are.
+      known: reference policy, prompts, beta and temperature of the task.
       train, held_out: pairs to fit and pairs to select by.
       demonstrations: [X, L] joint law of prompts and demonstrated responses, summing to 1, for the
         methods that learn from demonstrations.
     """
 
-    task: Task
+    known: Known
     train: Preferences
-    held_out: Preferences
+    held_out: HeldOut
     demonstrations: Float[Array, "X L"] | None = None
 
 
@@ -100,7 +112,7 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
     verifier = _needed(classes.verifier, "a verifier class")
 
     def margins(params: Params, pairs: Preferences):
-        return reward_margin(params, pairs, verifier, problem.task.temperature)
+        return reward_margin(params, pairs, verifier, problem.known.temperature)
 
     return _fit_margins(verifier.init(key), margins, problem, settings)
 
@@ -115,7 +127,7 @@ def second_stage(
     key: PRNGKey,
     policy: TreePolicy,
     reward: Float[Array, "X L"],
-    task: Task,
+    known: Known,
     settings: Settings,
     regulariser: Regulariser = REVERSE_KL,
 ) -> Fit:
@@ -127,14 +139,14 @@ def second_stage(
     """
 
     def loss(log_policy):
-        judged = reward, task.reference, task.beta, task.prompt_probs
+        judged = reward, known.reference, known.beta, known.prompt_probs
         return losses.kl_regularised(log_policy, *judged, regulariser.divergence)
 
     if policy.from_log_probs is not None:
-        params = policy.from_log_probs(regulariser.optimal(reward, task.reference, task.beta))
+        params = policy.from_log_probs(regulariser.optimal(reward, known.reference, known.beta))
         value, zero = loss(policy.leaf_log_probs(params)), jnp.zeros(())
         return Fit(params, value, value, zero, zero, jnp.zeros((), int), jnp.isfinite(value))
-    return _descend(policy.init(key), policy.leaf_log_probs, loss, task.beta * task.prompt_probs, settings)
+    return _descend(policy.init(key), policy.leaf_log_probs, loss, known.beta * known.prompt_probs, settings)
 
 
 def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -146,7 +158,7 @@ def rlhf(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
     reward_key, policy_key = jax.random.split(key)
     reward_fit = reward_model(reward_key, classes, problem, settings)
     reward = _needed(classes.verifier, "a verifier class").leaf_scores(reward_fit.params)
-    policy_fit = second_stage(policy_key, classes.policy, reward, problem.task, settings)
+    policy_fit = second_stage(policy_key, classes.policy, reward, problem.known, settings)
     return _both_stages(reward_fit, policy_fit)
 
 
@@ -162,8 +174,8 @@ def restricted_mle(key: PRNGKey, classes: Classes, problem: Problem, settings: S
     if classes.policy.from_log_probs is not None:
         return fit._replace(params=classes.policy.from_log_probs(log_policy))
     _, policy_key = jax.random.split(key)  # the second stage of ``rlhf`` starts there too
-    local_reward = problem.task.beta * (log_policy - problem.task.reference)
-    return _both_stages(fit, second_stage(policy_key, classes.policy, local_reward, problem.task, settings))
+    local_reward = problem.known.beta * (log_policy - problem.known.reference)
+    return _both_stages(fit, second_stage(policy_key, classes.policy, local_reward, problem.known, settings))
 
 
 def sft(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -> Fit:
@@ -190,7 +202,7 @@ def spin(key: PRNGKey, classes: Classes, problem: Problem, settings: Settings) -
         weight = demonstrations[:, :, None] * jnp.exp(opponent)[:, None, :]
 
         def margins(params: Params):
-            reward = problem.task.beta * (policy.leaf_log_probs(params) - opponent)
+            reward = problem.known.beta * (policy.leaf_log_probs(params) - opponent)
             return (reward[:, :, None] - reward[:, None, :]).reshape(-1)
 
         def loss(values):
@@ -250,14 +262,14 @@ def _descend(params: Params, leaf_log_probs, loss, prompt_weight: Float[Array, "
 def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settings) -> Fit:
     def margins(params: Params, pairs: Preferences):
         chosen, rejected = preferences.of_both(policy.log_prob, params, pairs)
-        local = losses.local_margin(chosen, rejected, pairs.reference_margin, problem.task.beta)
-        return local / problem.task.temperature
+        local = losses.local_margin(chosen, rejected, pairs.reference_margin, problem.known.beta)
+        return local / problem.known.temperature
 
     return _fit_margins(policy.init(key), margins, problem, settings)
 
 
 def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:
-    train, held_out = problem.train, problem.held_out
+    train, held_out = problem.train, problem.held_out.pairs
 
     def held_out_loss(params: Params):
         return losses.bradley_terry(margins(params, held_out), held_out.weight)

@@ -10,7 +10,7 @@ from scipy.optimize import linprog
 
 from gvgap_jax.tasks import Task
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Count, Params, Preferences, PRNGKey, Prompts, Responses
+from gvgap_jax.types import Count, HeldOut, Params, Preferences, PRNGKey, Prompts, Responses
 
 
 def population(tree: TokenTree, task: Task, coverage: Float[Array, "X L"] | None = None) -> Preferences:
@@ -94,7 +94,7 @@ def _inverse_cdf(cumulative: Float[Array, "rows L"], row: Count, uniform: Float[
     return jnp.minimum(low, last)
 
 
-def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Preferences, Preferences]:
+def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Preferences, HeldOut]:
     """Training and held-out pairs among the first ``pairs`` (may be an array): every fifth is held out.
 
     Both keep the shape of ``preferences``; pairs that do not belong have weight 0.
@@ -104,7 +104,7 @@ def split(preferences: Preferences, pairs, held_out_every: int = 5) -> tuple[Pre
     held_out = index % held_out_every == held_out_every - 1
     return (
         preferences._replace(weight=jnp.where(held_out, 0.0, inside)),
-        preferences._replace(weight=jnp.where(held_out, inside, 0.0)),
+        HeldOut(preferences._replace(weight=jnp.where(held_out, inside, 0.0))),
     )
 
 

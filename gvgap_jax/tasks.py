@@ -15,8 +15,26 @@ from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Environment, PRNGKey, Prompts, Responses
 
 
+class Known(NamedTuple):
+    """What a learner may know of a task: all but its gold reward, of which it sees labels alone.
+
+    Attributes:
+      reference: [X, L] log-probabilities of the reference policy.
+      prompt_probs: [X] distribution of prompts; 0 holds a prompt out.
+      beta: reward per nat of KL to the reference.
+      temperature: of the labels, P(y1 > y2) = sigmoid((r(y1) - r(y2)) / temperature).
+    """
+
+    reference: Float[Array, "X L"]
+    prompt_probs: Float[Array, "X"]
+    beta: Float[Array, ""]
+    temperature: Float[Array, ""]
+
+
 class Task(NamedTuple):
     """What is to be learned, as arrays; a pytree, so that tasks batch over seeds and cells.
+
+    It belongs to who labels and who judges; a method is given ``known`` alone.
 
     Attributes:
       reward: [X, L] gold reward, in Bradley-Terry log odds at temperature 1.
@@ -36,6 +54,11 @@ class Task(NamedTuple):
     def optimal(self) -> Float[Array, "X L"]:
         """Log-probabilities of pi*, the soft-optimal policy of the gold reward."""
         return soft_optimal_policy(self.reward, self.reference, self.beta)
+
+    @property
+    def known(self) -> Known:
+        """The task without its gold reward."""
+        return Known(self.reference, self.prompt_probs, self.beta, self.temperature)
 
 
 def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1.0, temperature=1.0) -> Task:
@@ -70,9 +93,11 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
     return Task(*(jnp.asarray(value, float) for value in (reward, reference, prompt_probs, beta, temperature)))
 
 
-def environment(tree: TokenTree, task: Task, reward: Callable[[Prompts, Responses], Float[Array, "N"]]) -> Environment:
+def environment(
+    tree: TokenTree, known: Known, reward: Callable[[Prompts, Responses], Float[Array, "N"]]
+) -> Environment:
     """What a sampled method may ask of a task on a tree, with ``reward`` (prompts, responses -> [N]) to maximise."""
-    levels, log_probs = tree.conditionals(task.reference), jnp.log(task.prompt_probs)
+    levels, log_probs = tree.conditionals(known.reference), jnp.log(known.prompt_probs)
 
     def prompts(key: PRNGKey, number: int):
         return tree.prompt_tokens(jax.random.categorical(key, log_probs, shape=(number,)))
@@ -80,7 +105,7 @@ def environment(tree: TokenTree, task: Task, reward: Callable[[Prompts, Response
     def reference(prompts, responses):
         return tree.along(levels, prompts, responses)
 
-    return Environment(prompts, reward, reference, task.beta, task.temperature)
+    return Environment(prompts, reward, reference, known.beta, known.temperature)
 
 
 def _check_normalised(name: str, totals) -> None:

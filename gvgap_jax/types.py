@@ -151,6 +151,15 @@ class Preferences(NamedTuple):
     weight: Float[Array, "N"]
 
 
+class HeldOut(NamedTuple):
+    """Pairs that no parameter is fitted to; what a method selects (penalty, step size, where to stop) it selects here.
+
+    A type of its own, so that training pairs cannot stand in for them.
+    """
+
+    pairs: Preferences
+
+
 class Demonstrations(NamedTuple):
     """Responses to imitate: prompts [N, P], responses [N, H], and how often each counts [N]."""
 

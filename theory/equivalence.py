@@ -91,7 +91,7 @@ def two_stage(
     policy = make_policy(instance)
     classes = algorithms.Classes(policy, make_verifier(policy, instance))
     data = problem(TREE, instance.task, instance.coverage)
-    searched = data._replace(task=instance.task._replace(beta=instance.second_beta))
+    searched = data._replace(known=instance.task.known._replace(beta=instance.second_beta))
     fit = algorithms.rlhf(jax.random.key(0), classes, searched, settings)
     return converged_leaves(policy, fit)
 

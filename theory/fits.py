@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from gvgap_jax import TokenTree, algorithms
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Fit, TreePolicy
+from gvgap_jax.types import Fit, HeldOut, TreePolicy
 from theory.instances import Coverage, pairs
 
 PENALISED = algorithms.Settings(
@@ -19,7 +19,7 @@ UNPENALISED = replace(PENALISED, penalties=(0.0,))
 def problem(tree: TokenTree, task: Task, coverage: Coverage) -> algorithms.Problem:
     """One instance as the methods take it; nothing is held out, because there is one penalty and no selection."""
     data = pairs(tree, task, coverage)
-    return algorithms.Problem(task, data, data)
+    return algorithms.Problem(task.known, data, HeldOut(data))
 
 
 def converged_leaves(policy: TreePolicy, fit: Fit) -> Float[Array, "X L"]:

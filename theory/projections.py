@@ -60,7 +60,7 @@ def restricted_class(tree: TokenTree, task, candidates):
 
     gains, gain_gradients = jax.vmap(jax.value_and_grad(gain))(candidates)
     distances, distance_gradients = jax.vmap(jax.value_and_grad(distance))(candidates)
-    best = algorithms.second_stage(key, policy, task.reward, task, SETTINGS)
+    best = algorithms.second_stage(key, policy, task.reward, task.known, SETTINGS)
     nearest = optimize.minimise(distance, start, optax.lbfgs(), SETTINGS.rl_steps, tolerance=SETTINGS.rl_tolerance)
     return (
         (gain_gradients, -task.beta * distance_gradients),

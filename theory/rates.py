@@ -15,7 +15,7 @@ from scipy import stats
 
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import PRNGKey
+from gvgap_jax.types import HeldOut, PRNGKey
 from theory.rows import Row, claim, negative_control
 
 TREE = TokenTree(3, 7)
@@ -36,7 +36,7 @@ def measured_regret(task: Task, features: Float[Array, "X L d"], pairs: int, key
     """Regret in nats of two-stage RLHF on so many sampled pairs, NaN unless the fit converged."""
     data = preferences.sample(key, TREE, task, pairs)
     classes = algorithms.Classes(policies.tabular(TREE), verifiers.linear(TREE, features))
-    fit = algorithms.rlhf(key, classes, algorithms.Problem(task, data, data), SETTINGS)
+    fit = algorithms.rlhf(key, classes, algorithms.Problem(task.known, data, HeldOut(data)), SETTINGS)
     regret = metrics.evaluate(classes.policy.leaf_log_probs(fit.params), task).regret
     return jnp.where(fit.converged, regret, jnp.nan)
 

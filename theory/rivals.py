@@ -14,7 +14,7 @@ import numpy as np
 
 from gvgap_jax import TokenTree, algorithms, policies
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Preferences, TreePolicy
+from gvgap_jax.types import HeldOut, Preferences, TreePolicy
 from theory.fits import UNPENALISED, converged_leaves
 from theory.instances import random_betas
 from theory.rows import Row, apart, claim, negative_control, over_instances
@@ -62,9 +62,9 @@ def two_methods(make_policy, beta, counts):
     """
     task, policy, key = _task(beta), make_policy(), jax.random.key(0)
     data = comparisons(counts, task)
-    problem = algorithms.Problem(task, data, data)
+    problem = algorithms.Problem(task.known, data, HeldOut(data))
     dpo = algorithms.dpo(key, algorithms.Classes(policy), problem, UNPENALISED)
-    rlhf = algorithms.second_stage(key, policy, task.reward, task, UNPENALISED)
+    rlhf = algorithms.second_stage(key, policy, task.reward, task.known, UNPENALISED)
     return converged_leaves(policy, dpo), converged_leaves(policy, rlhf)
 
 

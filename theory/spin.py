@@ -16,7 +16,7 @@ from jax.flatten_util import ravel_pytree
 
 from gvgap_jax import TokenTree, algorithms, optimize, policies, preferences, soft_rl, verifiers
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import TreePolicy, TreeVerifier
+from gvgap_jax.types import HeldOut, TreePolicy, TreeVerifier
 from theory.fits import UNPENALISED as SETTINGS
 from theory.fits import converged_leaves
 from theory.instances import random_policies, random_tasks
@@ -126,4 +126,4 @@ def _markov_law(task: Task, flat):
 
 def _problem(task: Task, demonstrations) -> algorithms.Problem:
     pairs = preferences.population(TREE, task)
-    return algorithms.Problem(task, pairs, pairs, demonstrations)
+    return algorithms.Problem(task.known, pairs, HeldOut(pairs), demonstrations)

@@ -78,7 +78,7 @@ def run(program: Program, cell: dict) -> dict:
     task = tasks.interactions(task_key, tree, complexity=1)
     task = task._replace(temperature=cell["temperature"])
     drawn = preferences.sample(pairs_key, tree, task, program.pairs)
-    problem = algorithms.Problem(task, *preferences.split(drawn, cell["pairs"]))
+    problem = algorithms.Problem(task.known, *preferences.split(drawn, cell["pairs"]))
     verifier = verifiers.interactions(tree, order=1)
     restricted = verifiers.soft_optimal_class(tree, verifier, task.reference, task.beta)
     policy, regrets, converged = policies.tabular(tree), {}, True

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import expit
 
 from experiments.kit.problems import problem_of, task_of
-from gvgap_jax import TokenTree, algorithms
+from gvgap_jax import HeldOut, TokenTree, algorithms
 from gvgap_jax.features import coefficient_degrees, token_contrasts
 
 
@@ -88,7 +88,7 @@ def trimmed(problem: algorithms.Problem) -> algorithms.Problem:
     def present(pairs):
         return jax.tree.map(lambda rows: rows[pairs.weight > 0], pairs)
 
-    return problem._replace(train=present(problem.train), held_out=present(problem.held_out))
+    return problem._replace(train=present(problem.train), held_out=HeldOut(present(problem.held_out.pairs)))
 
 
 def all_train(problems: algorithms.Problem) -> algorithms.Problem:
@@ -101,7 +101,7 @@ def as_data(tree: TokenTree, problems: algorithms.Problem) -> list[Data]:
 
     def arrays(problem):
         pairs = problem.train
-        base = [level.reshape(-1) for level in tree.conditionals(problem.task.reference)]
+        base = [level.reshape(-1) for level in tree.conditionals(problem.known.reference)]
         sides = tree.leaf_index(pairs.chosen), tree.leaf_index(pairs.rejected), pairs.reference_margin
         return sides, jnp.concatenate(base)
 
@@ -110,10 +110,10 @@ def as_data(tree: TokenTree, problems: algorithms.Problem) -> list[Data]:
     for index in range(size(problems)):
         train, held_out = (
             Pairs(*(side[index][pairs.weight[index] > 0] for side in sides))
-            for pairs in (problems.train, problems.held_out)
+            for pairs in (problems.train, problems.held_out.pairs)
         )
-        task = take(problems, index).task
-        found.append(Data(train, held_out, bases[index].astype(float), float(task.beta), float(task.temperature)))
+        known = take(problems, index).known
+        found.append(Data(train, held_out, bases[index].astype(float), float(known.beta), float(known.temperature)))
     return found
 
 

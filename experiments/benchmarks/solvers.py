@@ -42,7 +42,7 @@ def fastest(solve: Callable):
 
 def sweep_fit(tree: TokenTree, kind: Kind, settings: Settings, problem: Problem) -> Fit:
     """The fit of the sweep: offline DPO of the tabular policy, or stage one of RLHF."""
-    policy = policies.tabular(tree, tree.conditionals(problem.task.reference))
+    policy = policies.tabular(tree, tree.conditionals(problem.known.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, kind.order) if kind.order else None)
     method = algorithms.reward_model if kind.order else algorithms.dpo
     return method(jax.random.key(0), classes, problem, settings)
@@ -50,12 +50,12 @@ def sweep_fit(tree: TokenTree, kind: Kind, settings: Settings, problem: Problem)
 
 def adam_fit(tree: TokenTree, steps: int, learning_rate: float, problem: Problem) -> Fit:
     """Offline DPO by a fixed number of Adam steps on the mean loss, without penalty or early exit."""
-    policy, train = policies.tabular(tree, tree.conditionals(problem.task.reference)), problem.train
+    policy, train = policies.tabular(tree, tree.conditionals(problem.known.reference)), problem.train
 
     def loss(params):
         log_chosen = policy.log_prob(params, train.prompts, train.chosen)
         log_rejected = policy.log_prob(params, train.prompts, train.rejected)
-        return losses.dpo(log_chosen, log_rejected, train.reference_margin, problem.task.beta, train.weight)
+        return losses.dpo(log_chosen, log_rejected, train.reference_margin, problem.known.beta, train.weight)
 
     return optimize.minimise(loss, policy.init(jax.random.key(0)), optax.adam(learning_rate), steps)
 
@@ -95,7 +95,7 @@ def peer(solve: Callable[[Data], Solution], data: list[Data]) -> Run:
 
 
 def _shape(single: Problem) -> tuple[int, int]:
-    return single.train.weight.shape[0], single.held_out.weight.shape[0]
+    return single.train.weight.shape[0], single.held_out.pairs.weight.shape[0]
 
 
 def compiled(program, *arguments):

@@ -45,7 +45,7 @@ def problem_of(
     Responses come from ``coverage`` (log-probabilities, the reference if left out).
     """
     drawn = preferences.sample(key, tree, task, padded, coverage)
-    return Problem(task, *preferences.split(drawn, cell["pairs"], HELD_OUT_EVERY))
+    return Problem(task.known, *preferences.split(drawn, cell["pairs"], HELD_OUT_EVERY))
 
 
 def record_of(fit: Fit) -> dict:

@@ -21,7 +21,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL, Finding, Question
 from experiments.kit.intervals import estimate
 from experiments.kit.plots import style
-from gvgap_jax import TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
+from gvgap_jax import HeldOut, TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
 
@@ -91,7 +91,7 @@ def run(program: Program, cell: dict) -> dict:
     )
     verifier, teacher = (verifiers.nested_interactions(tree, cell[name]) for name in ("verifier_order", "policy_order"))
     policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
-    problem = algorithms.Problem(task, pairs, pairs)
+    problem = algorithms.Problem(task.known, pairs, HeldOut(pairs))  # one penalty: nothing is selected
     classes, settings = algorithms.Classes(policy, verifier), algorithms.Settings(penalties=(program.penalty,))
     offline = algorithms.dpo(fit_key, classes, problem, settings)
     two_stage = algorithms.rlhf(fit_key, classes, problem, settings)

@@ -189,7 +189,7 @@ def cells(config: Config) -> list[Cell]:
         for name in ESTIMATORS
     ]
     runs = [
-        Cell("runs", Program(name, tree, config.prompts), {"road": name, "horizon": tree.horizon}, numbers)
+        Cell("runs", Program(name, tree, config.prompts), {"method": name, "horizon": tree.horizon}, numbers)
         for name in methods(tree)
     ]
     return estimates + (runs if config.prompts in RUNS else [])
@@ -200,7 +200,7 @@ def run(program: Program, cell: dict) -> dict:
     tree = program.tree
     task, draw_key, _ = task_of(cell | {"temperature": 1.0}, tree)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
-    environment = tasks.environment(tree, task, partial(tree.at, task.reward))
+    environment = tasks.environment(tree, task.known, partial(tree.at, task.reward))
     assert policy.from_log_probs is not None
     if program.prompts:
         return _run(program, policy, task, environment, draw_key)
@@ -232,9 +232,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     if "runs" in records:
         runs = records["runs"]
         fewest, most = runs["prompts"].min(), runs["prompts"].max()
-        for method in runs["road"].unique(maintain_order=True) if fewest != most else []:
+        for method in runs["method"].unique(maintain_order=True) if fewest != most else []:
             logs = pl.col("regret").clip(lower_bound=ROUNDING).log().mean()
-            _, ends = curves_by_seed(runs.filter(road=method), "prompts", logs)
+            _, ends = curves_by_seed(runs.filter(method=method), "prompts", logs)
             ratio = ratio_over_seeds(ends[:, 0] - ends[:, -1])
             claim = f"{method}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
             rows.append(Finding(claim, ratio, "times", 4.0, "above"))
@@ -288,7 +288,7 @@ def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
         sizes = np.array(sorted(estimates["prompts"].unique()))
         left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
         left.set(xlabel="prompts N of a batch", ylabel="relative error of the estimate")
-        _curves(right, runs.filter(horizon=shortest), "road", "responses", "regret")
+        _curves(right, runs.filter(horizon=shortest), "method", "responses", "regret")
         right.set(xlabel="responses drawn by the run", ylabel="KL(π‖π*) at its end [nats]")
         legend_below(figure, 4)
     return {"estimators": figure, "estimators_bias_and_variance": bias_and_variance(estimates)}

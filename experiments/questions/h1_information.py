@@ -127,12 +127,12 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
     tree, settings = program.tree, backend.settings
     task, pairs_key, fit_key = task_of(cell, tree)
     policy = backend.policy(tree, tree.conditionals(task.reference))
-    offline, verifier = _classes(program, cell, task, policy)
+    offline, verifier = _classes(program, cell, task.known, policy)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     fit = algorithms.reward_model(fit_key, algorithms.Classes(offline, verifier), problem, settings)
-    exact, solved = _exact(fit_key, policy, verifier, fit, task, settings)
+    exact, solved = _exact(fit_key, policy, verifier, fit, problem.known, settings)
     if program.responses:
-        environment = tasks.environment(tree, task, partial(verifier.score, fit.params))
+        environment = tasks.environment(tree, problem.known, partial(verifier.score, fit.params))
         rate = 0.1 if backend is TREE else settings.learning_rate
         made = online.rloo(fit_key, policy, policy.init(fit_key), environment, SIZES[program.responses], rate)
     else:
@@ -150,27 +150,32 @@ def run(program: Program | TransformerProgram, cell: dict, backend: Backend = TR
 
 
 def _classes(
-    program: Program | TransformerProgram, cell: dict, task: tasks.Task, policy: TreePolicy
+    program: Program | TransformerProgram, cell: dict, known: tasks.Known, policy: TreePolicy
 ) -> tuple[TreePolicy, TreeVerifier]:
     """The policies of DPO, and the reward models: the local rewards of those policies, or simple ones."""
     tree, verifier = program.tree, verifiers.nested_interactions(program.tree, cell["order"])
     if isinstance(program, Program):
         everything = verifiers.nested_interactions(tree, tree.horizon)
-        return verifiers.soft_optimal_class(tree, everything, task.reference, task.beta), verifier
+        return verifiers.soft_optimal_class(tree, everything, known.reference, known.beta), verifier
     if program.equal:
-        start = policies.tabular(tree, tree.conditionals(task.reference))
-        verifier = verifiers.implicit_verifier(policy, start, start.init(jax.random.key(0)), task.beta)
+        start = policies.tabular(tree, tree.conditionals(known.reference))
+        verifier = verifiers.implicit_verifier(policy, start, start.init(jax.random.key(0)), known.beta)
     return policy, verifier
 
 
 def _exact(
-    key: PRNGKey, policy: TreePolicy, verifier: TreeVerifier, fit: Fit, task: tasks.Task, settings: algorithms.Settings
+    key: PRNGKey,
+    policy: TreePolicy,
+    verifier: TreeVerifier,
+    fit: Fit,
+    known: tasks.Known,
+    settings: algorithms.Settings,
 ) -> tuple[Float[Array, "X L"], Bool[Array, ""]]:
     """The second stage without samples: log-probabilities of its policy, and whether it converged."""
     scores = verifier.leaf_scores(fit.params)
     if policy.from_log_probs is not None:
-        return soft_rl.soft_optimal_policy(scores, task.reference, task.beta), jnp.array(True)
-    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, task, settings)
+        return soft_rl.soft_optimal_policy(scores, known.reference, known.beta), jnp.array(True)
+    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, known, settings)
     return policy.leaf_log_probs(second.params), second.converged
 
 

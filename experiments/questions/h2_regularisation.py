@@ -160,24 +160,24 @@ def _method(
     Every arm is Bradley-Terry over reward models. Offline they are the local rewards of a policy class and
     have its parameters; in the two-stage arms the policy is the optimum for the reward model.
     """
-    task, base = problem.task, tree.conditionals(problem.task.reference)
+    known, base = problem.known, tree.conditionals(problem.known.reference)
     settings = SETTINGS if backend is TREE else backend.settings
     policy, start = backend.policy(tree, base), policies.tabular(tree, base)
     verifier = backend.verifier(tree) if arm == BACKBONE else simple
     fitted = verifier
     if arm == "DPO":
-        fitted = verifiers.implicit_verifier(policy, start, start.init(key), task.beta, regulariser)
+        fitted = verifiers.implicit_verifier(policy, start, start.init(key), known.beta, regulariser)
     elif arm == "DPO, simple class":
-        restricted = verifiers.soft_optimal_class(tree, simple, task.reference, task.beta, regulariser)
+        restricted = verifiers.soft_optimal_class(tree, simple, known.reference, known.beta, regulariser)
         # The class starts at the reference, so its first policy stands for it; its parameters are the simple model's.
-        fitted = verifiers.implicit_verifier(restricted, restricted, restricted.init(key), task.beta, regulariser)
+        fitted = verifiers.implicit_verifier(restricted, restricted, restricted.init(key), known.beta, regulariser)
     fit = algorithms.reward_model(key, algorithms.Classes(policy, fitted), problem, settings)
     if arm == "DPO":
         return fit, policy.leaf_log_probs(fit.params)
     scores = verifier.leaf_scores(fit.params)
     if policy.from_log_probs is not None:
-        return fit, regulariser.optimal(scores, task.reference, task.beta)
-    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, task, settings, regulariser)
+        return fit, regulariser.optimal(scores, known.reference, known.beta)
+    second = algorithms.second_stage(jax.random.fold_in(key, 1), policy, scores, known, settings, regulariser)
     return fit._replace(converged=fit.converged & second.converged), policy.leaf_log_probs(second.params)
 
 

@@ -41,7 +41,7 @@ from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, 
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
-from gvgap_jax.tasks import Task
+from gvgap_jax.tasks import Known
 from gvgap_jax.types import PRNGKey
 
 MEANING = 1
@@ -171,9 +171,9 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     problem = problem_of(cell, tree, task._replace(prompt_probs=covered), pairs_key, program.pairs)
     # Only the RL stage reads the distribution of prompts from here on.
     prompts = jnp.where(cell["augmented"] == 1, everywhere, covered)
-    problem = problem._replace(task=task._replace(prompt_probs=prompts))
+    problem = problem._replace(known=task.known._replace(prompt_probs=prompts))
     method = METHODS.get(program.arm, algorithms.rlhf)
-    classes = _classes(program, cell, task, backend, fit_key)
+    classes = _classes(program, cell, problem.known, backend, fit_key)
     fit = method(fit_key, classes, problem, _settings(program, cell, backend))
     policy = classes.policy
     log_policy = policy.leaf_log_probs(fit.params)
@@ -186,17 +186,17 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     return measured | taken | {"steps_taken": fit.steps, "converged": converged}
 
 
-def _classes(program: Program, cell: dict, task: Task, backend: Backend, key: PRNGKey) -> algorithms.Classes:
+def _classes(program: Program, cell: dict, known: Known, backend: Backend, key: PRNGKey) -> algorithms.Classes:
     tree = program.tree
     verifier = verifiers.nested_interactions(tree, cell["reward_order"])
     if backend is TREE:
         teacher = verifiers.nested_interactions(tree, cell["policy_order"])
-        policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
+        policy = verifiers.soft_optimal_class(tree, teacher, known.reference, known.beta)
         return algorithms.Classes(policy, verifier)
-    base = tree.conditionals(task.reference)
+    base = tree.conditionals(known.reference)
     policy, start = backend.policy(tree, base), policies.tabular(tree, base)
     if program.arm == RICH:
-        verifier = verifiers.implicit_verifier(policy, start, start.init(key), task.beta)
+        verifier = verifiers.implicit_verifier(policy, start, start.init(key), known.beta)
         verifier = replace(verifier, init=lambda _: policy.init(key))  # where DPO starts: a network ends where it began
     return algorithms.Classes(policy, verifier)
 

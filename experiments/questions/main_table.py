@@ -115,12 +115,12 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
 
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """All arms of one table; a column is named by its arm and by what was measured (see ``by_arm``)."""
-    scene = scene_of(program, cell, backend)
-    task, policy, verifier = scene.problem.task, scene.policy, scene.verifier
+    scene, task, human = scene_of(program, cell, backend)
+    policy, verifier = scene.policy, scene.verifier
     columns, converged = {}, jnp.array(True)
     for arm, outcome in arms(scene).items():
         flops = outcome.cost.flops(policy.num_parameters, verifier.num_parameters, program.tree.horizon)
-        wins = metrics.win_rate(outcome.log_policy, scene.human, task.reward, task.prompt_probs)
+        wins = metrics.win_rate(outcome.log_policy, human, task.reward, task.prompt_probs)
         measured = metrics.evaluate(outcome.log_policy, task)._asdict()
         measured |= {"win_rate": wins, "responses": outcome.cost.drawn, "flops": flops}
         columns |= {f"{arm}{OF}{name}": value for name, value in measured.items()}

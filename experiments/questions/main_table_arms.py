@@ -15,7 +15,7 @@ from gvgap_jax import algorithms, losses, metrics, online, optimize, policies, p
 from gvgap_jax import verifiers as reward_models
 from gvgap_jax.algorithms import Classes, Problem
 from gvgap_jax.tree import TokenTree
-from gvgap_jax.types import Fit, Params, Preferences, PRNGKey, TreePolicy, TreeVerifier
+from gvgap_jax.types import Fit, HeldOut, Params, Preferences, PRNGKey, TreePolicy, TreeVerifier
 
 BATCH = 64  # pairs, or prompts, of a gradient step
 SAMPLES = 4  # responses a prompt of a round of sampled RL
@@ -46,7 +46,7 @@ class Program(NamedTuple):
 
 
 class Scene(NamedTuple):
-    """All that the arms share: sizes, problem, classes, the humans' law, whether SFT converged, and a key.
+    """All that the arms share, and no gold reward: sizes, problem, classes, whether SFT converged, and a key.
 
     ``restricted`` is Pi(R), the policies that are soft-optimal for the verifiers.
     """
@@ -57,7 +57,6 @@ class Scene(NamedTuple):
     policy: TreePolicy
     verifier: TreeVerifier
     restricted: TreePolicy
-    human: Float[Array, "X L"]
     converged: Bool[Array, ""]
     key: PRNGKey
 
@@ -70,23 +69,23 @@ class Outcome(NamedTuple):
     cost: Cost
 
 
-def scene_of(program: Program, cell: dict, backend: Backend) -> Scene:
-    """Gold reward, humans, SFT and pairs of a row; the seed decides them, the same for every arm."""
+def scene_of(program: Program, cell: dict, backend: Backend) -> tuple[Scene, tasks.Task, Float[Array, "X L"]]:
+    """SFT and pairs of a row, and what its arms are judged by: task and humans' law. The seed decides them all."""
     tree = program.tree
     task_key, pairs_key, key = jax.random.split(jax.random.key(cell["seed"]), 3)
     gold = tasks.interactions(task_key, tree, cell["gold_order"])._replace(beta=cell["beta"])
     human = soft_rl.soft_optimal_policy(gold.reward, gold.reference, 1.0)
     writer = policies.markov(tree, 1)
     unread = preferences.sample(pairs_key, tree, gold, 1)
-    shown = Problem(gold, unread, unread, demonstrations=jnp.exp(human) / tree.prompts)
+    shown = Problem(gold.known, unread, HeldOut(unread), demonstrations=jnp.exp(human) / tree.prompts)
     sft = algorithms.sft(key, Classes(writer), shown, algorithms.Settings())
     task = gold._replace(reference=writer.leaf_log_probs(sft.params))
     drawn = preferences.sample(pairs_key, tree, task, program.pairs)
-    problem = Problem(task, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
+    problem = Problem(task.known, *preferences.split(drawn, program.pairs, HELD_OUT_EVERY))
     verifier = reward_models.nested_interactions(tree, cell["verifier_order"])
     restricted = reward_models.soft_optimal_class(tree, verifier, task.reference, task.beta)
     policy = backend.policy(tree, tree.conditionals(task.reference))
-    return Scene(backend, program, problem, policy, verifier, restricted, human, sft.converged, key)
+    return Scene(backend, program, problem, policy, verifier, restricted, sft.converged, key), task, human
 
 
 def tuned(
@@ -111,14 +110,14 @@ def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss,
     def fit(learning_rate):
         return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
 
-    return tuned(fit, partial(loss, batch=scene.problem.held_out), rates)
+    return tuned(fit, partial(loss, batch=scene.problem.held_out.pairs), rates)
 
 
 def _local_loss(scene: Scene):
     """The offline loss of a policy's local rewards, which selects for every arm that trains a policy."""
 
     def loss(params, batch):
-        return online.online_dpo_loss(params, batch, scene.policy, scene.problem.task.beta)
+        return online.online_dpo_loss(params, batch, scene.policy, scene.problem.known.beta)
 
     return loss
 
@@ -141,7 +140,7 @@ def _reward_fit(scene: Scene) -> Fit:
 
 def _environment(scene: Scene, reward: Fit):
     score = partial(scene.verifier.score, reward.params)
-    return tasks.environment(scene.program.tree, scene.problem.task, score)
+    return tasks.environment(scene.program.tree, scene.problem.known, score)
 
 
 def _scores(scene: Scene, reward: Fit) -> Float[Array, "X L"]:
@@ -175,14 +174,14 @@ def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Out
     def fit(learning_rate):
         return method(scene.key, policy, start, environment, sizes, learning_rate)
 
-    best = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out), scene.backend.learning_rates)
+    best = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out.pairs), scene.backend.learning_rates)
     cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
     return _ended(scene, best._replace(converged=best.converged & reward.converged), cost)
 
 
 def _exact(scene: Scene, reward: Fit) -> Outcome:
-    task, settings = scene.problem.task, scene.backend.settings
-    fit = algorithms.second_stage(scene.key, scene.policy, _scores(scene, reward), task, settings)
+    known, settings = scene.problem.known, scene.backend.settings
+    fit = algorithms.second_stage(scene.key, scene.policy, _scores(scene, reward), known, settings)
     cost = Cost.of_reward_model(scene.program.trained) + _every_leaf(scene, fit)
     return _ended(scene, fit._replace(converged=fit.converged & reward.converged), cost)
 
@@ -190,7 +189,7 @@ def _exact(scene: Scene, reward: Fit) -> Outcome:
 def _best_of_n(scene: Scene, reward: Fit) -> Outcome:
     """As many answers as there are trained pairs, each the best of its candidates."""
     n, answers = scene.program.candidates, scene.program.trained
-    law = metrics.best_of_n(scene.problem.task.reference, _scores(scene, reward), n)
+    law = metrics.best_of_n(scene.problem.known.reference, _scores(scene, reward), n)
     cost = Cost.of_reward_model(answers) + Cost.of_samples(answers * n)
     return Outcome(jnp.log(law), reward.converged, cost)
 
@@ -220,7 +219,7 @@ def arms(scene: Scene) -> dict[str, Outcome]:
     sharp, soft = rollouts.top_against_bottom, rollouts.by_bradley_terry
     ppo = partial(online.ppo, critic=scene.backend.critic(scene.program.tree))
     outcomes = {
-        "SFT": Outcome(scene.problem.task.reference, scene.converged, Cost()),
+        "SFT": Outcome(scene.problem.known.reference, scene.converged, Cost()),
         "DPO": _ended(scene, offline, Cost.of_dpo(trained, 1)),
         "DPO, 2 epochs": _ended(scene, _dpo_fit(scene, 2), Cost.of_dpo(trained, 2)),
         "online DPO from SFT": _online_dpo(scene, start, reward, sharp),

@@ -207,7 +207,7 @@ def _prediction(
     start = verifier.init(key)
     limit = complexity.population_fit(verifier, start, task)
     reward = verifier.leaf_scores(limit.params)
-    projected = algorithms.second_stage(key, policy, reward, task, algorithms.Settings())
+    projected = algorithms.second_stage(key, policy, reward, task.known, algorithms.Settings())
     followed = None
     if policy.from_log_probs is None:
         followed = complexity.reward_gradients(verifiers.nested_interactions(tree, policy_order), start)

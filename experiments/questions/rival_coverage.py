@@ -85,7 +85,7 @@ PRESETS = {
 class Program(NamedTuple):
     """What decides a compiled program: the method, the name of its penalties, the tree, the padded number of pairs."""
 
-    road: str
+    method: str
     penalty: str
     tree: TokenTree
     pairs: int
@@ -106,7 +106,7 @@ def cells(config: Config) -> list[Cell]:
     for method in orders:
         for penalty in PENALTIES:
             program = Program(method, penalty, tree, preferences.padded(config.pairs))
-            labels: dict[str, str | int] = {"horizon": config.horizon, "road": method, "penalties": penalty}
+            labels: dict[str, str | int] = {"horizon": config.horizon, "method": method, "penalties": penalty}
             made += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[method]]
     return made
 
@@ -122,7 +122,7 @@ def run(program: Program, cell: dict) -> dict:
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, law)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
-    fit = METHODS[program.road](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
+    fit = METHODS[program.method](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
     leaves = policy.leaf_log_probs(fit.params)
     masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}
     kept = {name: getattr(fit, name) for name in ("penalty", "gradient_norm", "converged")}
@@ -151,7 +151,7 @@ def arms(fits: pl.DataFrame) -> pl.DataFrame:
     The regret and the excess of what did not converge are NaN.
     """
     table = pl.col("order") == pl.col("horizon")
-    names = pl.when(road="DPO").then(pl.lit("DPO")).when(table).then(pl.lit("RLHF table"))
+    names = pl.when(method="DPO").then(pl.lit("DPO")).when(table).then(pl.lit("RLHF table"))
     excess = pl.col("hole_mass") - pl.col("optimal_hole_mass")
     return fits.with_columns(
         arm=names.otherwise(pl.lit("RLHF simple")),

@@ -24,6 +24,7 @@ from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, t
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.sweep import Cell, Grid
+from gvgap_jax.types import HeldOut
 from theory.rivals import ARMS, REWARD, comparisons
 
 MEANING = 1
@@ -126,9 +127,9 @@ def run(program: Program, cell: dict) -> dict:
     policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
     if program.table == "fits":
         problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-        return _both_methods(fit_key, Classes(policy, verifier), problem)
+        return _both_methods(fit_key, Classes(policy, verifier), problem, task)
     offline, model = (complexity.population_fit(each, each.init(fit_key), task) for each in (teacher, verifier))
-    second = algorithms.second_stage(fit_key, policy, verifier.leaf_scores(model.params), task, Settings())
+    second = algorithms.second_stage(fit_key, policy, verifier.leaf_scores(model.params), task.known, Settings())
     offline_policy = soft_optimal_policy(teacher.leaf_scores(offline.params), task.reference, task.beta)
     return _measured(task, offline_policy, policy.leaf_log_probs(second.params)) | {
         "gradient_norm": jnp.maximum(jnp.maximum(offline.gradient_norm, model.gradient_norm), second.gradient_norm),
@@ -145,10 +146,10 @@ def _arms(cell: dict) -> dict:
     held_out = cell["pairs"] // HELD_OUT_EVERY
     sizes = jnp.stack([cell["pairs"] - held_out, held_out]).astype(law.dtype)
     train, rest = jax.vmap(jax.random.multinomial, (0, 0, None))(jax.random.split(pairs_key), sizes, law)
-    problem = Problem(task, outcomes._replace(weight=train), outcomes._replace(weight=rest))
+    problem = Problem(task.known, outcomes._replace(weight=train), HeldOut(outcomes._replace(weight=rest)))
     verifier, teacher = (verifiers.linear(ARMS, _arm_features(free)) for free in (1, cell["free"]))
     policy = verifiers.soft_optimal_class(ARMS, teacher, task.reference, task.beta)
-    return _both_methods(fit_key, Classes(policy, verifier), problem)
+    return _both_methods(fit_key, Classes(policy, verifier), problem, task)
 
 
 def _arm_features(free) -> Float[Array, "X L d"]:
@@ -156,10 +157,10 @@ def _arm_features(free) -> Float[Array, "X L d"]:
     return jnp.column_stack([jnp.array(THETA), free * jnp.eye(ARMS.leaves)])[None]
 
 
-def _both_methods(key, classes: Classes, problem: Problem) -> dict:
+def _both_methods(key, classes: Classes, problem: Problem, task: tasks.Task) -> dict:
     offline = algorithms.dpo(key, classes, problem, Settings())
     two_stage = algorithms.rlhf(key, classes, problem, Settings())
-    return _measured(problem.task, *(classes.policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))) | {
+    return _measured(task, *(classes.policy.leaf_log_probs(fit.params) for fit in (offline, two_stage))) | {
         "penalty_dpo": offline.penalty,
         "penalty_rlhf": two_stage.penalty,
         "gradient_norm": jnp.maximum(offline.gradient_norm, two_stage.gradient_norm),

@@ -36,7 +36,7 @@ from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Count, Fit, Preferences, PRNGKey
+from gvgap_jax.types import Count, Fit, HeldOut, Preferences, PRNGKey
 
 MEANING = 1
 QUESTION = Question(
@@ -129,7 +129,7 @@ def run(program: Program, cell: dict) -> dict:
             "effective_dimension": complexity.effective_dimension(features, task),
             "policy_dimension": complexity.effective_dimension(every, task),
         }
-    problem = algorithms.Problem(task, *counted(pairs_key, tree, task, program.draws, cell["pairs"]))
+    problem = algorithms.Problem(task.known, *counted(pairs_key, tree, task, program.draws, cell["pairs"]))
     if program.fit == ONE:
         log_policy, fit = _over_all_policies(fit_key, tree, problem, algorithms.Settings())
         return _measured(log_policy, task, fit, fit.converged)
@@ -137,11 +137,12 @@ def run(program: Program, cell: dict) -> dict:
     fit = algorithms.reward_model(
         fit_key, algorithms.Classes(policies.tabular(tree), verifier), problem, algorithms.Settings()
     )
-    learned = task._replace(reward=features @ fit.params)
+    learned = Task(features @ fit.params, *problem.known)
     if program.fit == DISTILLED:
         soft = soft_labels(sample_key, tree, learned, program.draws, cell["samples"])
         settings = algorithms.Settings(penalties=(0.0,))  # soft labels have no noise to be held against
-        log_policy, second = _over_all_policies(fit_key, tree, algorithms.Problem(task, soft, soft), settings)
+        labelled = algorithms.Problem(problem.known, soft, HeldOut(soft))
+        log_policy, second = _over_all_policies(fit_key, tree, labelled, settings)
         return _measured(log_policy, task, fit, fit.converged & second.converged)
     sampled = forward_kl_fit(sample_key, learned, program.draws, cell["samples"])
     return _measured(jnp.where(cell["samples"] > 0, sampled, learned.optimal), task, fit, fit.converged)
@@ -171,7 +172,7 @@ def tally(key: PRNGKey, probabilities: Float[Array, "K"], counts: Float[Array, "
     return jnp.zeros_like(probabilities).at[jnp.minimum(drawn, probabilities.shape[0] - 1)].add(counts)
 
 
-def counted(key: PRNGKey, tree: TokenTree, task: Task, draws: int, pairs: Count) -> tuple[Preferences, Preferences]:
+def counted(key: PRNGKey, tree: TokenTree, task: Task, draws: int, pairs: Count) -> tuple[Preferences, HeldOut]:
     """Training and held-out pairs among ``pairs`` independent labelled ones, every fifth held out.
 
     Each is the list of all X * L**2 ordered pairs, weighted by how often they came: the fit of any number of
@@ -184,7 +185,7 @@ def counted(key: PRNGKey, tree: TokenTree, task: Task, draws: int, pairs: Count)
         counts = (chosen & (index < pairs)).astype(every.weight.dtype)
         return every._replace(weight=tally(key, every.weight, counts))
 
-    return among(~held_out), among(held_out)
+    return among(~held_out), HeldOut(among(held_out))
 
 
 def soft_labels(key: PRNGKey, tree: TokenTree, learned: Task, draws: int, pairs: Count) -> Preferences:

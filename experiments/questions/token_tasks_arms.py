@@ -17,7 +17,7 @@ from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.token_tasks import TokenTask, environment
 from gvgap_jax.training import loop, objectives
 from gvgap_jax.training.objectives import Objective
-from gvgap_jax.types import Fit, Number, Params, Policy, Preferences, PRNGKey, Verifier
+from gvgap_jax.types import Fit, HeldOut, Number, Params, Policy, Preferences, PRNGKey, Verifier
 
 REFERENCE, DPO, SAME, SIMPLE, GOLD = ARMS = (
     "reference",
@@ -59,7 +59,7 @@ class Scene(NamedTuple):
     policy: Policy
     start: Params
     train: Preferences
-    held_out: Preferences
+    held_out: HeldOut
     key: PRNGKey
 
 
@@ -94,7 +94,7 @@ def scene_of(program: Program, cell: dict) -> tuple[Scene, PRNGKey]:
     drawn = rollouts.pairs(pairs_key, policy, start, labels, program.pairs)
     held = np.arange(program.pairs) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     train, held_out = (jax.tree.map(lambda rows, kept=kept: rows[kept], drawn) for kept in (~held, held))
-    return Scene(program, task, policy, start, train, held_out, fit_key), judge_key
+    return Scene(program, task, policy, start, train, HeldOut(held_out), fit_key), judge_key
 
 
 def arms(scene: Scene) -> dict[str, Outcome]:
@@ -109,8 +109,8 @@ def arms(scene: Scene) -> dict[str, Outcome]:
 
 def accuracy(verifier: Verifier, params: Params, scene: Scene) -> Float[Array, ""]:
     """Share of the held-out pairs that a reward model orders as labelled, a tie counts one half."""
-    margin = algorithms.reward_margin(params, scene.held_out, verifier, 1.0)
-    return metrics.pair_accuracy(margin, scene.held_out.weight)
+    margin = algorithms.reward_margin(params, scene.held_out.pairs, verifier, 1.0)
+    return metrics.pair_accuracy(margin, scene.held_out.pairs.weight)
 
 
 def _tuned(scene: Scene, objective: Objective, score: Callable[[Fit], Float[Array, ""]]) -> Fit:

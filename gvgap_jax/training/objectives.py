@@ -18,6 +18,7 @@ from gvgap_jax.types import (
     Critic,
     Demonstrations,
     Environment,
+    HeldOut,
     Number,
     Params,
     Policy,
@@ -65,7 +66,7 @@ def sft(policy: Policy, train: Demonstrations, held_out: Demonstrations | None =
 def reward_model(
     verifier: Verifier,
     train: Preferences,
-    held_out: Preferences | None = None,
+    held_out: HeldOut | None = None,
     *,
     batch: int,
     temperature: Number = 1.0,
@@ -75,13 +76,13 @@ def reward_model(
     def loss(params: Params, pairs: Preferences):
         return losses.bradley_terry(algorithms.reward_margin(params, pairs, verifier, temperature), pairs.weight)
 
-    return _offline(verifier.init, loss, train, held_out, batch)
+    return _offline(verifier.init, loss, train, None if held_out is None else held_out.pairs, batch)
 
 
 def dpo(
     policy: Policy,
     train: Preferences,
-    held_out: Preferences | None = None,
+    held_out: HeldOut | None = None,
     *,
     batch: int,
     beta: Number,
@@ -89,7 +90,7 @@ def dpo(
 ) -> Objective:
     """Direct preference optimisation (arXiv 2305.18290), nats a pair; ``batch`` pairs a step."""
     loss = partial(online.online_dpo_loss, policy=policy, beta=beta, temperature=temperature)
-    return _offline(policy.init, loss, train, held_out, batch)
+    return _offline(policy.init, loss, train, None if held_out is None else held_out.pairs, batch)
 
 
 def online_dpo(

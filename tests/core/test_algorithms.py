@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from gvgap_jax import TokenTree, algorithms, losses, metrics, policies, preferences, verifiers
+from gvgap_jax import HeldOut, TokenTree, algorithms, losses, metrics, policies, preferences, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.tasks import interactions, make_task, random_reference
 from tests import helpers
@@ -68,7 +68,7 @@ def problems(task, demonstrations):
 
     def problem(key):
         train, held_out = preferences.split(preferences.sample(key, TREE, task, PAIRS), PAIRS)
-        return Problem(task, train, held_out, demonstrations)
+        return Problem(task.known, train, held_out, demonstrations)
 
     return jax.jit(jax.vmap(problem))(jax.random.split(KEY, 2))
 
@@ -82,7 +82,7 @@ def problem(problems):
 def population(task):
     """The exact pairs as training and as held-out data: the gold reward is the optimum of both."""
     pairs = preferences.population(TREE, task)
-    return Problem(task, pairs, pairs)
+    return Problem(task.known, pairs, HeldOut(pairs))
 
 
 @functools.cache
@@ -143,7 +143,7 @@ def test_methods_stay_in_single_precision(name):
         base = TREE.conditionals(task.reference)
         policy = policies.markov(TREE, 1, base) if name.endswith("small") else policies.tabular(TREE, base)
         demonstrations = jnp.exp(task.optimal) * task.prompt_probs[:, None]
-        fit = method(key, classes_of(policy, task), Problem(task, train, held_out, demonstrations), settings)
+        fit = method(key, classes_of(policy, task), Problem(task.known, train, held_out, demonstrations), settings)
         return fit, metrics.evaluate(policy.leaf_log_probs(policy.init(key)), task)
 
     with jax.enable_x64(False):
@@ -215,13 +215,13 @@ def test_the_pair_loss_is_the_one_asked_for():
     pairs = preferences.population(tree, task)
     classes = Classes(policies.tabular(tree))
     settings = Settings(penalties=(0.0,), tolerance=1e-10, pair_loss=losses.ipo)
-    fit = run(algorithms.dpo, classes, Problem(task, pairs, pairs), settings)
+    fit = run(algorithms.dpo, classes, Problem(task.known, pairs, HeldOut(pairs)), settings)
     first, second = (law(fit, classes.policy) - task.reference)[0].tolist()
     assert 2 * (first - second) == pytest.approx(helpers.sigmoid(1) - 0.5)
 
 
 def second_stage(policy, reward, task):
-    return jax.jit(lambda reward: algorithms.second_stage(KEY, policy, reward, task, SETTINGS))(reward)
+    return jax.jit(lambda reward: algorithms.second_stage(KEY, policy, reward, task.known, SETTINGS))(reward)
 
 
 @pytest.mark.parametrize("name", ["tabular", "markov of full order"])
@@ -286,7 +286,7 @@ def test_spin_stays_where_the_demonstrations_are_and_moves_there_from_elsewhere(
 
     moved = run(algorithms.spin, classes, problem, Settings(rl_tolerance=1e-8, spin_rounds=8))
     start, end = (
-        metrics.kl(target, log_policy).sum() for log_policy in (problem.task.reference, law(moved, classes.policy))
+        metrics.kl(target, log_policy).sum() for log_policy in (problem.known.reference, law(moved, classes.policy))
     )
     assert end < 1e-4 * start
 
@@ -301,9 +301,10 @@ def test_spin_reports_a_first_round_that_is_stopped_though_the_last_is_not(class
 @pytest.mark.parametrize("settings", [SETTINGS, ADAM], ids=["newton", "adam"])
 @pytest.mark.parametrize("part", ["train", "held_out"])
 def test_pairs_that_are_not_numbers_are_reported(classes, problem, settings, part):
-    pairs = getattr(problem, part)
-    broken = pairs._replace(reference_margin=pairs.reference_margin.at[4 if part == "held_out" else 0].set(jnp.nan))
-    fit = run(algorithms.dpo, classes, problem._replace(**{part: broken}), settings)
+    held_out = part == "held_out"
+    pairs = problem.held_out.pairs if held_out else problem.train
+    broken = pairs._replace(reference_margin=pairs.reference_margin.at[4 if held_out else 0].set(jnp.nan))
+    fit = run(algorithms.dpo, classes, problem._replace(**{part: HeldOut(broken) if held_out else broken}), settings)
     assert not fit.converged
     assert run(algorithms.dpo, classes, problem, settings).converged
 

@@ -9,7 +9,19 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gvgap_jax import TokenTree, algorithms, losses, metrics, online, policies, preferences, rollouts, tasks, verifiers
+from gvgap_jax import (
+    HeldOut,
+    TokenTree,
+    algorithms,
+    losses,
+    metrics,
+    online,
+    policies,
+    preferences,
+    rollouts,
+    tasks,
+    verifiers,
+)
 from gvgap_jax.online import Sizes
 from gvgap_jax.rollouts import Rollout
 
@@ -28,7 +40,7 @@ def params(tree, policy):
 
 @pytest.fixture(scope="module")
 def environment(tree, task):
-    return tasks.environment(tree, task, partial(tree.at, task.reward))
+    return tasks.environment(tree, task.known, partial(tree.at, task.reward))
 
 
 def every_batch(tree, task, policy, params, environment, samples):
@@ -200,7 +212,7 @@ def test_top_against_bottom_draws_its_exact_law(tree, task, policy, params, envi
 
 
 def test_a_tied_draw_is_no_pair(tree, task, policy, params):
-    flat = tasks.environment(tree, task, lambda prompts, responses: jnp.zeros(len(prompts)))
+    flat = tasks.environment(tree, task.known, lambda prompts, responses: jnp.zeros(len(prompts)))
     pairs = rollouts.top_against_bottom(rollouts.roll_out(jax.random.key(5), policy, params, flat, 8, 3))
     assert pairs.weight.sum() == 0
 
@@ -233,7 +245,7 @@ def test_one_batch_round_is_dpo_on_relabelled_pairs(tree, task, policy, environm
     settings = algorithms.Settings(penalties=(1.0,))
 
     def fitted(pairs):
-        problem = algorithms.Problem(task, pairs, pairs)
+        problem = algorithms.Problem(task.known, pairs, HeldOut(pairs))
         return policy.leaf_log_probs(algorithms.dpo(None, algorithms.Classes(policy), problem, settings).params)
 
     rollout = rollouts.roll_out(jax.random.key(7), policy, start, environment, 16_000, m)
@@ -247,7 +259,7 @@ def test_one_batch_round_is_dpo_on_relabelled_pairs(tree, task, policy, environm
 def test_a_smaller_class_ends_near_its_own_optimum(tree, task, environment):
     policy = policies.markov(tree, 0, tree.conditionals(task.reference))
     fit = jax.jit(lambda: online.rloo(jax.random.key(8), policy, policy.init(None), environment, SIZES, RATE))()
-    exact = algorithms.second_stage(None, policy, task.reward, task, algorithms.Settings())
+    exact = algorithms.second_stage(None, policy, task.reward, task.known, algorithms.Settings())
     gap = metrics.evaluate(policy.leaf_log_probs(exact.params), task).objective
     assert gap - metrics.evaluate(policy.leaf_log_probs(fit.params), task).objective < 0.01
 
@@ -296,7 +308,7 @@ def test_pairs_need_an_even_number_of_responses(policy, params, environment):
 def test_verifiers_can_be_the_environments_reward(tree, task, policy):
     verifier = verifiers.interactions(tree, 1)
     fixed = jnp.arange(float(verifier.num_parameters))
-    environment = tasks.environment(tree, task, partial(verifier.score, fixed))
+    environment = tasks.environment(tree, task.known, partial(verifier.score, fixed))
     rollout = rollouts.roll_out(jax.random.key(10), policy, policy.init(None), environment, 5, 2)
     wanted = tree.at(verifier.leaf_scores(fixed), rollout.prompts, rollout.responses)
     np.testing.assert_allclose(rollout.reward.reshape(-1), wanted)

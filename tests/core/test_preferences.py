@@ -86,19 +86,19 @@ def test_a_prompt_of_probability_zero_is_never_drawn(tree, task, draw):
 def test_split_holds_out_every_fifth_of_the_first_pairs(tree, task):
     pairs = preferences.sample(KEY, tree, task, 23)
     train, held_out = preferences.split(pairs, 12)
-    assert np.flatnonzero(held_out.weight).tolist() == [4, 9]
+    assert np.flatnonzero(held_out.pairs.weight).tolist() == [4, 9]
     assert np.flatnonzero(train.weight).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11]
     assert set(train.weight.tolist()) == {0, 1}
     np.testing.assert_array_equal(train.chosen, pairs.chosen)
     halves = preferences.split(pairs, 12, held_out_every=2)
-    assert np.flatnonzero(halves[1].weight).tolist() == [1, 3, 5, 7, 9, 11]
+    assert np.flatnonzero(halves[1].pairs.weight).tolist() == [1, 3, 5, 7, 9, 11]
 
 
 def test_the_number_of_pairs_may_be_an_array(tree, task):
     pairs = preferences.sample(KEY, tree, task, 23)
     train, held_out = jax.vmap(lambda n: preferences.split(pairs, n))(jnp.array([0, 5, 23]))
     assert train.weight.sum(-1).tolist() == [0, 4, 19]
-    assert held_out.weight.sum(-1).tolist() == [0, 1, 4]
+    assert held_out.pairs.weight.sum(-1).tolist() == [0, 1, 4]
 
 
 def test_separable_pairs_raise():

@@ -14,7 +14,7 @@ def setting(tree, task):
     return (
         policy,
         params,
-        tasks.environment(tree, task, lambda prompts, responses: tree.at(task.reward, prompts, responses)),
+        tasks.environment(tree, task.known, lambda prompts, responses: tree.at(task.reward, prompts, responses)),
     )
 
 

@@ -131,7 +131,7 @@ def test_a_separable_fit_without_a_penalty_is_refused():
     task = make_task(TREE, np.array([[50.0, 0.0, 0.0, 0.0]]))
     pairs = preferences.sample(KEY, TREE, task, 10)
     classes = Classes(policies.tabular(TREE), verifiers.interactions(TREE, 1))
-    problem = Problem(task, *preferences.split(pairs, 10))
+    problem = Problem(task.known, *preferences.split(pairs, 10))
     with pytest.raises(ValueError, match=r"separable.*Give it a positive penalty, or more pairs"):
         algorithms.reward_model(KEY, classes, problem, Settings(penalties=(0.0,)))
     penalised = jax.jit(lambda: algorithms.reward_model(KEY, classes, problem, Settings(penalties=(1.0,))))

@@ -15,7 +15,7 @@ def made_up(rate: float, bias: float) -> dict[str, pl.DataFrame]:
         for prompts in (16, 256, 4096) for seed in range(8)
     ]  # fmt: skip
     runs = [
-        {"road": "RLOO", "horizon": 3, "prompts": prompts, "seed": seed, "regret": (1 + seed) / prompts}
+        {"method": "RLOO", "horizon": 3, "prompts": prompts, "seed": seed, "regret": (1 + seed) / prompts}
         for prompts in (16, 1024)
         for seed in range(8)
     ]

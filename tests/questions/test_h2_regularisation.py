@@ -6,7 +6,7 @@ import polars as pl
 import pytest
 
 from experiments.questions import h2_regularisation as experiment
-from gvgap_jax import algorithms, policies, preferences, soft_rl, verifiers
+from gvgap_jax import HeldOut, algorithms, policies, preferences, soft_rl, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
 
 KEY = jax.random.key(0)
@@ -17,7 +17,8 @@ def test_without_sampling_noise_f_dpo_with_forward_kl_is_its_optimum(tree, task)
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     local = verifiers.implicit_verifier(policy, policy, policy.init(KEY), task.beta, soft_rl.FORWARD_KL)
     settings = Settings(penalties=(0.1, 0.0), tolerance=1e-9, newton_steps=100)
-    fit = jax.jit(lambda: algorithms.reward_model(KEY, Classes(policy, local), Problem(task, pairs, pairs), settings))()
+    problem = Problem(task.known, pairs, HeldOut(pairs))
+    fit = jax.jit(lambda: algorithms.reward_model(KEY, Classes(policy, local), problem, settings))()
     expected = soft_rl.forward_optimal_policy(task.reward, task.reference, task.beta)
     assert fit.converged
     np.testing.assert_allclose(policy.leaf_log_probs(fit.params), expected, atol=1e-6)

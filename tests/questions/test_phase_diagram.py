@@ -97,7 +97,7 @@ def test_what_a_small_policy_class_follows_is_the_projection_of_the_errors():
     followed, gradients = (complexity.reward_gradients(v, v.init(jax.random.key(0))) for v in (small, large))
     error = 1e-3 * jax.random.normal(jax.random.key(1), (gradients.shape[-1],))
     settings = algorithms.Settings(rl_tolerance=1e-12)
-    fit = algorithms.second_stage(jax.random.key(0), policy, task.reward + gradients @ error, task, settings)
+    fit = algorithms.second_stage(jax.random.key(0), policy, task.reward + gradients @ error, task.known, settings)
     regret = divergence.kl(policy.leaf_log_probs(fit.params), task.optimal)[0]
     covariance = complexity.policy_covariance(gradients, task, followed)
     assert regret == pytest.approx(float(error @ covariance @ error) / 2, rel=1e-2)
@@ -203,9 +203,9 @@ def test_the_second_stage_is_lossless_where_the_policies_hold_the_soft_optimal_o
     teacher = verifiers.nested_interactions(tree, policy_order)
     policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
     settings = algorithms.Settings(rl_tolerance=1e-10)
-    projected = algorithms.second_stage(jax.random.key(0), policy, reward, task, settings)
+    projected = algorithms.second_stage(jax.random.key(0), policy, reward, task.known, settings)
     tabular = policies.tabular(tree)
-    closed = algorithms.second_stage(jax.random.key(0), tabular, reward, task, settings)
+    closed = algorithms.second_stage(jax.random.key(0), tabular, reward, task.known, settings)
     np.testing.assert_allclose(
         policy.leaf_log_probs(projected.params), tabular.leaf_log_probs(closed.params), atol=1e-6
     )

@@ -56,7 +56,7 @@ def made_up(excess, regrets, seeds=6):
         for arm, (method, order) in {"DPO": ("DPO", 4), "table": ("RLHF", 4), "simple": ("RLHF", 1)}.items():
             offset = 0.001 * (seed - (seeds - 1) / 2)
             rows.append(
-                {"seed": seed, "unseen": share, "penalties": penalty, "road": method, "order": order, "horizon": 4}
+                {"seed": seed, "unseen": share, "penalties": penalty, "method": method, "order": order, "horizon": 4}
                 | {"gold_order": 1}
                 | {"pairs": 64, "converged": True, "regret": regrets[arm](share) * (1 + 0.01 * seed)}
                 | {"hole_mass": share + offset + (excess * share if arm == "DPO" else 0), "optimal_hole_mass": share}
@@ -92,7 +92,7 @@ def test_a_gap_of_simple_verifiers_needs_none():
 
 def test_mass_that_moves_without_a_hole_is_seen():
     tables = made_up(0.0, dict.fromkeys(("DPO", "table", "simple"), lambda share: 0.1))
-    shifted = pl.col("hole_mass") + 0.1 * ((pl.col("road") == "DPO") & (pl.col("unseen") == 0))
+    shifted = pl.col("hole_mass") + 0.1 * ((pl.col("method") == "DPO") & (pl.col("unseen") == 0))
     tables["fits"] = tables["fits"].with_columns(hole_mass=shifted)
     assert {f.verdict for f in experiment.findings(tables) if f.control} == {"effect, above"}
 

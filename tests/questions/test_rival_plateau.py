@@ -33,7 +33,7 @@ def test_labelled_pairs_follow_the_targets_log_odds(gold):
     """P(y1 > y2) = sigmoid(gamma log pi*(y1)/pi*(y2)), counted."""
     train, held_out = rival_plateau.counted(jax.random.key(1), TREE, gold, 65536, 60000)
     assert float(jnp.sum(train.weight)) == 48000
-    assert float(jnp.sum(held_out.weight)) == 12000
+    assert float(jnp.sum(held_out.pairs.weight)) == 12000
     times = np.asarray(train.weight).reshape(3, 3, 3)
     log_target = np.asarray(gold.optimal)
     for x, i, j in itertools.product(range(3), repeat=3):

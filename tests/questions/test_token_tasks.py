@@ -64,8 +64,8 @@ def test_pairs_are_the_same_whatever_labels_them_and_every_fifth_is_held_out():
 
     train, held_out, accuracy = drawn(1)
     coin_train, coin_held_out, coin_accuracy = drawn(0)
-    assert (len(train.weight), len(held_out.weight)) == (160, 40)
-    for pairs, coins in ((train, coin_train), (held_out, coin_held_out)):
+    assert (len(train.weight), len(held_out.pairs.weight)) == (160, 40)
+    for pairs, coins in ((train, coin_train), (held_out.pairs, coin_held_out.pairs)):
         np.testing.assert_array_equal(pairs.prompts, coins.prompts)
         np.testing.assert_array_equal(pairs.chosen + pairs.rejected, coins.chosen + coins.rejected)
     assert not np.array_equal(train.chosen, coin_train.chosen)

@@ -17,7 +17,7 @@ from gvgap_jax.lm.data import arrays
 from gvgap_jax.training import layouts, loop, objectives, programs, train
 from gvgap_jax.training.loop import Training
 from gvgap_jax.training.objectives import Objective
-from gvgap_jax.types import Demonstrations
+from gvgap_jax.types import Demonstrations, HeldOut
 
 SHORT = Training(steps=12, evaluate_every=3, steps_a_dispatch=6, clip=0.1)
 
@@ -31,7 +31,7 @@ def policy(tree, task):
 def pairs(tree, task):
     """Training and held-out pairs; the number of held-out ones is no multiple of the batch."""
     drawn = preferences.sample(jax.random.key(0), tree, task, 90)
-    return jax.tree.map(lambda rows: rows[:60], drawn), jax.tree.map(lambda rows: rows[60:], drawn)
+    return jax.tree.map(lambda rows: rows[:60], drawn), HeldOut(jax.tree.map(lambda rows: rows[60:], drawn))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_dpo_starts_at_log_2_and_falls(alone):
 
 
 def test_held_out_loss_is_that_of_all_held_out_pairs_at_once(alone, dpo, pairs):
-    whole = dpo(pairs).loss(alone.fit.params, pairs[1])
+    whole = dpo(pairs).loss(alone.fit.params, pairs[1].pairs)
     np.testing.assert_allclose(alone.fit.held_out_loss, whole, rtol=1e-12)
     assert alone.fit.held_out_loss == alone.curves["held_out_loss"].min()
 
