@@ -1,4 +1,4 @@
-"""Distances between distributions over leaves, as exact sums over the last axis."""
+"""Distances between distributions over leaves, as exact sums over the last axis; NaN where a number of theirs is NaN."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -10,7 +10,7 @@ def kl(log_p: Float[Array, "*batch L"], log_q: Float[Array, "*batch L"]) -> Floa
     With p the policy this is the reverse KL of the paper, with p the data the forward KL.
     """
     p = jnp.exp(log_p)
-    return jnp.sum(jnp.where(p > 0, p * (jnp.where(p > 0, log_p, 0.0) - log_q), 0.0), axis=-1)
+    return jnp.sum(p * (_finite_where_absent(p, log_p) - _finite_where_absent(p, log_q)), axis=-1)
 
 
 def total_variation(log_p: Float[Array, "*batch L"], log_q: Float[Array, "*batch L"]) -> Float[Array, "*batch"]:
@@ -21,4 +21,9 @@ def total_variation(log_p: Float[Array, "*batch L"], log_q: Float[Array, "*batch
 def entropy(log_p: Float[Array, "*batch L"]) -> Float[Array, "*batch"]:
     """Shannon entropy in nats; leaves with p = 0 contribute 0."""
     p = jnp.exp(log_p)
-    return -jnp.sum(jnp.where(p > 0, p * jnp.where(p > 0, log_p, 0.0), 0.0), axis=-1)
+    return -jnp.sum(p * _finite_where_absent(p, log_p), axis=-1)
+
+
+def _finite_where_absent(p, log_values):
+    """The logarithms, or 0 for -inf where p = 0: 0 times it is 0, and 0 times NaN stays NaN."""
+    return jnp.where((p == 0) & jnp.isinf(log_values), 0.0, log_values)

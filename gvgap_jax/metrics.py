@@ -1,4 +1,7 @@
-"""Exact metrics of policies and reward models: sums over leaves, averaged over a distribution of prompts."""
+"""Exact metrics of policies and reward models: sums over leaves, averaged over a distribution of prompts.
+
+A NaN that is handed in comes out as NaN, so that comparisons here ask for what a number is not.
+"""
 
 from typing import NamedTuple
 
@@ -62,7 +65,8 @@ def best_of_n(
     probability = jnp.exp(log_policy)
     lower, upper = _distribution(probability, score)
     mass = upper - lower
-    return jnp.where(mass > 0, probability * (upper**n - lower**n) / jnp.where(mass > 0, mass, 1.0), 0.0)
+    absent = mass <= 0
+    return jnp.where(absent, 0.0, probability * (upper**n - lower**n) / jnp.where(absent, 1.0, mass))
 
 
 def top_and_bottom(
@@ -75,15 +79,16 @@ def top_and_bottom(
     """
     probability = jnp.exp(log_policy)
     lower, upper = _distribution(probability, score)
-    share = jnp.where(upper > lower, probability / jnp.where(upper > lower, upper - lower, 1.0), 0.0)
+    absent = upper <= lower
+    share = jnp.where(absent, 0.0, probability / jnp.where(absent, 1.0, upper - lower))
 
     def between(top, bottom):
         return jnp.maximum(top[:, :, None] - bottom[:, None, :], 0.0) ** n
 
     both = between(upper, lower) - between(lower, lower) - between(upper, upper) + between(lower, upper)
-    above = lower[:, :, None] >= upper[:, None, :]
+    not_above = lower[:, :, None] < upper[:, None, :]
     # Rounding may leave differences of nearly equal powers below 0.
-    return jnp.where(above, jnp.maximum(both, 0.0), 0.0) * share[:, :, None] * share[:, None, :]
+    return jnp.where(not_above, 0.0, jnp.maximum(both, 0.0)) * share[:, :, None] * share[:, None, :]
 
 
 def win_rate(
@@ -101,14 +106,18 @@ def win_rate(
 
 
 def _distribution(probability, score):
-    """P(score < s(y)) and P(score <= s(y)) of every leaf y, where leaves have this ``probability``; all [.., L]."""
+    """P(score < s(y)) and P(score <= s(y)) of every leaf y, where leaves have this ``probability``; all [.., L].
+
+    NaN for all leaves of a row where one score is NaN: sorted among numbers, it would be the highest.
+    """
     order = jnp.argsort(score, axis=-1)
     sorted_score = jnp.take_along_axis(score, order, -1)
     below_or_here = jnp.cumsum(jnp.take_along_axis(probability, order, -1), axis=-1)
     below_or_here = below_or_here / below_or_here[..., -1:]
     padded = jnp.concatenate([jnp.zeros_like(below_or_here[..., :1]), below_or_here], axis=-1)
     lower, upper = (jnp.take_along_axis(padded, _search(sorted_score, score, side), -1) for side in ("left", "right"))
-    return lower, upper
+    unknown = jnp.any(jnp.isnan(score), axis=-1, keepdims=True)
+    return jnp.where(unknown, jnp.nan, lower), jnp.where(unknown, jnp.nan, upper)
 
 
 def _search(sorted_score, score, side):
