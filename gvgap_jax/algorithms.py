@@ -68,7 +68,8 @@ class Settings:
     Attributes:
       solver: ``newton`` follows the ridge penalties and selects one on the held-out pairs;
         ``adam`` starts at the reference, and stops early on the held-out pairs.
-      penalties: the ridge penalties tried by ``newton``, in pairs.
+      penalties: the ridge penalties tried by ``newton``, in pairs, on parameters in units of reward: the same for a
+        class of policies as for one of reward models. Logits are worth beta each, so theirs is beta**2 times it.
       tolerance: gradient norm at the optimum, as a share of its sampling noise (see ``penalty_path``).
       newton_steps: at most so many Newton steps for each penalty.
       learning_rate, adam_steps, patience: of the Adam loop, in its own units and in steps. ``adam_steps`` and
@@ -114,7 +115,7 @@ def reward_model(key: PRNGKey, classes: Classes, problem: Problem, settings: Set
     def margins(params: Params, pairs: Preferences):
         return reward_margin(params, pairs, verifier, problem.known.temperature)
 
-    return _fit_margins(verifier.init(key), margins, problem, settings)
+    return _fit_margins(verifier.init(key), margins, problem, settings, verifier.unit)
 
 
 def reward_margin(params: Params, pairs: Preferences, verifier: Verifier, temperature: Number) -> Float[Array, "N"]:
@@ -265,10 +266,10 @@ def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settin
         local = losses.local_margin(chosen, rejected, pairs.reference_margin, problem.known.beta)
         return local / problem.known.temperature
 
-    return _fit_margins(policy.init(key), margins, problem, settings)
+    return _fit_margins(policy.init(key), margins, problem, settings, problem.known.beta * policy.unit)
 
 
-def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) -> Fit:
+def _fit_margins(params: Params, margins, problem: Problem, settings: Settings, unit: Number) -> Fit:
     train, held_out = problem.train, problem.held_out.pairs
 
     def held_out_loss(params: Params):
@@ -286,6 +287,7 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings) 
             settings.penalties,
             settings.tolerance,
             settings.newton_steps,
+            unit,
         )
     return optimize.minimise(
         lambda params: settings.pair_loss(margins(params, train), train.weight),

@@ -1,4 +1,4 @@
-"""Distances between distributions over leaves, as exact sums over the last axis; NaN where a number of theirs is NaN."""
+"""Distances between distributions over leaves, as exact sums over the last axis; NaN where one of them has a NaN."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float

@@ -229,19 +229,21 @@ def penalty_path(
     penalties: tuple[float, ...],
     tolerance: float,
     max_steps: int,
+    unit: Number = 1.0,
 ) -> Fit:
     """The fit of the lowest held-out loss among Newton's optima for every ridge penalty, strongest first.
 
-    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 norm(params - start)^2, so
+    ``loss`` is a mean over pairs; the objective is total_weight * loss + penalty/2 norm(unit (params - start))^2, so
     a penalty counts in pairs, and pulls towards the start: a network pulled towards 0 would rest at its saddle
-    there. The tolerance is a share of sqrt(total_weight), the size of the sampling noise in the gradient: at
-    1e-3 the optimisation error is a thousandth of the statistical one.
+    there. ``unit`` is the reward that a parameter of 1 is worth. Penalties and gradients are in reward, so that a class
+    of logits and one of rewards are held alike. The tolerance is a share of sqrt(total_weight), the size of the
+    sampling noise in the gradient: at 1e-3 the optimisation error is a thousandth of the statistical one.
     """
     limit = tolerance * jnp.sqrt(total_weight)
     pairs = jnp.where(total_weight > 0, total_weight, 1.0)
 
     def moved(change):
-        return jax.tree.map(jnp.add, params, change)
+        return jax.tree.map(lambda start, reward: start + reward / unit, params, change)
 
     def moved_outputs(change):
         return outputs(moved(change))

@@ -19,7 +19,7 @@ reward per nat.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -51,6 +51,8 @@ class Policy:
       token_log_probs: the same -> [N, H], token by token; they sum to ``log_prob``.
       sample: key, params, prompts [N, P] -> responses [N, H]; consumes the key.
       num_parameters: numbers in the parameters.
+      unit: nats that a parameter of 1 is worth: 1 for logits, 1 / beta for the rewards of soft-optimal policies.
+        Beta times it is in reward, in which ridge penalties are stated.
     """
 
     init: Callable[[PRNGKey], Params]
@@ -58,6 +60,7 @@ class Policy:
     token_log_probs: Callable[[Params, Prompts, Responses], Float[Array, "N H"]]
     sample: Callable[[PRNGKey, Params, Prompts], Responses]
     num_parameters: Count
+    unit: Number = field(default=1.0, kw_only=True, compare=False)  # an array has no hash
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,13 @@ class Verifier:
       score: params, prompts [N, P], responses [N, H] -> rewards [N].
       num_parameters: free numbers of the class; where a class stores more numbers than it is
         free to choose (masked orders, sparse supports) its docstring says so.
+      unit: reward that a parameter of 1 is worth: 1, or beta for the local rewards of logits.
     """
 
     init: Callable[[PRNGKey], Params]
     score: Callable[[Params, Prompts, Responses], Float[Array, "N"]]
     num_parameters: Count
+    unit: Number = field(default=1.0, kw_only=True, compare=False)  # an array has no hash
 
 
 @dataclass(frozen=True)
@@ -176,7 +181,7 @@ class Fit(NamedTuple):
       loss: training loss there, without the penalty (per pair, in nats, for likelihoods).
       held_out_loss: held-out loss there; equal to ``loss`` where nothing was held out.
       gradient_norm: Euclidean norm of the gradient of the penalised objective that was minimised.
-      penalty: the selected ridge penalty, in pairs; 0 for none.
+      penalty: the selected ridge penalty, in pairs, on parameters in units of reward (see ``unit``); 0 for none.
       steps: optimiser steps taken over the whole search.
       converged: the gradient met the tolerance everywhere the selection looked, and all is finite.
     """

@@ -159,7 +159,7 @@ def implicit_verifier(
             policy.leaf_log_probs(params) - reference.leaf_log_probs(reference_params)
         )
 
-    return TreeVerifier(policy.init, score, policy.num_parameters, leaf_scores)
+    return TreeVerifier(policy.init, score, policy.num_parameters, leaf_scores, unit=beta * policy.unit)
 
 
 def soft_optimal_class(
@@ -183,4 +183,4 @@ def soft_optimal_class(
     by_token = tree_policy(
         tree, verifier.init, lambda params: tree.conditionals(leaf_log_probs(params)), verifier.num_parameters
     )
-    return replace(by_token, leaf_log_probs=leaf_log_probs, log_prob=log_prob)
+    return replace(by_token, leaf_log_probs=leaf_log_probs, log_prob=log_prob, unit=verifier.unit / beta)

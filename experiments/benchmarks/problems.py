@@ -131,7 +131,7 @@ class Objective(NamedTuple):
 
 
 def objective(tree: TokenTree, kind: Kind, data: Data) -> Objective:
-    """Sum over training pairs of softplus(-margin), plus penalty/2 |params|^2."""
+    """Sum over training pairs of softplus(-margin), plus penalty/2 |params|^2, where a logit of 1 is a reward of 1."""
     leaf_pass = reward_pass(tree, kind.order) if kind.order else policy_pass(tree, data.base)
     scale = 1 / data.temperature if kind.order else data.beta / data.temperature
     offset = 0.0 if kind.order else 1.0

@@ -7,10 +7,10 @@ optimal for it under the same regulariser. If bad regularisation were the cause,
 
 Task, pairs (drawn from the reference policy, whatever the regulariser), held-out fifth and candidate ridge penalties
 are the same. What could still mislead: a beta that suits one arm, so betas are swept and the arms also compared at
-equal KL to the reference; the ridge penalty, which pulls logits to 0 in one arm and coefficients of the reward in the
-other, so the control fits both arms over the same class, where no gap may stay; and the offline loss of forward KL,
-which is not convex in the logits: a small gradient certifies that its fits are stationary, not that they are global
-optima.
+equal KL to the reference; the ridge penalty, in units of reward in both, which pulls logits to 0 in one arm and
+coefficients of the reward in the other, so the control fits both arms over the same class, where no gap may stay; and
+the offline loss of forward KL, which is not convex in the logits: a small gradient certifies that its fits are
+stationary, not that they are global optima.
 
 On transformers the second stage descends on the exact regularised objective, and a policy of the simple class
 is handed to the transformer by the same descent. One more arm, with reverse KL, has a reward model of the policy's own

@@ -151,16 +151,16 @@ def run(program: Program, cell: dict) -> dict:
 def target(key: PRNGKey, tree: TokenTree, gamma, dimension: Count, small) -> tuple[Task, Float[Array, "X L D"]]:
     """A task whose pi* has logits of variance 1, and features [X, L, X*L] in which its reward is linear.
 
-    The features are gamma times one-hot rows, or, where ``small`` is 1, gamma times ``dimension`` normal ones (the
-    others are 0): a coefficient then has the unit of a logit in both methods, and a penalty the same meaning.
+    The features are one-hot rows, or, where ``small`` is 1, ``dimension`` normal ones (the others are 0), so that a
+    coefficient has the unit of a reward: penalties are stated in it for both methods.
     """
     feature_key, coefficient_key = jax.random.split(key)
     size = tree.prompts * tree.leaves
     used = jnp.arange(size) < dimension
     normal = jax.random.normal(feature_key, (tree.prompts, tree.leaves, size)) / jnp.sqrt(dimension)
     one_hot = jnp.eye(size).reshape(tree.prompts, tree.leaves, size)
-    features = gamma * jnp.where(small == 1, normal * used[None, None], one_hot)
-    reward = features @ jax.random.normal(coefficient_key, (size,))
+    features = jnp.where(small == 1, normal * used[None, None], one_hot)
+    reward = gamma * features @ jax.random.normal(coefficient_key, (size,))
     uniform = jnp.full(reward.shape, -jnp.log(tree.leaves))
     return Task(reward, uniform, jnp.full(tree.prompts, 1 / tree.prompts), gamma, jnp.ones(())), features
 
