@@ -21,23 +21,31 @@ from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.types import Demonstrations, Preferences
 
 
+class HeldOut(NamedTuple):
+    """Prompts that no policy and no reward model of the comparison sees: no stage that trains them is handed this.
+
+    Attributes:
+      pairs: what the judge is trained on, and what reward models are tested on.
+      questions: demonstrations, whose prompts every arm answers.
+    """
+
+    pairs: Preferences
+    questions: Encoded[Demonstrations, Demonstration]
+
+
 class Corpus(NamedTuple):
-    """Everything that a run reads.
+    """What is trained on, and how text becomes tokens and text again.
 
     Attributes:
       tokenizer, format: how text becomes tokens.
       demonstrations: of training prompts.
       comparisons: of training prompts, with their text.
-      held_out: pairs of prompts that are not trained on.
-      questions: held-out demonstrations, whose prompts every arm answers.
     """
 
     tokenizer: Tokenizer
     format: Format
     demonstrations: Demonstrations
     comparisons: Encoded[Preferences, Comparison]
-    held_out: Preferences
-    questions: Encoded[Demonstrations, Demonstration]
 
     def decoded(self, tokens) -> list[str]:
         """The text of responses [N, H]."""
@@ -48,8 +56,8 @@ class Corpus(NamedTuple):
         return self.tokenizer.decode_batch(tokens)
 
 
-def prepare(run: Run) -> Corpus:
-    """Read and encode all data, the same in every process, and say what is not used.
+def prepare(run: Run) -> tuple[Corpus, HeldOut]:
+    """Read and encode all data, the same in every process, and say what is not used: to train on, and held out.
 
     Raises:
       ValueError: a source cannot be read, too much of it is malformed, or nothing is left.
@@ -68,7 +76,7 @@ def prepare(run: Run) -> Corpus:
     for name, each in encoded.items():
         console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
     trained, compared, held_out, questions = encoded.values()
-    return Corpus(model.tokenizer, how, trained.data, compared, held_out.data, questions)
+    return Corpus(model.tokenizer, how, trained.data, compared), HeldOut(held_out.data, questions)
 
 
 def _split(run: Run, kind: str, read_source) -> tuple[list, list]:

@@ -8,7 +8,7 @@ import polars as pl
 
 from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
-from experiments.tldr.corpus import Corpus
+from experiments.tldr.corpus import Corpus, HeldOut
 from experiments.tldr.judging import Asked, judges_of
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
@@ -18,7 +18,7 @@ from gvgap_jax.lm.judges import verdicts
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes, provenance
 from gvgap_jax.runtime.files import explained, save
-from gvgap_jax.types import Preferences
+from gvgap_jax.types import Demonstrations, Preferences
 
 
 class Answers(NamedTuple):
@@ -34,23 +34,22 @@ class Answers(NamedTuple):
     log_ratio: np.ndarray
 
 
-def evaluate(run: Run, text: Corpus) -> None:
+def evaluate(run: Run, text: Corpus, held_out: HeldOut) -> None:
     """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed."""
-    reference, data = models.trained(run, "sft"), text.questions.data
+    reference, data = models.trained(run, "sft"), held_out.questions.data
     prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
     given = {
-        arm: _answers(run, text, arm, reference)
+        arm: _answers(run, text, data.prompts, arm, reference)
         for arm in ARMS
         if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)
     }
     _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in given.items()))
-    _store(run, "verdicts", _verdicts(run, text, given, prompts, humans))
-    _store(run, "pairs", _held_out_pairs(run, text, reference))
+    _store(run, "verdicts", _verdicts(run, data, given, prompts, humans))
+    _store(run, "pairs", _held_out_pairs(run, held_out.pairs, reference))
 
 
-def _answers(run: Run, text: Corpus, arm: str, reference: Model) -> Answers:
-    prompts, recipe = text.questions.data.prompts, run.recipe
-    name = f"evaluate-{arm}"
+def _answers(run: Run, text: Corpus, prompts: Rows, arm: str, reference: Model) -> Answers:
+    name, recipe = f"evaluate-{arm}", run.recipe
     if arm == BEST_OF_N:
         drawn = passes.sampled(run, name, reference, prompts, recipe.samples, recipe.temperature)
         reward = passes.rewards(run, f"{name}-rewards", models.trained(run, "reward_model"), prompts, drawn)
@@ -86,10 +85,10 @@ def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: 
 
 
 def _verdicts(
-    run: Run, text: Corpus, given: Mapping[str, Answers], prompts: list[str], humans: list[str]
+    run: Run, data: Demonstrations, given: Mapping[str, Answers], prompts: list[str], humans: list[str]
 ) -> pl.DataFrame:
     """A row for every judge, arm and question: whether the arm's answer wins against the human one."""
-    data, rows = text.questions.data, []
+    rows = []
     for name, judge in judges_of(run).items():
         for arm, answers in given.items():
             questions = [Question(*each) for each in zip(prompts, answers.texts, humans, humans, strict=True)]
@@ -102,9 +101,8 @@ def _verdicts(
     return pl.concat(rows)
 
 
-def _held_out_pairs(run: Run, text: Corpus, reference: Model) -> pl.DataFrame:
+def _held_out_pairs(run: Run, pairs: Preferences, reference: Model) -> pl.DataFrame:
     """Margins of the global reward model and of DPO's local one on held-out pairs, in units of the log odds."""
-    pairs = text.held_out
     margins = {"global": _margin_of_reward_model(run, pairs)}
     if models.is_done(run, "dpo"):
         policy = with_reference(run, "pairs-dpo", models.trained(run, "dpo"), pairs).reference_margin

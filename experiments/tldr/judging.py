@@ -1,5 +1,6 @@
 """Who says which of two responses is better: gold verifier, reward model, ROUGE-L, or a model behind an endpoint."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -35,14 +36,15 @@ def labeller(run: Run) -> Judged:
     """Who relabels training pairs."""
     source = run.recipe.label_source
     if source == "reward_model":
-        return _reward_model(run, models.opened(run, str(run.recipe.gold_model)))
+        return _of_checkpoint(run, str(run.recipe.gold_model))
     return {"gold": gold, "rouge_l": rouge_l, "endpoint": partial(_endpoint, run)}[source]
 
 
 def judges_of(run: Run) -> dict[str, Judged]:
     """Who compares answers with human ones. ROUGE-L is not among them: nothing beats a text at being itself."""
-    model = models.opened(run, run.recipe.gold_model) if run.recipe.gold_model else models.trained(run, "judge")
-    judges: dict[str, Judged] = {"held_out_reward_model": _reward_model(run, model)}
+    given = run.recipe.gold_model
+    judge = _of_checkpoint(run, given) if given else _reward_model(run, models.trained(run, "judge"), "judge")
+    judges: dict[str, Judged] = {"held_out_reward_model": judge}
     if run.recipe.model == TOY:
         judges = {"gold": gold} | judges
     if run.recipe.endpoint.model:
@@ -62,10 +64,15 @@ def rouge_l(name: str, asked: Asked) -> Verdicts:
     return verdicts.by_score(lambda _, responses, references: verdicts.rouge_l(responses, references))(asked.questions)
 
 
-def _reward_model(run: Run, model: Model) -> Judged:
+def _of_checkpoint(run: Run, source: str) -> Judged:
+    """A reward model from elsewhere. A finished run may be judged again by another one: each stores its own rewards."""
+    return _reward_model(run, models.opened(run, source), f"judge-{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+
+
+def _reward_model(run: Run, model: Model, who: str) -> Judged:
     def judge(name: str, asked: Asked) -> Verdicts:
         both = np.stack([asked.first, asked.second], axis=1)
-        return verdicts.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).T)
+        return verdicts.compared(*passes.rewards(run, f"{who}-{name}", model, asked.prompts, both).T)
 
     return judge
 

@@ -10,6 +10,7 @@ from experiments.kit.presets import RESULTS, named_by
 from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
 
+MEANING = 2  # raised where the same options give other numbers
 TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint and of data
 
 Stage = Literal["sft", "rm", "dpo", "online", "evaluate"]
@@ -216,7 +217,7 @@ def made_for(recipe: Recipe) -> dict[str, Any]:
     """What a folder of this run was made for, as JSON: all that decides its numbers, and not who judges."""
     options = dataclasses.asdict(recipe)
     judging = ("endpoint", "dispatches", "gold_model") if not recipe.relabelled else ("dispatches",)
-    return {name: value for name, value in options.items() if name not in judging}
+    return {"meaning": MEANING} | {name: value for name, value in options.items() if name not in judging}
 
 
 def _pythia(size: str) -> Recipe:

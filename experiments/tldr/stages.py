@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.kit.terminal import console
 from experiments.tldr import corpus, models, passes
-from experiments.tldr.corpus import Corpus
+from experiments.tldr.corpus import Corpus, HeldOut
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, Stopped
 from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
@@ -40,16 +40,21 @@ def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
 
 
 def rm(run: Run, text: Corpus) -> None:
-    """The reward model that RL uses, and one on held-out pairs that judges; both begin as an SFT model."""
-    model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
-    verifier = classes.transformer_verifier(model.shape)
+    """The reward model that RL uses."""
+    _score(run, "reward_model", corpus.training_pairs(run, text))
 
-    def objective(pairs: Preferences) -> objectives.Objective:
-        return objectives.reward_model(verifier, pairs, batch=run.recipe.rm.batch)
 
-    _train(run, "reward_model", model, 1, corpus.training_pairs(run, text), run.recipe.rm, objective)
+def judge(run: Run, held_out: HeldOut) -> None:
+    """The reward model on held-out pairs, where no other one judges."""
     if run.recipe.gold_model is None:
-        _train(run, "judge", model, 1, text.held_out, run.recipe.rm, objective)
+        _score(run, "judge", held_out.pairs)
+
+
+def _score(run: Run, stage: str, pairs: Preferences) -> None:
+    """A reward model, from an SFT model."""
+    model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
+    verifier, how = classes.transformer_verifier(model.shape), run.recipe.rm
+    _train(run, stage, model, 1, pairs, how, lambda pairs: objectives.reward_model(verifier, pairs, batch=how.batch))
 
 
 def dpo(run: Run, text: Corpus) -> None:
