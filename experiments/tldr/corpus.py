@@ -88,8 +88,16 @@ def _split(run: Run, kind: str, read_source) -> tuple[list, list]:
         corpus = read_source(source, **({} if source.endswith(read.FILES) else {"part": run.recipe.data.split}))
         if corpus.dropped:
             console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
-        rows += corpus.rows
+        rows += map(_in_fields, corpus.rows)
     return read.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
+
+
+def _in_fields(row: Any) -> Any:
+    """One prompt is on one side, whether a file writes the post out or has its fields."""
+    try:
+        return row._replace(prompt=TLDR.parse(row.prompt))
+    except ValueError:
+        return row  # encoding it says what is wrong
 
 
 def _cut(run: Run, rows: Sequence[Demonstration]) -> list[Demonstration]:

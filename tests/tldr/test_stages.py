@@ -1,0 +1,387 @@
+"""The wiring of the recipe: who starts where, what is trained on what, who is judged by whom, and with which keys.
+
+Every stage runs, one after another, but for the work itself: ``fit`` moves parameters a little, and passes return
+numbers that tell which model made them.
+"""
+
+import dataclasses
+import json
+import zlib
+from types import SimpleNamespace
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.tldr import corpus, evaluation, judging, models, passes, stages, toy
+from experiments.tldr.run import Run
+from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, PRESETS, Descent, Sizes, made_for, training
+from gvgap_jax.lm.data import read
+from gvgap_jax.runtime.files import folder_at
+from gvgap_jax.runtime.files import read as read_table
+from gvgap_jax.training import layouts, objectives
+from gvgap_jax.training.train import Trained
+from gvgap_jax.types import PADDING, Fit
+
+RECIPE = dataclasses.replace(
+    PRESETS["laptop"],
+    data=dataclasses.replace(PRESETS["laptop"].data, limit=80),
+    sft=Descent(batch=4, learning_rate=0.1, schedule="cosine", epochs=2),
+    rm=Descent(batch=6, learning_rate=0.2, schedule="constant", epochs=3, accumulate=2),
+    dpo=Descent(batch=8, learning_rate=0.3, schedule="linear", epochs=1),
+    beta=0.25,
+    samples=3,
+    temperature=0.9,
+    evaluation_temperature=0.4,
+    online_prompts=16,
+    evaluation_prompts=6,
+)
+# stage: where it starts, what it is trained by, whether it has a scalar head
+TRAININGS = {
+    "sft": ("base", "sft", False),
+    "reward_model": ("sft", "rm", True),
+    "judge": ("sft", "rm", True),
+    "dpo": ("sft", "dpo", False),
+    "online_from_sft": ("sft", "dpo", False),
+    "online_from_dpo": ("dpo", "dpo", False),
+}
+every_training = pytest.mark.parametrize("stage", TRAININGS)
+
+
+def number_of(text):
+    return zlib.crc32(text.encode())
+
+
+def stage_of(model):
+    """Which stage left a model."""
+    return model.checkpoint.folder.parent.name
+
+
+def told(kind, model, responses):
+    """Numbers [N, m] that tell model and response."""
+    weights = np.random.default_rng(number_of(f"{kind} {stage_of(model)}")).normal(size=200)
+    return np.where(responses >= 0, weights[responses], 0.0).sum(axis=-1)
+
+
+class Work:
+    """What is done in place of the work, and what of it was asked for."""
+
+    def __init__(self):
+        self.fits, self.passes = {}, {}
+
+    def fit(self, build, data, settings, key, learning_rate, *, start, layout, keep, monitor):
+        stage = keep.folder.parent.name
+        self.fits[stage] = SimpleNamespace(
+            build=build, data=data, settings=settings, key=key, rate=learning_rate, start=start, keep=keep
+        )
+        moved = jax.tree.map(lambda leaf: leaf + number_of(stage) % 1000 / 1e4, start)
+        return Trained(Fit(moved, *np.zeros(5), True), None, ("done",))
+
+    def sampled(self, run, name, model, prompts, samples, temperature):
+        assert name not in self.passes
+        self.passes[name] = SimpleNamespace(model=stage_of(model), prompts=prompts, temperature=temperature)
+        horizon = run.recipe.data.response_tokens
+        drawn = np.random.default_rng(number_of(name)).integers(3, 100, (len(prompts), samples, horizon))
+        drawn[..., 4:] = PADDING
+        drawn[0] = drawn[0, :1]  # a prompt whose responses tie
+        return drawn
+
+    def rewards(self, run, name, model, prompts, responses):
+        self.passes[name] = SimpleNamespace(model=stage_of(model), prompts=prompts, responses=responses)
+        return told("reward", model, responses)
+
+    def log_probs(self, run, name, model, prompts, responses):
+        self.passes[name] = SimpleNamespace(model=stage_of(model), prompts=prompts, responses=responses)
+        return told("log", model, responses)
+
+
+def patched(patch, work):
+    patch.setattr(stages, "fit", work.fit)
+    for name in ("sampled", "rewards", "log_probs"):
+        patch.setattr(passes, name, getattr(work, name))
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The run, its text, what is held out, and what its stages asked for."""
+    folder = tmp_path_factory.mktemp("wired")
+    toy._write_data(folder / "toy", 0)
+    toy.write_model(folder / "toy" / "model", layers=1, width=8)
+    run = Run(RECIPE, folder_at(folder / "seed-0"), layouts.layout(-1), lambda: False)
+    text, held_out = corpus.prepare(run)
+    work = Work()
+    with pytest.MonkeyPatch.context() as patch:
+        patched(patch, work)
+        stages.sft(run, text)
+        stages.rm(run, text)
+        stages.judge(run, held_out)
+        stages.dpo(run, text)
+        stages.online_dpo(run, text)
+        evaluation.evaluate(run, text, held_out)
+    return SimpleNamespace(run=run, text=text, held_out=held_out, work=work)
+
+
+def parameters(run, stage, scalar):
+    model = models.base(run) if stage == "base" else models.trained(run, stage)
+    return models.parameters(run, model, 1 if scalar else None)
+
+
+@every_training
+def test_every_training_starts_where_it_should(done, stage):
+    start, _, scalar = TRAININGS[stage]
+    found, wanted = done.work.fits[stage].start, parameters(done.run, start, scalar)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    assert all(np.array_equal(*leaves) for leaves in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True))
+    assert found["head"].shape[-1] == (1 if scalar else models.base(done.run).shape.vocabulary)
+    others = {each for each, *_ in TRAININGS.values()} - {start}
+    embedding = np.asarray(found["ends"]["embedding"]["embedding"])
+    assert all(
+        np.abs(embedding - parameters(done.run, other, scalar)["ends"]["embedding"]["embedding"]).max() > 0
+        for other in others
+    )
+
+
+@every_training
+def test_every_training_has_its_own_settings_key_and_place(done, stage):
+    found, (_, name, _) = done.work.fits[stage], TRAININGS[stage]
+    how = getattr(RECIPE, name)
+    rows = {
+        "sft": len(done.text.demonstrations.weight),
+        "judge": len(done.held_out.pairs.weight),
+        "online_from_sft": RECIPE.online_prompts,
+        "online_from_dpo": RECIPE.online_prompts,
+    }.get(stage, len(done.text.comparisons.rows))
+    assert (found.rate, found.settings) == (how.learning_rate, training(how, RECIPE, rows))
+    assert found.settings.steps == int(how.epochs * rows / how.batch)
+    assert len(found.data.weight) == rows // how.batch * how.batch
+    assert jax.random.key_data(found.key).tolist() == jax.random.key_data(done.run.key(stage)).tolist()
+    assert found.keep.folder == done.run.folder / stage / "training"
+    assert found.keep.description == made_for(RECIPE)
+
+
+def test_every_purpose_and_every_seed_has_a_key_of_its_own(done):
+    purposes = [*done.work.fits, "rm_sft", "pairs", *done.work.passes]
+    runs = done.run, done.run._replace(recipe=dataclasses.replace(RECIPE, seed=1))
+    keys = {jax.random.key_data(run.key(purpose)).tobytes() for run in runs for purpose in purposes}
+    assert len(keys) == 2 * len(purposes)
+
+
+def same(found, wanted):
+    """Whether rows are the first ones of others."""
+    return np.array_equal(found, wanted[: len(found)])
+
+
+def test_sft_imitates_demonstrations_of_training_prompts(done, monkeypatch):
+    found, wanted = done.work.fits["sft"].data, done.text.demonstrations
+    assert all(same(*each) for each in zip(found, wanted, strict=True))
+
+
+def test_the_reward_model_and_dpo_see_the_same_pairs_and_the_judge_others(done):
+    fits, pairs = done.work.fits, done.text.comparisons.data
+    for name in ("prompts", "chosen", "rejected", "weight"):
+        for stage in ("reward_model", "dpo"):
+            assert same(getattr(fits[stage].data, name), getattr(pairs, name))
+        assert same(getattr(fits["judge"].data, name), getattr(done.held_out.pairs, name))
+    margin = np.subtract(
+        *(told("log", models.trained(done.run, "sft"), side) for side in (pairs.chosen, pairs.rejected))
+    )
+    np.testing.assert_allclose(fits["dpo"].data.reference_margin, margin[: len(fits["dpo"].data.weight)], rtol=1e-5)
+    assert done.work.passes["dpo-reference"].model == "sft", "the reference is SFT's"
+
+
+@pytest.mark.parametrize("start", ["sft", "dpo"])
+def test_an_online_round_is_labelled_by_the_learned_reward_model_on_the_starting_policys_responses(done, start):
+    stage, asked = f"online_from_{start}", done.work.passes
+    drawn = asked[f"{stage}-samples"]
+    assert (drawn.model, drawn.temperature) == (start, RECIPE.temperature)
+    unique = {tuple(row) for row in done.text.comparisons.data.prompts.tolist()}
+    assert {tuple(row) for row in drawn.prompts.tolist()} <= unique
+    assert len(drawn.prompts) == len({tuple(row) for row in drawn.prompts.tolist()}) == RECIPE.online_prompts
+    scored = asked[f"{stage}-rewards"]
+    assert scored.model == "reward_model"
+    reward = told("reward", models.trained(done.run, "reward_model"), scored.responses)
+    rows, data = np.arange(len(reward)), done.work.fits[stage].data
+    np.testing.assert_array_equal(data.prompts, drawn.prompts)
+    np.testing.assert_array_equal(data.chosen, scored.responses[rows, reward.argmax(axis=1)])
+    np.testing.assert_array_equal(data.rejected, scored.responses[rows, reward.argmin(axis=1)])
+    np.testing.assert_array_equal(data.weight, [0, *np.ones(len(rows) - 1)])
+    sft = models.trained(done.run, "sft")
+    np.testing.assert_allclose(
+        data.reference_margin, told("log", sft, data.chosen) - told("log", sft, data.rejected), rtol=1e-5
+    )
+    assert asked[f"{stage}-reference"].model == "sft", "the reference is SFT's, wherever the round starts"
+
+
+@every_training
+def test_objectives_have_the_batch_and_the_beta_of_the_recipe(done, stage, monkeypatch):
+    made = []
+    for name in ("sft", "reward_model", "dpo"):
+        monkeypatch.setattr(objectives, name, lambda *given, name=name, **how: made.append((name, *given[1:], how)))
+    found, data = done.work.fits[stage], object()
+    found.build(data)
+    batch = getattr(RECIPE, TRAININGS[stage][1]).batch
+    kind = {"sft": "sft", "reward_model": "reward_model", "judge": "reward_model"}.get(stage, "dpo")
+    assert made == [(kind, data, {"batch": batch} | ({"beta": RECIPE.beta} if kind == "dpo" else {}))]
+
+
+def test_no_held_out_prompt_is_trained_on(done):
+    def texts(prompts):
+        return set(done.text.prompts(prompts))
+
+    seen = texts(done.text.demonstrations.prompts) | texts(done.text.comparisons.data.prompts)
+    asked, judged = (texts(each.prompts) for each in (done.held_out.questions.data, done.held_out.pairs))
+    assert min(len(seen), len(asked), len(judged)) > 4
+    assert not seen & (asked | judged)
+
+
+def tables(done):
+    folder = done.run.folder / "evaluate"
+    return [read_table(folder / f"{table}.parquet") for table in ("answers", "verdicts", "pairs")]
+
+
+def judged(done, patch=None, **changed):
+    """What the evaluation of the finished run asks for, and its tables."""
+    work = Work()
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, **changed))
+    with pytest.MonkeyPatch.context() as own:
+        patched(own, work)
+        evaluation.evaluate(run, done.text, done.held_out)
+    return work.passes, tables(done)
+
+
+def test_every_arm_answers_held_out_prompts_by_its_own_policy_at_the_temperature_of_evaluation(done):
+    asked, questions = done.work.passes, done.held_out.questions.data
+    policies = {arm: arm for arm in ARMS} | {AGAIN: "sft", BEST_OF_N: "sft"}
+    for arm in ARMS:
+        found = asked[f"evaluate-{arm}"]
+        temperature = RECIPE.temperature if arm == BEST_OF_N else RECIPE.evaluation_temperature
+        assert (found.model, found.temperature) == (policies[arm], temperature), arm
+        np.testing.assert_array_equal(found.prompts, questions.prompts)
+    answers = tables(done)[0]
+    for arm in set(ARMS) - {BEST_OF_N}:
+        own, reference = (asked[f"evaluate-{arm}-{which}"] for which in ("own", "reference"))
+        assert (own.model, reference.model) == (policies[arm], "sft")
+        ratio = [told("log", models.trained(done.run, each.model), each.responses)[:, 0] for each in (own, reference)]
+        np.testing.assert_allclose(answers.filter(arm=arm)["log_ratio"], ratio[0] - ratio[1], rtol=1e-6)
+    assert (answers.filter(arm="sft")["log_ratio"] == 0).all()
+    assert answers.filter(arm=BEST_OF_N)["log_ratio"].is_nan().all()
+    assert answers.filter(arm="sft")["answer"].to_list() != answers.filter(arm=AGAIN)["answer"].to_list()
+
+
+def test_best_of_n_takes_what_the_learned_reward_model_likes_best_whatever_judges_think(done, monkeypatch):
+    found = done.work.passes[f"evaluate-{BEST_OF_N}-rewards"]
+    assert (found.model, found.responses.shape[1]) == ("reward_model", RECIPE.samples)
+    reward = told("reward", models.trained(done.run, "reward_model"), found.responses)
+    best = found.responses[np.arange(len(reward)), reward.argmax(axis=1)]
+    answers = tables(done)[0]
+    assert answers.filter(arm=BEST_OF_N)["answer"].to_list() == done.text.decoded(best)
+    monkeypatch.setattr(toy, "gold", lambda prompts, responses: np.full(len(prompts), np.nan))
+    _, (blind, verdicts, _) = judged(done)
+    assert blind.drop("gold").equals(answers.drop("gold"))
+    assert verdicts.filter(judge="gold")["win"].is_nan().all()
+    monkeypatch.undo()
+    judged(done)
+
+
+def test_a_win_is_the_arms_answer_better_than_the_human_one(done):
+    answers, verdicts, _ = tables(done)
+    humans = done.held_out.questions.data.responses
+    referee = models.trained(done.run, "judge")
+    assert answers["human"].to_list()[: len(humans)] == done.text.decoded(humans)
+    for arm in ARMS:
+        asked = done.work.passes[f"judge-held_out_reward_model-{arm}"]
+        assert asked.model == "judge", "not the reward model that was learned from the training pairs"
+        np.testing.assert_array_equal(asked.prompts, done.held_out.questions.data.prompts)
+        np.testing.assert_array_equal(asked.responses[:, 1], humans)
+        one, other = told("reward", referee, asked.responses).T
+        wins = verdicts.filter(judge="held_out_reward_model", arm=arm).sort("question")["win"].to_list()
+        assert wins == ((one > other) + 0.5 * (one == other)).tolist()
+        mine = answers.filter(arm=arm).sort("question")
+        gold = [toy.gold(mine["prompt"].to_list(), mine[text].to_list()) for text in ("answer", "human")]
+        wanted = ((gold[0] > gold[1]) + 0.5 * (gold[0] == gold[1])).tolist()
+        assert verdicts.filter(judge="gold", arm=arm).sort("question")["win"].to_list() == wanted
+
+
+def test_held_out_pairs_are_scored_by_the_global_and_the_local_reward(done):
+    pairs, (*_, found) = done.held_out.pairs, tables(done)
+
+    def margin(kind, stage):
+        return np.subtract(
+            *(told(kind, models.trained(done.run, stage), side) for side in (pairs.chosen, pairs.rejected))
+        )
+
+    np.testing.assert_allclose(found.filter(rewards="global")["margin"], margin("reward", "reward_model"), rtol=1e-6)
+    local = RECIPE.beta * (margin("log", "dpo") - margin("log", "sft"))
+    np.testing.assert_allclose(found.filter(rewards="local")["margin"], local, rtol=1e-4, atol=1e-6)
+
+
+def test_another_judge_stores_what_it_says_under_another_name(done):
+    """The folder of a run may be judged again: what one judge said must not be taken for what another one says."""
+    folders = [str(done.run.folder / stage / "model") for stage in ("reward_model", "judge")]
+    passes_of = [judged(done, gold_model=folder)[0] for folder in folders]
+    names = [{name for name in asked if "held_out_reward_model" in name} for asked in (done.work.passes, *passes_of)]
+    assert [len(each) for each in names] == [len(ARMS)] * 3
+    assert len(set.union(*names)) == 3 * len(ARMS)
+    for asked, stage in zip(passes_of, ("reward_model", "judge"), strict=True):
+        assert {asked[name].model for name in asked if "held_out_reward_model" in name} == {stage}
+    judged(done)
+
+
+@pytest.mark.parametrize(
+    ("source", "gold_model"), [("gold", None), ("rouge_l", None), ("reward_model", "judge"), ("endpoint", None)]
+)
+def test_who_relabels(done, source, gold_model, monkeypatch):
+    asked = []
+    for name in ("gold", "rouge_l", "_endpoint"):
+        monkeypatch.setattr(judging, name, lambda *given, name=name: asked.append(name))
+    work = Work()
+    patched(monkeypatch, work)
+    variant = {"rouge_l": True} if source == "rouge_l" else {"narrow": True, "labeller": source}
+    variant |= {"gold_model": str(done.run.folder / gold_model / "model")} if gold_model else {}
+    variant |= {"endpoint": dataclasses.replace(RECIPE.endpoint, model="m")} if source == "endpoint" else {}
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, **variant))
+    judging.labeller(run)("labels", judging.Asked([], *(np.zeros((2, 3), int) for _ in range(3))))
+    assert asked == ([] if gold_model else [{"endpoint": "_endpoint"}.get(source, source)])
+    assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
+
+
+def test_samples_have_the_temperature_the_end_token_and_the_key_that_they_are_asked_with(done, monkeypatch):
+    made = []
+
+    def sampler(shape, horizon, decoding, samples, layout):
+        made.append((horizon, decoding.temperature, decoding.top_k, decoding.top_p, decoding.end, samples))
+        return lambda params, number, prompts, key: {
+            "tokens": np.full((len(prompts), samples, horizon), jax.random.key_data(key)[1] % 1000 + number)
+        }
+
+    monkeypatch.setattr(passes, "_sampler", sampler)
+    model, prompts = models.trained(done.run, "sft"), done.text.comparisons.data.prompts
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, chunk=40))
+    found = {name: passes.sampled(run, name, model, prompts[:50], 2, 0.3) for name in ("one", "other")}
+    assert made == [(24, 0.3, None, None, model.end, 2)] * 2
+    for name, drawn in found.items():
+        first = int(jax.random.key_data(run.key(name))[1]) % 1000
+        assert drawn[:, 0, 0].tolist() == [first] * 40 + [first + 1] * 10, "a chunk draws by its number"
+    assert not np.array_equal(*found.values())
+
+
+def test_a_layout_of_one_device_is_the_default():
+    assert Sizes() == Sizes(data=-1, fsdp=1, tensor=1)
+
+
+def test_a_prompt_is_on_one_side_however_it_is_written(done, tmp_path):
+    """Fields in one file and the text of the same post in another are one prompt."""
+    source = done.run.folder.parent / "toy" / "demonstrations.jsonl"
+    rows = read.read_demonstrations(source).rows
+    lines = [
+        {"prompt": done.text.format.prompt(row.prompt, done.text.tokenizer), "completion": row.response} for row in rows
+    ]
+    (tmp_path / "written.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    sides = []
+    for path in (source, tmp_path / "written.jsonl"):
+        data = dataclasses.replace(RECIPE.data, demonstrations=(str(path),))
+        run = done.run._replace(recipe=dataclasses.replace(RECIPE, data=data))
+        sides.append(
+            [[row.response for row in side] for side in corpus._split(run, "demonstrations", read.read_demonstrations)]
+        )
+    assert sides[0] == sides[1]
