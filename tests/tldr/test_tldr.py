@@ -130,7 +130,7 @@ def a_run_beside(done, capsys, **changes):
     """The finished run, as if its recipe had been another one, with its text."""
     recipe = tyro.cli(options_with([]), args=OPTIONS, config=CONFIG, use_underscores=True).recipe
     run = Run(dataclasses.replace(recipe, **changes), folder_at(done / "seed-0"), layouts.layout(-1), lambda: False)
-    text = corpus.prepare(run)
+    text, _ = corpus.prepare(run)
     capsys.readouterr()
     return run, text
 
@@ -170,6 +170,7 @@ def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, 
     monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, model.shape.width)))
     trained = []
     stages.rm(run, text)
+    stages.judge(run, corpus.prepare(run)[1])
     assert trained == [("reward_model", 32), ("judge", 32)]
 
 
@@ -187,7 +188,7 @@ def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
 
 
 def test_an_endpoint_judges_and_is_asked_once(done, capsys, monkeypatch):
-    run, text = a_run_beside(done, capsys, endpoint=Endpoint(model="judge", prompt_price=1.0))
+    run, _ = a_run_beside(done, capsys, endpoint=Endpoint(model="judge", prompt_price=1.0))
     asked = []
 
     def stand_in(settings, folder):
@@ -195,7 +196,7 @@ def test_an_endpoint_judges_and_is_asked_once(done, capsys, monkeypatch):
         return verdicts.by_score(lambda prompts, responses, references: [len(each) for each in responses])
 
     monkeypatch.setattr(endpoint, "endpoint", stand_in)
-    data = text.questions.data
+    data = corpus.prepare(run)[1].questions.data
     questions = [verdicts.Question("post", "longer answer", "short"), verdicts.Question("post", "a", "a")]
     ask = judging.judges_of(run)["endpoint"]
     said = ask("endpoint-dpo", judging.Asked(questions, data.prompts, data.responses, data.responses))
@@ -230,8 +231,8 @@ def test_the_best_and_the_worst_response_make_a_pair():
 
 
 def test_scores_belong_to_their_pairs(done, capsys):
-    run, text = a_run_beside(done, capsys)
-    model, pairs = models.trained(run, "sft"), text.held_out
+    run, _ = a_run_beside(done, capsys)
+    model, pairs = models.trained(run, "sft"), corpus.prepare(run)[1].pairs
     policy = classes.transformer_policy(model.shape, pairs.chosen.shape[1])
     log_prob = jax.jit(policy.log_prob)
     params = models.parameters(run, model)
@@ -251,6 +252,8 @@ def test_judges_do_not_decide_what_a_folder_is_for():
     recipe = Recipe(gold_model="somewhere")
     assert made_for(recipe) == made_for(Recipe())
     assert made_for(Recipe(beta=1.0)) != made_for(Recipe())
+    labelled = Recipe(rouge_l=True)
+    assert made_for(dataclasses.replace(labelled, gold_model="somewhere")) != made_for(labelled)
 
 
 def test_the_gold_verifier_reads_subject_feeling_and_length():
