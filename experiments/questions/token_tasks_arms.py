@@ -52,6 +52,7 @@ class Scene(NamedTuple):
       policy, start: the class of transformers, and its parameters at the reference.
       train, held_out: pairs.
       key: of every fit.
+      choosing: of the responses that RL chooses its learning rate by.
     """
 
     program: Program
@@ -61,6 +62,7 @@ class Scene(NamedTuple):
     train: Preferences
     held_out: HeldOut
     key: PRNGKey
+    choosing: PRNGKey
 
 
 class Outcome(NamedTuple):
@@ -86,7 +88,7 @@ def task_of(family: str, sizes: Sizes, beta: Number, seed) -> tuple[TokenTask, P
 def scene_of(program: Program, cell: dict) -> tuple[Scene, PRNGKey]:
     """Task, pairs and start of a row, and the key of the responses that its arms are judged by."""
     task, key = task_of(program.family, program.sizes, cell["beta"], cell["seed"])
-    start_key, pairs_key, fit_key, judge_key = jax.random.split(key, 4)
+    start_key, pairs_key, fit_key, judge_key, choosing_key = jax.random.split(key, 5)
     policy = transformer_policy(program.shape, task.horizon)
     start = policy.init(start_key)
     # Coin flips are labels of a gold reward of zero.
@@ -94,7 +96,7 @@ def scene_of(program: Program, cell: dict) -> tuple[Scene, PRNGKey]:
     drawn = rollouts.pairs(pairs_key, policy, start, labels, program.pairs)
     held = np.arange(program.pairs) % HELD_OUT_EVERY == HELD_OUT_EVERY - 1
     train, held_out = (jax.tree.map(lambda rows, kept=kept: rows[kept], drawn) for kept in (~held, held))
-    return Scene(program, task, policy, start, train, HeldOut(held_out), fit_key), judge_key
+    return Scene(program, task, policy, start, train, HeldOut(held_out), fit_key, choosing_key), judge_key
 
 
 def arms(scene: Scene) -> dict[str, Outcome]:
@@ -177,6 +179,6 @@ def _second_stage(scene: Scene, rewards: list, which) -> Fit:
     objective = objective._replace(init=lambda key: scene.start)
 
     def loss(fit: Fit):
-        return -rollouts.evaluate(scene.key, scene.policy, fit.params, under, CHOOSING).objective.mean
+        return -rollouts.evaluate(scene.choosing, scene.policy, fit.params, under, CHOOSING).objective.mean
 
     return _tuned(scene, objective, loss)

@@ -13,7 +13,9 @@ import pytest
 
 from gvgap_jax import rollouts
 from gvgap_jax.training import objectives
-from gvgap_jax.types import PADDING, Critic, Demonstrations, Environment, Policy, Preferences, Verifier
+from gvgap_jax.types import PADDING, Demonstrations, Environment, Preferences
+from tests import bigrams
+from tests.bigrams import look_up, token_log_probs
 
 V, H, N, BETA, TEMPERATURE = 5, 3, 6, 0.7, 1.3
 NUMBERS = np.random.default_rng(0)
@@ -25,34 +27,11 @@ WEIGHT, MARGIN = np.array([1.0, 2.0, 0.0, 1.0, 3.0, 0.5]), NUMBERS.normal(size=N
 PAIRS = Preferences(*map(jnp.asarray, (PROMPTS, CHOSEN, REJECTED, MARGIN, WEIGHT)))
 
 
-def look_up(table, prompts, responses):
-    """[N, H] entries of (last token, token), 0 at padding."""
-    before = jnp.concatenate([prompts, responses], axis=1)[:, :-1]
-    return jnp.where(responses >= 0, table[before, responses], 0.0)
+def drawn_table(key):
+    return jax.random.normal(key, (V, V))
 
 
-def token_log_probs(params, prompts, responses):
-    return look_up(jax.nn.log_softmax(params), prompts, responses)
-
-
-def sample(key, params, prompts):
-    keys, tokens = jax.random.split(key, H), [prompts[:, 0]]
-    for each in keys:
-        tokens.append(jax.random.categorical(each, params[tokens[-1]]))
-    return jnp.stack(tokens[1:], axis=1)
-
-
-POLICY = Policy(
-    init=lambda key: jax.random.normal(key, (V, V)),
-    log_prob=lambda params, prompts, responses: token_log_probs(params, prompts, responses).sum(axis=1),
-    token_log_probs=token_log_probs,
-    sample=sample,
-    num_parameters=V * V,
-)
-VERIFIER = Verifier(
-    lambda key: jnp.zeros((V, V)), lambda params, *rows: look_up(params, *rows).sum(axis=1), num_parameters=V * V
-)
-CRITIC = Critic(lambda key: jax.random.normal(key, (V, V)), look_up, num_parameters=V * V)
+POLICY, VERIFIER, CRITIC = bigrams.policy(V, H, drawn_table), bigrams.verifier(V), bigrams.critic(V, drawn_table)
 ENVIRONMENT = Environment(
     prompts=lambda key, number: jax.random.randint(key, (number, 1), 0, V),
     reward=partial(VERIFIER.score, jnp.asarray(SCORES)),
@@ -154,7 +133,7 @@ def test_rounds_prompts_and_responses_have_keys_of_their_own(name, monkeypatch):
         return lambda *given: keys.append(jax.random.key_data(given[at]).tolist()) or function(*given)
 
     environment = ENVIRONMENT._replace(prompts=noted(ENVIRONMENT.prompts, 0))
-    monkeypatch.setitem(POLICY.__dict__, "sample", noted(sample, 0))
+    monkeypatch.setitem(POLICY.__dict__, "sample", noted(POLICY.sample, 0))
     for round in (0, 1, 2, 1):
         drawn(name, environment, round)
     assert keys[2:4] == keys[6:], "a round that is gone over again draws the same"
