@@ -6,7 +6,7 @@ import time
 
 from experiments.kit.terminal import console, signals_caught, stop
 from experiments.tldr import corpus, evaluation, plan, report, stages
-from experiments.tldr.corpus import Corpus, HeldOut
+from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.run import Run, Stopped, claim
 from experiments.tldr.settings import STAGES, Options, Stage
 from gvgap_jax.runtime import processes
@@ -45,24 +45,24 @@ def run(options: Options) -> None:
 
 def _one_seed(run: Run, wanted) -> None:
     claim(run)
-    text, held_out = corpus.prepare(run)
+    text, unseen = corpus.prepare(run)
     for stage in wanted:
         started = time.perf_counter()
         console.print(f"[bold]seed {run.recipe.seed}, {stage}[/bold]")
-        _do(stage, run, text, held_out)
+        _do(stage, run, text, unseen)
         console.print(f"{stage} took {time.perf_counter() - started:.0f} s")
 
 
-def _do(stage: Stage, run: Run, text: Corpus, held_out: HeldOut) -> None:
+def _do(stage: Stage, run: Run, text: Corpus, unseen: Unseen) -> None:
     match stage:
         case "sft":
             stages.sft(run, text)
         case "rm":
             stages.rm(run, text)
-            stages.judge(run, held_out)
+            stages.judge(run, unseen)
         case "dpo":
             stages.dpo(run, text)
         case "online":
             stages.online_dpo(run, text)
         case "evaluate":
-            evaluation.evaluate(run, text, held_out)
+            evaluation.evaluate(run, text, unseen)

@@ -21,7 +21,7 @@ from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.types import Demonstrations, Preferences
 
 
-class HeldOut(NamedTuple):
+class Unseen(NamedTuple):
     """Prompts that no policy and no reward model of the comparison sees: no stage that trains them is handed this.
 
     Attributes:
@@ -56,7 +56,7 @@ class Corpus(NamedTuple):
         return self.tokenizer.decode_batch(tokens)
 
 
-def prepare(run: Run) -> tuple[Corpus, HeldOut]:
+def prepare(run: Run) -> tuple[Corpus, Unseen]:
     """Read and encode all data, the same in every process, and say what is not used: to train on, and held out.
 
     Raises:
@@ -76,7 +76,7 @@ def prepare(run: Run) -> tuple[Corpus, HeldOut]:
     for name, each in encoded.items():
         console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
     trained, compared, held_out, questions = encoded.values()
-    return Corpus(model.tokenizer, how, trained.data, compared), HeldOut(held_out.data, questions)
+    return Corpus(model.tokenizer, how, trained.data, compared), Unseen(held_out.data, questions)
 
 
 def _split(run: Run, kind: str, read_source) -> tuple[list, list]:

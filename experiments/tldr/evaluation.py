@@ -8,7 +8,7 @@ import polars as pl
 
 from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
-from experiments.tldr.corpus import Corpus, HeldOut
+from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.judging import Asked, judges_of
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
@@ -34,9 +34,9 @@ class Answers(NamedTuple):
     log_ratio: np.ndarray
 
 
-def evaluate(run: Run, text: Corpus, held_out: HeldOut) -> None:
+def evaluate(run: Run, text: Corpus, unseen: Unseen) -> None:
     """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed."""
-    reference, data = models.trained(run, "sft"), held_out.questions.data
+    reference, data = models.trained(run, "sft"), unseen.questions.data
     prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
     given = {
         arm: _answers(run, text, data.prompts, arm, reference)
@@ -45,7 +45,7 @@ def evaluate(run: Run, text: Corpus, held_out: HeldOut) -> None:
     }
     _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in given.items()))
     _store(run, "verdicts", _verdicts(run, data, given, prompts, humans))
-    _store(run, "pairs", _held_out_pairs(run, held_out.pairs, reference))
+    _store(run, "pairs", _held_out_pairs(run, unseen.pairs, reference))
 
 
 def _answers(run: Run, text: Corpus, prompts: Rows, arm: str, reference: Model) -> Answers:

@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.kit.terminal import console
 from experiments.tldr import corpus, models, passes
-from experiments.tldr.corpus import Corpus, HeldOut
+from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, Stopped
 from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
@@ -44,10 +44,10 @@ def rm(run: Run, text: Corpus) -> None:
     _score(run, "reward_model", corpus.training_pairs(run, text))
 
 
-def judge(run: Run, held_out: HeldOut) -> None:
+def judge(run: Run, unseen: Unseen) -> None:
     """The reward model on held-out pairs, where no other one judges."""
     if run.recipe.gold_model is None:
-        _score(run, "judge", held_out.pairs)
+        _score(run, "judge", unseen.pairs)
 
 
 def _score(run: Run, stage: str, pairs: Preferences) -> None:

@@ -15,7 +15,7 @@ from experiments.questions.token_tasks_arms import ARMS, DPO, GOLD, LEARNING_RAT
 from experiments.questions.token_tasks_families import FAMILIES, Sizes
 from gvgap_jax.lm.model.shape import llama
 from gvgap_jax.training import loop, objectives
-from gvgap_jax.types import Fit
+from gvgap_jax.types import Fit, HeldOut
 from tests import bigrams
 
 SIZES = Sizes(vocabulary=4, horizon=2, prompt_length=1, prompts=2)
@@ -51,7 +51,7 @@ def outcomes(gold, labels_turned, held_out_turned):
         scene._replace(
             task=scene.task._replace(checker=checker),
             train=turned(scene.train, labels_turned),
-            held_out=turned(scene.held_out, held_out_turned),
+            held_out=HeldOut(turned(scene.held_out.pairs, held_out_turned)),
         )
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 from gvgap_jax import rollouts
 from gvgap_jax.training import objectives
-from gvgap_jax.types import PADDING, Demonstrations, Environment, Preferences
+from gvgap_jax.types import PADDING, Demonstrations, Environment, HeldOut, Preferences
 from tests import bigrams
 from tests.bigrams import look_up, token_log_probs
 
@@ -243,8 +243,8 @@ def test_held_out_rows_are_not_drawn_and_training_rows_do_not_select(name):
         out = Demonstrations(held_out.prompts, held_out.chosen, held_out.weight)
         return {
             "sft": lambda: objectives.sft(POLICY, rows, out, batch=4),
-            "reward model": lambda: objectives.reward_model(VERIFIER, train, held_out, batch=4),
-            "dpo": lambda: objectives.dpo(POLICY, train, held_out, batch=4, beta=BETA),
+            "reward model": lambda: objectives.reward_model(VERIFIER, train, HeldOut(held_out), batch=4),
+            "dpo": lambda: objectives.dpo(POLICY, train, HeldOut(held_out), batch=4, beta=BETA),
         }[name]()
 
     other = PAIRS._replace(chosen=PAIRS.rejected, rejected=PAIRS.chosen)
