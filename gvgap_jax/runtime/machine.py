@@ -1,6 +1,7 @@
 """This machine, whatever its operating system: its cores and its memory."""
 
 import ctypes
+import functools
 import os
 import sys
 
@@ -13,8 +14,9 @@ def number_of_cores() -> int:
     return len(allowed(0)) if allowed else os.cpu_count() or 1
 
 
+@functools.cache
 def total_memory() -> int:
-    """Bytes of the machine."""
+    """Bytes of the machine, read once: a plan makes hundreds of thousands of trees, and each asks."""
     return psutil.virtual_memory().total
 
 
