@@ -1,12 +1,22 @@
 """Tiny records of experiments, made when a test first asks for them."""
 
+import contextlib
 import functools
 import os
 
+import jax
 import pytest
 from filelock import FileLock
 
 from experiments.cli import main as command
+
+
+@contextlib.contextmanager
+def compiled_fast():
+    """Programs that run a few cells once: a third of the time goes into making them fast, which nobody sees."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +29,7 @@ def records(tmp_path_factory):
     def folder_of(name):
         folder = root / "records" / name
         folder.parent.mkdir(exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with FileLock(f"{folder}.lock"), compiled_fast():
             command.main(["run", name, "--preset", "tiny", "--out", str(folder)])
         return folder
 
