@@ -1,6 +1,7 @@
 """Sampling: its log-probabilities are the training forward's, its laws those of the truncated logits."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -111,3 +112,34 @@ def test_draws_follow_the_truncated_law():
 def test_impossible_decodings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"Decoding: {next(iter(wrong))} must"):
         Decoding(**wrong)
+
+
+DECODINGS = [Decoding(temperature=0.3), Decoding(top_k=1), Decoding(top_p=0.2), Decoding(temperature=0, end=END)]
+
+
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+def test_a_policy_samples_as_its_decoding_says(decoding, monkeypatch):
+    asked = []
+
+    def sample(*given, **named):
+        asked.append(inspect.signature(drawn).bind(*given, **named).arguments)
+        return decode.Sampled(jnp.zeros((N, H), int), jnp.zeros((N, H)))
+
+    drawn = decode.sample
+    monkeypatch.setattr(decode, "sample", sample)
+    key = jax.random.key(3)
+    classes.transformer_policy(SHAPE, H, decoding).sample(key, "params", PROMPTS)
+    wanted = {"key": key, "shape": SHAPE, "params": "params", "prompts": PROMPTS, "horizon": H, "decoding": decoding}
+    assert asked == [wanted]
+
+
+def test_more_padding_on_the_left_changes_no_log_probability_and_no_sample():
+    wider = jnp.concatenate([jnp.full((N, 2), PADDING), PROMPTS], axis=1)
+    decoding = Decoding(end=END)
+    responses = sampled(decoding).responses
+    again = jax.jit(decode.sample, static_argnums=(1, 4, 5))(jax.random.key(0), SHAPE, params(), wider, H, decoding)
+    np.testing.assert_array_equal(again.responses, responses)
+    np.testing.assert_allclose(again.log_probs, sampled(decoding).log_probs, atol=1e-6)
+    found, wanted = (token_log_probs()(params(), prompts, responses) for prompts in (wider, PROMPTS))
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert len(np.unique(np.asarray(responses), axis=0)) > N / 4, "every row and every token has randomness of its own"
