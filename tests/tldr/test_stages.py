@@ -345,6 +345,12 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
 
 
+def test_relabelled_pairs_have_the_winner_first_and_no_ties():
+    first, second, prompts = np.arange(4)[:, None], 10 + np.arange(4)[:, None], 20 + np.arange(4)[:, None]
+    pairs = corpus._ordered(judging.Asked([], prompts, first, second), np.array([1, 0, 0.5, np.nan]))
+    assert [np.ravel(each).tolist() for each in pairs] == [[20, 21], [0, 11], [10, 1], [0, 0], [1, 1]]
+
+
 def test_samples_have_the_temperature_the_end_token_and_the_key_that_they_are_asked_with(done, monkeypatch):
     made = []
 
