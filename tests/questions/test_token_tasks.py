@@ -81,6 +81,7 @@ def made_up_fits(seeds: int = 5) -> pl.DataFrame:
         ends = token_tasks.exact(family, SIZES, 1.0, seed)
         row = {"family": family, "pairs": 500, **SIZES._asdict(), "layers": 1, "width": 8, "steps": 25, "beta": 1.0}
         row |= {"informed": informed, "seed": seed, "converged": True, "status": "ok"}
+        row["drift"] = 0.01 * seed * (ends.best - ends.random)
         for arm in ARMS:
             share = SHARE[arm] if informed or arm == GOLD else 0.0
             share = SHARE[DPO] if family == "hidden_reference" and arm == SIMPLE else share
@@ -141,6 +142,23 @@ def test_controls_fail_when_coins_teach_or_samples_drift(fits):
     learned = pl.when(informed=0).then(pl.col(f"{DPO}: objective") + 1).otherwise(pl.col(f"{DPO}: objective"))
     broken = found_in(fits.with_columns(learned.alias(f"{DPO}: objective")))
     assert broken[f"labels by coin flips: {DPO}"].verdict == "contradicted"
+
+
+BREAKS = {
+    **{f"labels by coin flips: {arm}": (f"{arm}: objective", 1.0) for arm in (DPO, SAME, SIMPLE)},
+    "J of the reference: sampled less exact": (f"{REFERENCE}: objective", 1.0),
+    "largest standard error of a sampled J": (f"{GOLD}: error", 9.0),
+}
+
+
+@pytest.mark.parametrize("claim", BREAKS)
+def test_every_control_passes_alone_where_nothing_is_wrong_and_fails_where_it_is(claim):
+    sound = made_up_fits().with_columns(pl.col(f"{arm}: objective") - pl.col("drift") for arm in ARMS)
+    column, moved = BREAKS[claim]
+    found, broken = (found_in(each) for each in (sound, sound.with_columns(pl.col(column) + moved)))
+    assert {name for name, finding in found.items() if finding.control} == set(BREAKS)
+    assert all(found[name].passes for name in BREAKS)
+    assert [name for name in BREAKS if not broken[name].passes] == [claim]
 
 
 def test_what_is_missing_from_a_grid_is_left_out(fits):
