@@ -143,8 +143,9 @@ def test_prompts_responses_and_labels_have_keys_of_their_own(monkeypatch):
     environment, policy, noted = spied(keys)
     monkeypatch.setitem(policy.__dict__, "sample", noted(policy.sample))
     monkeypatch.setattr(jax.random, "uniform", noted(uniform))
+    monkeypatch.setattr(rollouts, "roll_out", noted(rollouts.roll_out))
     rollouts.pairs(jax.random.key(5), policy, PARAMS, environment, 4)
-    assert len({str(key) for key in [*keys, jax.random.key_data(jax.random.key(5)).tolist()]}) == 4, "three, and it"
+    assert len({str(key) for key in [*keys, jax.random.key_data(jax.random.key(5)).tolist()]}) == 5, "four, and it"
 
 
 def test_the_best_of_one_is_a_response_and_the_best_of_many_has_the_highest_reward():

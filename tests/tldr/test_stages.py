@@ -10,6 +10,7 @@ import zlib
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -17,6 +18,8 @@ from experiments.tldr import corpus, evaluation, judging, models, passes, stages
 from experiments.tldr.run import Run
 from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, PRESETS, Descent, Sizes, made_for, training
 from gvgap_jax.lm.data import read
+from gvgap_jax.lm.model import classes
+from gvgap_jax.lm.model.decode import Decoding
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.runtime.files import read as read_table
 from gvgap_jax.training import layouts, objectives
@@ -369,6 +372,28 @@ def test_samples_have_the_temperature_the_end_token_and_the_key_that_they_are_as
         first = int(jax.random.key_data(run.key(name))[1]) % 1000
         assert drawn[:, 0, 0].tolist() == [first] * 40 + [first + 1] * 10, "a chunk draws by its number"
     assert not np.array_equal(*found.values())
+
+
+def test_every_prompt_is_asked_as_often_as_wanted_and_every_chunk_with_another_key(done, monkeypatch):
+    def sample(key, params, asked):
+        return jnp.stack([asked[:, 0], jnp.full(len(asked), jax.random.key_data(key)[1].astype(int))], axis=1)
+
+    given = []
+    monkeypatch.setattr(classes, "transformer_policy", lambda *how: given.append(how) or SimpleNamespace(sample=sample))
+    draw = passes._sampler.__wrapped__("shape", 2, Decoding(0.3), 3, done.run.layout)
+    prompts, keys = np.arange(4)[:, None], jax.random.split(jax.random.key(0))
+    drawn = [draw({}, np.int32(number), prompts, key=key)["tokens"] for number in (0, 1) for key in keys]
+    assert given == [("shape", 2, Decoding(0.3))]
+    assert all(each[..., 0].tolist() == [[row] * 3 for row in range(4)] for each in drawn)
+    assert len({int(each[0, 0, 1]) for each in drawn}) == 4
+
+
+def test_online_prompts_are_asked_once_in_their_order(done):
+    comparisons = done.text.comparisons
+    twice = jax.tree.map(lambda rows: np.concatenate([rows[:6], rows[:3], rows[4:9]]), comparisons.data)
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, online_prompts=8))
+    found = corpus.online_prompts(run, done.text._replace(comparisons=comparisons._replace(data=twice)))
+    np.testing.assert_array_equal(found, comparisons.data.prompts[:8])
 
 
 def test_a_layout_of_one_device_is_the_default():
