@@ -111,17 +111,17 @@ def done(tmp_path_factory):
     toy._write_data(folder / "toy", 0)
     toy.write_model(folder / "toy" / "model", layers=1, width=8)
     run = Run(RECIPE, folder_at(folder / "seed-0"), layouts.layout(-1), lambda: False)
-    text, held_out = corpus.prepare(run)
+    text, unseen = corpus.prepare(run)
     work = Work()
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, work)
         stages.sft(run, text)
         stages.rm(run, text)
-        stages.judge(run, held_out)
+        stages.judge(run, unseen)
         stages.dpo(run, text)
         stages.online_dpo(run, text)
-        evaluation.evaluate(run, text, held_out)
-    return SimpleNamespace(run=run, text=text, held_out=held_out, work=work)
+        evaluation.evaluate(run, text, unseen)
+    return SimpleNamespace(run=run, text=text, unseen=unseen, work=work)
 
 
 def parameters(run, stage, scalar):
@@ -150,7 +150,7 @@ def test_every_training_has_its_own_settings_key_and_place(done, stage):
     how = getattr(RECIPE, name)
     rows = {
         "sft": len(done.text.demonstrations.weight),
-        "judge": len(done.held_out.pairs.weight),
+        "judge": len(done.unseen.pairs.weight),
         "online_from_sft": RECIPE.online_prompts,
         "online_from_dpo": RECIPE.online_prompts,
     }.get(stage, len(done.text.comparisons.rows))
@@ -184,7 +184,7 @@ def test_the_reward_model_and_dpo_see_the_same_pairs_and_the_judge_others(done):
     for name in ("prompts", "chosen", "rejected", "weight"):
         for stage in ("reward_model", "dpo"):
             assert same(getattr(fits[stage].data, name), getattr(pairs, name))
-        assert same(getattr(fits["judge"].data, name), getattr(done.held_out.pairs, name))
+        assert same(getattr(fits["judge"].data, name), getattr(done.unseen.pairs, name))
     margin = np.subtract(
         *(told("log", models.trained(done.run, "sft"), side) for side in (pairs.chosen, pairs.rejected))
     )
@@ -232,7 +232,7 @@ def test_no_held_out_prompt_is_trained_on(done):
         return set(done.text.prompts(prompts))
 
     seen = texts(done.text.demonstrations.prompts) | texts(done.text.comparisons.data.prompts)
-    asked, judged = (texts(each.prompts) for each in (done.held_out.questions.data, done.held_out.pairs))
+    asked, judged = (texts(each.prompts) for each in (done.unseen.questions.data, done.unseen.pairs))
     assert min(len(seen), len(asked), len(judged)) > 4
     assert not seen & (asked | judged)
 
@@ -248,12 +248,12 @@ def judged(done, patch=None, **changed):
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, **changed))
     with pytest.MonkeyPatch.context() as own:
         patched(own, work)
-        evaluation.evaluate(run, done.text, done.held_out)
+        evaluation.evaluate(run, done.text, done.unseen)
     return work.passes, tables(done)
 
 
 def test_every_arm_answers_held_out_prompts_by_its_own_policy_at_the_temperature_of_evaluation(done):
-    asked, questions = done.work.passes, done.held_out.questions.data
+    asked, questions = done.work.passes, done.unseen.questions.data
     policies = {arm: arm for arm in ARMS} | {AGAIN: "sft", BEST_OF_N: "sft"}
     for arm in ARMS:
         found = asked[f"evaluate-{arm}"]
@@ -288,13 +288,13 @@ def test_best_of_n_takes_what_the_learned_reward_model_likes_best_whatever_judge
 
 def test_a_win_is_the_arms_answer_better_than_the_human_one(done):
     answers, verdicts, _ = tables(done)
-    humans = done.held_out.questions.data.responses
+    humans = done.unseen.questions.data.responses
     referee = models.trained(done.run, "judge")
     assert answers["human"].to_list()[: len(humans)] == done.text.decoded(humans)
     for arm in ARMS:
         asked = done.work.passes[f"judge-held_out_reward_model-{arm}"]
         assert asked.model == "judge", "not the reward model that was learned from the training pairs"
-        np.testing.assert_array_equal(asked.prompts, done.held_out.questions.data.prompts)
+        np.testing.assert_array_equal(asked.prompts, done.unseen.questions.data.prompts)
         np.testing.assert_array_equal(asked.responses[:, 1], humans)
         one, other = told("reward", referee, asked.responses).T
         wins = verdicts.filter(judge="held_out_reward_model", arm=arm).sort("question")["win"].to_list()
@@ -306,7 +306,7 @@ def test_a_win_is_the_arms_answer_better_than_the_human_one(done):
 
 
 def test_held_out_pairs_are_scored_by_the_global_and_the_local_reward(done):
-    pairs, (*_, found) = done.held_out.pairs, tables(done)
+    pairs, (*_, found) = done.unseen.pairs, tables(done)
 
     def margin(kind, stage):
         return np.subtract(
@@ -346,6 +346,38 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     judging.labeller(run)("labels", judging.Asked([], *(np.zeros((2, 3), int) for _ in range(3))))
     assert asked == ([] if gold_model else [{"endpoint": "_endpoint"}.get(source, source)])
     assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
+
+
+def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, monkeypatch):
+    toy.write_model(tmp_path / "small", layers=1, width=32)
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, rm_size=str(tmp_path / "small")))
+    trained = []
+    monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, model.shape.width)))
+    stages.sft(run, done.text)
+    assert trained == [("sft", 8), ("rm_sft", 32)]
+    monkeypatch.undo()
+    work = Work()
+    patched(monkeypatch, work)
+    stages.sft(run, done.text)
+    assert set(work.fits) == {"rm_sft"}, "the policy's SFT is done"
+    monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, stage_of(model))))
+    stages.rm(run, done.text)
+    stages.judge(run, done.unseen)
+    assert trained[2:] == [("reward_model", "rm_sft"), ("judge", "rm_sft")]
+
+
+def test_narrow_pairs_are_drawn_from_the_sft_policy_and_labelled_by_who_relabels(done, monkeypatch):
+    work = Work()
+    patched(monkeypatch, work)
+    run = done.run._replace(recipe=dataclasses.replace(RECIPE, narrow=True))
+    pairs = corpus.training_pairs(run, done.text)
+    drawn = work.passes["pairs"]
+    assert (drawn.model, drawn.temperature) == ("sft", RECIPE.temperature)
+    np.testing.assert_array_equal(drawn.prompts, done.text.comparisons.data.prompts)
+    asked = done.text.prompts(pairs.prompts)
+    chosen, rejected = (toy.gold(asked, done.text.decoded(side)) for side in (pairs.chosen, pairs.rejected))
+    assert len(chosen) > 5
+    assert (chosen > rejected).all()
 
 
 def test_relabelled_pairs_have_the_winner_first_and_no_ties():

@@ -162,18 +162,6 @@ def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys)
     assert not np.array_equal(pairs.chosen, before.data.chosen[: len(chosen)])
 
 
-def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, capsys, monkeypatch):
-    toy.write_model(tmp_path / "small", layers=1, width=32)
-    run, text = a_run_beside(done, capsys, rm_size=str(tmp_path / "small"))
-    stages.sft(run, text)
-    assert "sft: done already" in capsys.readouterr().out
-    monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, model.shape.width)))
-    trained = []
-    stages.rm(run, text)
-    stages.judge(run, corpus.prepare(run)[1])
-    assert trained == [("reward_model", 32), ("judge", 32)]
-
-
 def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
     run, _ = a_run_beside(done, capsys)
     model = models.trained(run, "sft")
