@@ -15,8 +15,10 @@ from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, equality
-from experiments.kit.intervals import curves_by_seed, estimate
+from experiments.kit.intervals import estimate
+from experiments.kit.per_seed import curves_by_seed
 from experiments.kit.plots import DPO, RLHF, curve, legend_below, style
+from experiments.kit.presets import disjoint
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
 
@@ -48,12 +50,14 @@ class Config:
         check(self)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "pairs": (64,), "temperature": (0.5, 2.0)}, seeds=2),
-    "quick": Grid({"temperature": (0.5, 1.0, 2.0)}, seeds=16),
-    "paper": Grid({"horizon": (3, 5), "temperature": (0.25, 0.5, 1.0, 2.0, 4.0)}, seeds=64),
-    "full": Grid({"horizon": (3, 4, 5, 6), "temperature": tuple(2.0**power for power in range(-4, 5))}, seeds=256),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "pairs": (64,), "temperature": (0.5, 2.0)}, seeds=2),
+        "quick": Grid({"temperature": (0.5, 1.0, 2.0)}, seeds=24),
+        "paper": Grid({"horizon": (3, 5), "temperature": (0.25, 0.5, 1.0, 2.0, 4.0)}, seeds=64),
+        "full": Grid({"horizon": (3, 4, 5, 6), "temperature": tuple(2.0**power for power in range(-4, 5))}, seeds=256),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -121,7 +125,7 @@ def draw(folder: str | Path) -> dict[str, Figure]:
             for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
                 mean = pl.col(f"regret_{method}").mean()
                 temperatures, regrets = curves_by_seed(fits.filter(horizon=horizon), "temperature", mean)
-                curve(axis, temperatures, regrets, method.upper(), **look)
+                curve(axis, temperatures, regrets.values, method.upper(), **look)
         panels[0].set_ylabel("regret KL(π‖π*) [nats]")
         legend_below(figure)
     return {"label_noise": figure}

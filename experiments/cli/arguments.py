@@ -133,10 +133,10 @@ def options_of(name: str, module, preset: str, backend: str = "tree") -> type[Op
     )
 
 
-def grid_of(options: Any) -> Grid:
-    """The grid that the options ask for."""
+def grid_of(options: Any, preset: Grid) -> Grid:
+    """The grid that the options ask for; its seeds begin where those of the preset's grid do."""
     axes = {field.name: getattr(options.grid, field.name) for field in dataclasses.fields(options.grid)}
-    return Grid(axes, tuple(tuple(group.split(",")) for group in options.zip), options.seeds)
+    return Grid(axes, tuple(tuple(group.split(",")) for group in options.zip), options.seeds, preset.first_seed)
 
 
 def part_of(text: str) -> tuple[int, int]:

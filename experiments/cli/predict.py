@@ -15,7 +15,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from experiments.kit.findings import EQUAL
-from experiments.kit.intervals import Interval, over_seeds, ratio_over_seeds, where_converged
+from experiments.kit.intervals import Interval, over_seeds, ratio_over_seeds
+from experiments.kit.per_seed import usable
 from experiments.kit.problems import TRAINED
 from experiments.kit.terminal import console, explain, table
 from experiments.questions import phase_diagram, phase_diagram_records
@@ -116,9 +117,10 @@ def _theory(cell: Cell, golds: int, pairs: int) -> dict[str, np.ndarray]:
     outputs = jax.device_get(_compiled(cell.program)(columns))
     frame = pl.DataFrame({name: np.asarray(values) for name, values in outputs.items()})
     numbers = pl.exclude("converged").cast(pl.Float64)
-    frame = frame.select("converged", numbers).with_columns(pairs=pl.lit(pairs))
+    status = pl.when("converged").then(pl.lit("ok")).otherwise(pl.lit("not converged"))
+    frame = frame.select(numbers, status=status).with_columns(pairs=pl.lit(pairs))
     frame = frame.with_columns(predicted=phase_diagram_records.predicted_regret())
-    kept = frame.select(where_converged(pl.exclude("converged")))
+    kept = frame.select(usable(pl.exclude("status")))
     return {name: kept[name].to_numpy() for name in kept.columns}
 
 

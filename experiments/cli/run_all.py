@@ -10,6 +10,7 @@ from rich.markup import escape
 from experiments.cli import runner
 from experiments.cli.arguments import All
 from experiments.kit.backends import named
+from experiments.kit.findings import tally
 from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console, signals_caught, stop, table, this_command
 from gvgap_jax.sweep.compute import drop_programs
@@ -66,7 +67,7 @@ def _show(rows: list[Row], title: str) -> None:
     for row in rows:
         summary.add_row(row.name, *_numbers(row.outcome))
     console.print(summary)
-    console.print("controls: negative controls that pass")
+    console.print("controls: negative controls; one that is undecided has not passed")
     for row in rows:
         if row.trouble:
             console.print(f"[red]{row.name}: {escape(row.trouble)}[/red]", soft_wrap=True)
@@ -76,11 +77,10 @@ def _numbers(outcome: runner.Outcome | None) -> list[str]:
     if outcome is None:
         return [""] * 5
     report, controls = outcome.report, [finding for finding in outcome.findings or [] if finding.control]
-    passing = sum(finding.passes for finding in controls)
     return [
         f"{report.total:,}",
         f"{report.left:,}",
         f"{report.compile_seconds:.1f}",
         f"{report.run_seconds:.1f}",
-        f"{passing} of {len(controls)}" if controls else "",
+        tally(controls).replace(", ", "\n") if controls else "",
     ]

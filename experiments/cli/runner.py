@@ -13,7 +13,7 @@ import experiments
 import gvgap_jax
 from experiments.cli.arguments import grid_of, part_of
 from experiments.kit.backends import named
-from experiments.kit.findings import Finding, doubtful
+from experiments.kit.findings import SIMULTANEOUS, Finding, decided, doubtful, tally
 from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console, explain, signals_caught, stop, table, this_command
 from gvgap_jax.runtime.files import Folder
@@ -38,7 +38,8 @@ class Outcome(NamedTuple):
 def run(name: str, module, options) -> None:
     """Run an experiment, on the backend that its command-line options say (``arguments.Options``), as they say."""
     out = options.out or default_folder(name, options.preset, backend=options.backend)
-    execute(named(name, options.backend), module, grid_of(options), out, computer(options))
+    grid = grid_of(options, module.PRESETS[options.preset])
+    execute(named(name, options.backend), module, grid, out, computer(options))
 
 
 def computer(options) -> Callable[..., Report]:
@@ -95,27 +96,34 @@ def finish(name: str, module, folder: Folder) -> list[Finding] | None:
         console.print(f"Chunks left for other shards: {left}. Findings are printed when all of them are there.")
         return None
     records = {table: load(folder, table) for table in missing}
-    findings = module.findings(records)
+    findings = decided(module.findings(records))
     show(name, findings, records)
     return findings
 
 
 def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
-    """Print the claims with their intervals and verdicts, and how many fits to distrust."""
-    rows = table(
-        f"{name}: estimates with 95 % intervals over seeds", "claim", "estimate", "95 % interval", "seeds", "verdict"
-    )
+    """Print the claims with their intervals and verdicts, how the controls came out, and how many fits to distrust."""
+    rows = table(f"{name}: estimates with intervals over seeds", "claim", "estimate", "interval", "seeds", "verdict")
     rows.columns[-1].justify = "left"
     for finding in findings:
-        estimate, low, high, seeds, failed = finding.interval
+        seen = finding.interval
         rows.add_row(
-            escape(f"{finding.claim} [{finding.unit}]" if finding.unit else finding.claim),
-            f"{estimate:.3g}",
-            f"{low:.3g} to {high:.3g}",
-            f"{seeds} of {seeds + failed}" if failed else f"{seeds}",
-            finding.verdict.partition(":")[0],
+            escape(_words(finding)),
+            f"{seen.estimate:.3g}",
+            f"{seen.low:.3g} to {seen.high:.3g}",
+            f"{seen.seeds} of {seen.seeds + seen.failed}" if seen.failed else f"{seen.seeds}",
+            finding.verdict.partition(" within")[0].partition(":")[0],
         )
     console.print(rows)
+    console.print(f"[dim]{SIMULTANEOUS}[/dim]", highlight=False)
+    console.print(f"controls: {tally([finding for finding in findings if finding.control])}", highlight=False)
     explain(*(finding.claim for finding in findings))
     for sentence in doubtful(records):
         console.print(f"[yellow]{sentence}[/yellow]")
+
+
+def _words(finding: Finding) -> str:
+    """A claim as it stands in the table: which kind of finding it is, its unit, what is estimated, and what to know."""
+    kind = "primary: " if finding.primary else "control: " if finding.control else ""
+    unit = f" [{finding.unit}]" if finding.unit else ""
+    return ". ".join(filter(None, (f"{kind}{finding.claim}{unit}", finding.estimand, finding.remark)))

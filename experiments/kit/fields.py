@@ -17,6 +17,9 @@ LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples",
 POSITIVE = ("beta", "gamma", "human_beta", "margin", "penalty", "skew", "temperature")
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
+AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
+AXES |= {"verifier_width", "task", "regulariser"}  # columns of records that are settings
+
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",
     "horizon": "tokens of a response (H); there are V**H responses.",

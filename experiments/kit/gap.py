@@ -18,9 +18,10 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, equality
-from experiments.kit.intervals import Interval, by_seed, curves_by_seed, estimate, over_seeds, ratio_over_seeds
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, style
+from experiments.kit.findings import EQUAL_TIMES, Finding, equality
+from experiments.kit.intervals import Estimate, estimate, geometric, ratio_over_seeds
+from experiments.kit.per_seed import by_seed, curves_by_seed
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, means, style
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell
@@ -100,24 +101,19 @@ BACKBONE = "backbone_regret"  # of RLHF whose reward model has the policy's own 
 LOG_DIMENSIONS = (pl.col("dpo_dimension") / pl.col("rlhf_dimension")).log()
 
 
-def ratio(gaps: pl.DataFrame) -> Interval:
+def ratio(gaps: pl.DataFrame, log_ratio: pl.Expr = LOG_RATIO) -> Estimate:
     """Regret of DPO over that of RLHF: the geometric mean over a seed's rows, then over seeds."""
-    return ratio_over_seeds(by_seed(gaps, LOG_RATIO.mean()))
+    return geometric(by_seed(gaps, log_ratio.mean()))
 
 
-def dimension_ratio(gaps: pl.DataFrame) -> Interval:
-    """d_eff of policies over that of reward models, which is what theory predicts for ``ratio``."""
-    return ratio_over_seeds(by_seed(gaps, LOG_DIMENSIONS.mean()))
-
-
-def slope(gaps: pl.DataFrame) -> Interval:
+def slope(gaps: pl.DataFrame) -> Estimate:
     """Least-squares slope, within each seed, of the log regret ratio on the log ratio of dimensions; theory says 1."""
     return estimate(gaps, pl.cov(LOG_DIMENSIONS, LOG_RATIO) / LOG_DIMENSIONS.var())
 
 
-def rise(far: pl.DataFrame, near: pl.DataFrame) -> Interval:
+def rise(far: pl.DataFrame, near: pl.DataFrame) -> Estimate:
     """The regret ratio in some rows over that in others, paired by seed."""
-    return ratio_over_seeds(by_seed(far, LOG_RATIO.mean()) - by_seed(near, LOG_RATIO.mean()))
+    return geometric(by_seed(far, LOG_RATIO.mean()) - by_seed(near, LOG_RATIO.mean()))
 
 
 def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: str) -> list[Finding]:
@@ -131,16 +127,17 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
     """
     near, rows = series.filter(CLOSED), []
     if len(far):
-        predicted = f"effective dimensions predict {dimension_ratio(far).estimate:.3g} times"
+        # What theory predicts for the ratio of regrets: that of d_eff of policies and of reward models.
+        predicted = f"effective dimensions predict {ratio(far, LOG_DIMENSIONS).at().estimate:.3g} times"
         claim = f"{name}, {where}: regret (KL to the optimal policy) of DPO over RLHF's ({predicted})"
         rows.append(Finding(claim, ratio(far), "times", 1.0, "above"))
         if BACKBONE in far.columns:
             claim = f"{name}, {where}, reward model of the policy's own backbone: the same ratio"
             log_ratio = (pl.col("dpo_regret") / pl.col(BACKBONE)).log()
-            rows.append(Finding(claim, ratio_over_seeds(by_seed(far, log_ratio.mean())), "times", 1.0, "at"))
+            rows.append(Finding(claim, ratio(far, log_ratio), "times", 1.0, "at", margin=EQUAL_TIMES))
     for (pairs,), here in near.group_by("pairs", maintain_order=True):
         claim = f"{name}, order = H (one class, regularised in two ways), {pairs:,} pairs: the same ratio"
-        rows.append(Finding(claim, ratio(here), "times", 1.0, "at"))
+        rows.append(Finding(claim, ratio(here), "times", 1.0, "at", margin=EQUAL_TIMES))
     if len(far) and len(near):
         claim = f"{name}: the ratio {where} over that where order = H"
         rows.append(Finding(claim, rise(far, near), "times", 1.0, "above"))
@@ -166,10 +163,10 @@ def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
         ("order = H, policies penalised as verifiers are: DPO's likelihood against RLHF", gaps.filter(CLOSED), True),
         ("order < H, likelihood over policies optimal for verifiers alone: against RLHF", gaps.filter(OPEN), False),
     ):
-        same = here.filter(same_penalty)
         if len(here):
-            claim = f"{claim}, largest difference of regret ({len(same) / len(here):.1%} selected the same penalty)"
-            rows.append(equality(claim, same, difference)._replace(control=control))
+            share = len(here.filter(same_penalty)) / len(here)
+            claim = f"{claim}, largest difference of regret ({share:.1%} selected the same penalty)"
+            rows.append(equality(claim, here, difference, where=same_penalty)._replace(control=control))
     return rows
 
 
@@ -219,9 +216,9 @@ def _draw(panels, here: pl.DataFrame, varied: str, label: str, look: dict[str, s
     """The curves of one number of pairs."""
     for name, (arm, own) in ARMS.items():
         along, regrets = curves_by_seed(here, varied, pl.col(name).log().mean())
-        curve(panels[0], along, regrets, arm, interval=ratio_over_seeds, **(look | own))
+        curve(panels[0], along, regrets.values, arm, interval=ratio_over_seeds, **(look | own))
     along, log_ratios = curves_by_seed(here, varied, LOG_RATIO.mean())
     _, log_dimensions = curves_by_seed(here, varied, LOG_DIMENSIONS.mean())
-    theory = np.exp([over_seeds(column).estimate for column in log_dimensions.T])
+    theory = np.exp(means(log_dimensions.values))
     for axis, x in ((panels[1], along), (panels[2], theory)):
-        curve(axis, x, log_ratios, label, interval=ratio_over_seeds, color=THIRD, **look)
+        curve(axis, x, log_ratios.values, label, interval=ratio_over_seeds, color=THIRD, **look)

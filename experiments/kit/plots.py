@@ -12,7 +12,8 @@ import polars as pl
 from matplotlib.figure import Figure
 from tueplots import axes, fontsizes
 
-from experiments.kit.intervals import curves_by_seed, over_seeds
+from experiments.kit.intervals import over_seeds
+from experiments.kit.per_seed import curves_by_seed
 
 matplotlib.use("Agg")  # figures are files; no screen is needed
 
@@ -36,6 +37,11 @@ def style(height: float) -> Iterator[None]:
         yield
 
 
+def means(by_seed) -> np.ndarray:
+    """Means [x] over the seeds of ``by_seed`` [seeds, x] that have a number; NaN where none has."""
+    return np.array([over_seeds(column).estimate for column in np.asarray(by_seed, float).T])
+
+
 def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, **look) -> None:
     """Means over seeds of ``by_seed`` [seeds, x], or what else ``interval`` estimates, with bars of 95 % intervals."""
     intervals = [interval(column) for column in np.asarray(by_seed, float).T]
@@ -48,7 +54,8 @@ def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, 
 
 def curve_of(axis, rows: pl.DataFrame, x: str, column: str, label: str, **look) -> None:
     """The curve of a column over the values of another, each seed's rows averaged first."""
-    curve(axis, *curves_by_seed(rows, x, pl.col(column).mean()), label, **look)
+    at, curves = curves_by_seed(rows, x, pl.col(column).mean())
+    curve(axis, at, curves.values, label, **look)
 
 
 def name_below(grid, name: str) -> None:

@@ -1,16 +1,23 @@
 """Names of presets and backends, and where the records of each go."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeVar, get_args
 
 from experiments.kit.backends import BackendName, named
-from gvgap_jax.sweep import folder_at
+from gvgap_jax.sweep import Grid, folder_at
 
 Preset = Literal["tiny", "quick", "paper", "full"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
+FIRST_SEEDS = {"tiny": 0, "quick": 1_000_000, "paper": 2_000_000, "full": 3_000_000}
 RESULTS = "results"
 Choice = TypeVar("Choice", bound=str)
+
+
+def disjoint(grids: Mapping[str, Grid]) -> dict[str, Grid]:
+    """The grids of an experiment's presets, no two of them with a seed in common: each is evidence of its own."""
+    return {preset: dataclasses.replace(grid, first_seed=FIRST_SEEDS[preset]) for preset, grid in grids.items()}
 
 
 def named_by(wanted: str, choices: Sequence[Choice], arguments: list[str], default: Choice) -> Choice:

@@ -21,6 +21,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL, Finding, Question
 from experiments.kit.intervals import estimate
 from experiments.kit.plots import style
+from experiments.kit.presets import disjoint
 from gvgap_jax import HeldOut, TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
@@ -54,12 +55,14 @@ class Config:
         check(self, pairs=1)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "pairs": (16,)}, seeds=2),
-    "quick": Grid({"pairs": (32, 256, 2048)}, seeds=8),
-    "paper": Grid({"pairs": (8, 32, 128, 512, 2048, 8192)}, seeds=64),
-    "full": Grid({"horizon": (5,), "pairs": tuple(2**power for power in range(3, 16))}, seeds=256),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "pairs": (16,)}, seeds=2),
+        "quick": Grid({"pairs": (32, 256, 2048)}, seeds=24),
+        "paper": Grid({"pairs": (8, 32, 128, 512, 2048, 8192)}, seeds=64),
+        "full": Grid({"horizon": (5,), "pairs": tuple(2**power for power in range(3, 16))}, seeds=256),
+    }
+)
 
 
 class Program(NamedTuple):

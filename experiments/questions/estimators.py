@@ -22,9 +22,11 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import curves_by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.findings import EQUAL_SHARE, Finding, Question
+from experiments.kit.intervals import estimate, geometric, mean
+from experiments.kit.per_seed import PerSeed, curves_by_seed, each_seed
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
 from gvgap_jax.sweep import Cell, Grid, load
@@ -43,6 +45,7 @@ MOST = 2**14  # prompts of the largest batch
 RUNS = (16, 128, 1024)  # prompts a round of whole runs
 ROUNDS = 100  # of a run with 128 prompts a round; they grow as the root of the prompts, so that descent is no limit
 ROUNDING = 1e-7  # nats: smaller ones count as much, so that ratios are too small and never too large
+EQUAL_SLOPE = 0.2  # of an exponent: less than half of the way to an error that does not fall, or falls as 1/n
 N = 4  # of best-of-n, and responses of which the best is set against the worst
 
 
@@ -69,12 +72,14 @@ class Config:
             raise ValueError(f"prompts must be a multiple of {BLOCK} up to {MOST:,}, got {self.prompts}.")
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (1,), "gold_order": (1,), "prompts": (16, 64)}, seeds=2),
-    "quick": Grid({"prompts": (16, 128, 1024, 8192)}, seeds=16),
-    "paper": Grid({"prompts": tuple(2**power for power in range(4, 15))}, seeds=64),
-    "full": Grid({"horizon": (2, 3, 4, 5), "prompts": tuple(2**power for power in range(4, 15))}, seeds=256),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (1,), "gold_order": (1,), "prompts": (16, 64)}, seeds=2),
+        "quick": Grid({"prompts": (16, 128, 1024, 8192)}, seeds=32),
+        "paper": Grid({"prompts": tuple(2**power for power in range(4, 15))}, seeds=64),
+        "full": Grid({"horizon": (2, 3, 4, 5), "prompts": tuple(2**power for power in range(4, 15))}, seeds=256),
+    }
+)
 
 
 class Setting(NamedTuple):
@@ -235,27 +240,25 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         for method in runs["method"].unique(maintain_order=True) if fewest != most else []:
             logs = pl.col("regret").clip(lower_bound=ROUNDING).log().mean()
             _, ends = curves_by_seed(runs.filter(method=method), "prompts", logs)
-            ratio = ratio_over_seeds(ends[:, 0] - ends[:, -1])
+            ratio = geometric(ends.map(lambda logs: logs[:, 0] - logs[:, -1]))
             claim = f"{method}: KL to the exact optimum, {fewest} prompts a round over {most:,} a round and more rounds"
             rows.append(Finding(claim, ratio, "times", 4.0, "above"))
     estimates = records["estimates"]
     for name in estimates["estimator"].unique(maintain_order=True):
         here = estimates.filter(estimator=name)
         if here["prompts"].n_unique() > 1:
-            slope = over_seeds(slopes(here))
             claim = f"{name}: slope of log error against log samples, which is -1/2"
-            rows.append(Finding(claim, slope, "", -0.5, "at", control=True))
+            rows.append(Finding(claim, mean(slopes(here)), "", -0.5, "at", control=True, margin=EQUAL_SLOPE))
         largest = here.filter(prompts=here["prompts"].max())
         bias = estimate(largest, pl.col("along").mean())
         claim = f"{name}: bias along what it estimates, as a share of it"
-        rows.append(Finding(claim, bias, "", 0.0, "at", control=True))
+        rows.append(Finding(claim, bias, "", 0.0, "at", control=True, margin=EQUAL_SHARE))
     return rows
 
 
-def slopes(estimates: pl.DataFrame) -> np.ndarray:
-    """Least-squares slope of log error against log prompts, one a seed."""
-    seeds = estimates.partition_by("seed", maintain_order=True)
-    return np.array([np.polyfit(np.log(rows["prompts"]), np.log(rows["error"]), 1)[0] for rows in seeds])
+def slopes(estimates: pl.DataFrame) -> PerSeed:
+    """Least-squares slope of log error against log prompts."""
+    return each_seed(estimates, lambda rows: float(np.polyfit(np.log(rows["prompts"]), np.log(rows["error"]), 1)[0]))
 
 
 LOOKS = {
@@ -298,7 +301,8 @@ def bias_and_variance(estimates: pl.DataFrame) -> pl.DataFrame:
     """By estimator and size: bias along what is estimated, and variance of one prompt's estimate over its square."""
     rows = []
     for (name, horizon, prompts), here in estimates.group_by("estimator", "horizon", "prompts", maintain_order=True):
-        bias, variance = over_seeds(here["along"]), over_seeds(prompts * here["error"] ** 2)
+        statistics = pl.col("along").mean(), prompts * (pl.col("error") ** 2).mean()
+        bias, variance = (estimate(here, statistic).at() for statistic in statistics)
         row = {"estimator": name, "horizon": horizon, "prompts": prompts, "seeds": bias.seeds}
         for what, interval in (("bias", bias), ("variance", variance)):
             row |= {what: interval.estimate, f"{what}_low": interval.low, f"{what}_high": interval.high}

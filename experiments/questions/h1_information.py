@@ -27,7 +27,9 @@ from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL, REGRET, Finding, Question, equality
 from experiments.kit.intervals import estimate
+from experiments.kit.per_seed import paired
 from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, legend_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
 from gvgap_jax.divergence import kl
@@ -76,13 +78,15 @@ class Config:
         check(self)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
-    "quick": Grid({}, seeds=24),
-    "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
-    "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
-}
-TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({}, seeds=8)}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
+        "quick": Grid({}, seeds=24),
+        "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
+        "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({}, seeds=24)})
 
 
 class Program(NamedTuple):
@@ -189,7 +193,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         here = fits.filter(equal=equal, responses=most)
         claim = f"{name}, {most:,} online samples: {REGRET} of the exact second stage less that of the sampled one"
         rows.append(Finding(claim, estimate(here, gained), "nats", MATTERS, "above"))
-    both = dpo.filter(equal=True).join(fits.filter(equal=True, responses=most), on=_cell(fits), suffix="_sampled")
+    both = paired(dpo.filter(equal=True), fits.filter(equal=True, responses=most), _cell(fits), "_sampled")
     claim = f"reward models as rich as policies: regret of DPO less that of RLHF with {most:,} online samples"
     less = (pl.col("regret") - pl.col("regret_sampled")).mean()
     rows.append(Finding(claim, estimate(both, less), "nats", MATTERS, "above"))
@@ -197,9 +201,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     gap = pl.col("regret") - pl.col("regret_exact")
     rows.append(Finding(claim, estimate(dpo.filter(equal=False), gap.mean()), "nats", 0.0, "above"))
     claim = "reward models as rich as policies, same penalty, no sample: largest difference of regret of DPO and RLHF"
-    same = dpo.filter(pl.col("equal"), pl.col("penalty") == pl.col("penalty_exact"))
+    same = pl.col("penalty") == pl.col("penalty_exact")
     # The second stage of transformers ends where its gradient is small, or its steps are used up.
-    return [*rows, equality(claim, same, gap, MATTERS if "backend" in fits.columns else EQUAL)]
+    bound = MATTERS if "backend" in fits.columns else EQUAL
+    return [*rows, equality(claim, dpo.filter(equal=True), gap, bound, where=same)]
 
 
 def _cell(fits: pl.DataFrame) -> list[str]:
@@ -236,6 +241,6 @@ def draw(folder: str | Path) -> dict[str, Figure]:
 
 
 def _level(axis, rows: pl.DataFrame, column: str, label: str, colour: str, line: str) -> None:
-    interval = estimate(rows, pl.col(column).mean())
+    interval = estimate(rows, pl.col(column).mean()).at()
     axis.axhline(interval.estimate, label=label, color=colour, linestyle=line, linewidth=1)
     axis.axhspan(interval.low, interval.high, color=colour, alpha=0.12, linewidth=0)

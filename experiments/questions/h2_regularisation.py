@@ -31,9 +31,11 @@ from matplotlib.ticker import NullLocator, StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import Finding, Question, equality
-from experiments.kit.intervals import estimate, over_seeds
+from experiments.kit.findings import EQUAL_REWARD, Finding, Question, equality
+from experiments.kit.intervals import estimate, mean
+from experiments.kit.per_seed import PerSeed, each_seed, paired
 from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, slices, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -81,22 +83,24 @@ class Config:
 
 
 BETAS = (0.25, 0.5, 1.0, 2.0, 4.0)
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1,), "pairs": (64,), "beta": (1.0, 4.0)}, seeds=2),
-    "quick": Grid({"beta": BETAS}, seeds=16),
-    "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
-    "full": Grid(
-        {
-            "horizon": (4, 5),
-            "gold_order": (1, 2, 4),
-            "pairs": tuple(2**power for power in range(6, 14)),
-            "beta": tuple(2 ** (half / 2) for half in range(-6, 7)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=128,
-    ),
-}
-TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=8)}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1,), "pairs": (64,), "beta": (1.0, 4.0)}, seeds=2),
+        "quick": Grid({"beta": BETAS}, seeds=24),
+        "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
+        "full": Grid(
+            {
+                "horizon": (4, 5),
+                "gold_order": (1, 2, 4),
+                "pairs": tuple(2**power for power in range(6, 14)),
+                "beta": tuple(2 ** (half / 2) for half in range(-6, 7)),
+                "reference_scale": (0.5, 1.0, 2.0),
+            },
+            seeds=128,
+        ),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=24)})
 
 
 class Program(NamedTuple):
@@ -186,18 +190,19 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits, rows, controls = records["fits"], [], []
     for regulariser in REGULARISERS:
         here = fits.filter(regulariser=regulariser)
-        mean = pl.col("gap").mean()
+        gap = pl.col("gap").mean()
         claim = f"{regulariser} in both arms: regularised reward J of RLHF - J of DPO"
-        rows.append(Finding(claim, estimate(gaps(here, "DPO"), mean), "reward", 0.0, "above"))
-        own = gaps(here, "DPO", BACKBONE)
-        if len(own):
+        rows.append(Finding(claim, estimate(gaps(here, "DPO"), gap), "reward", 0.0, "above"))
+        if BACKBONE in here["arm"]:
+            own = gaps(here, "DPO", BACKBONE)
             claim += ", reward model of the policy's own backbone"
-            rows.append(Finding(claim, estimate(own, mean), "reward", 0.0, "at"))
+            rows.append(Finding(claim, estimate(own, gap), "reward", 0.0, "at", margin=EQUAL_REWARD))
         claim = f"{regulariser} in both arms: gold reward of RLHF - DPO at equal KL to the reference"
-        rows.append(Finding(claim, over_seeds(frontier_gap(here)), "reward", 0.0, "above"))
-        same = gaps(here, "DPO, simple class").filter(pl.col("penalty") == pl.col("penalty_offline"))
+        rows.append(Finding(claim, mean(frontier_gap(here)), "reward", 0.0, "above"))
+        same = pl.col("penalty") == pl.col("penalty_offline")
         claim = f"{regulariser}, both arms over the simple class, same penalty: largest |difference of J|"
-        controls.append(equality(claim, same, pl.col("gap"), EQUAL, "reward"))
+        both = gaps(here, "DPO, simple class")
+        controls.append(equality(claim, both, pl.col("gap"), EQUAL, "reward", where=same))
     return rows + controls
 
 
@@ -206,20 +211,21 @@ CELL = ["horizon", "gold_order", "pairs", "temperature", "reference_scale", "reg
 
 def gaps(fits: pl.DataFrame, offline: str, arm: str = "RLHF") -> pl.DataFrame:
     """Rows of RLHF (or another arm) with ``gap``, its objective less that of the ``offline`` arm on the same data."""
-    both = fits.filter(arm=arm).join(fits.filter(arm=offline), on=[*CELL, "beta", "seed"], suffix="_offline")
+    both = paired(fits.filter(arm=arm), fits.filter(arm=offline), [*CELL, "beta", "seed"], "_offline")
     return both.with_columns(gap=pl.col("objective") - pl.col("objective_offline")).sort("seed", "beta")
 
 
-def frontier_gap(fits: pl.DataFrame) -> list[float]:
+def frontier_gap(fits: pl.DataFrame) -> PerSeed:
     """For each seed, gold reward of RLHF less DPO's at the same sqrt(KL to the reference), mean over DPO's points.
 
     RLHF's frontier over beta is interpolated at DPO's points that it spans; a seed without such a point is NaN.
     """
-    means = []
-    for _, of_seed in sorted(fits.group_by("seed"), key=lambda group: group[0]):
-        differences = [gap for _, frontier in of_seed.group_by(CELL) for gap in _frontier_gaps(frontier)]
-        means.append(float(np.mean(differences)) if differences else float("nan"))
-    return means
+
+    def of_seed(rows: pl.DataFrame) -> float:
+        differences = [gap for _, frontier in rows.group_by(CELL) for gap in _frontier_gaps(frontier)]
+        return float(np.mean(differences)) if differences else float("nan")
+
+    return each_seed(fits.filter(pl.col("arm").is_in(["DPO", "RLHF"])), of_seed)
 
 
 def _frontier_gaps(fits: pl.DataFrame) -> list[float]:
@@ -273,7 +279,7 @@ def _frontiers(axis, fits: pl.DataFrame) -> None:
     for arm, (label, colour, marker) in LOOKS.items():
         points = fits.filter(arm=arm).with_columns(distance=pl.col("kl_to_reference").sqrt()).sort("beta")
         across, up = (
-            [over_seeds(of_beta[name]) for _, of_beta in points.group_by("beta", maintain_order=True)]
+            [estimate(of_beta, pl.col(name).mean()).at() for _, of_beta in points.group_by("beta", maintain_order=True)]
             for name in ("distance", "gold_reward")
         )
         x, y = ([i.estimate for i in intervals] for intervals in (across, up))

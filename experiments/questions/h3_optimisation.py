@@ -35,9 +35,11 @@ from matplotlib.ticker import StrMethodFormatter
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import REGRET, Finding, Question, equality
-from experiments.kit.intervals import by_seed, over_seeds, ratio_of_means
+from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
+from experiments.kit.intervals import mean, ratio_of_means
+from experiments.kit.per_seed import PerSeed, by_seed, paired
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -104,20 +106,25 @@ _FULL = {
     "steps": (5, 10, 20, 40, 80, 160, 4000),
     "reference_scale": (0.0, 1.0),
 }
-PRESETS = {
-    "tiny": Grid(
-        {"prompt_length": (1,), "horizon": (2,), "gold_order": (1,), "policy_order": (2,), "pairs": (64,)}
-        | {"steps": (5, 10)},
-        seeds=2,
-    ),
-    "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=16),
-    "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
-    "full": Grid(_FULL | {"policy_order": (3, 4, 5)}, seeds=128),
-}
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=8),
-    "full": Grid(_FULL, seeds=128),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid(
+            {"prompt_length": (1,), "horizon": (2,), "gold_order": (1,), "policy_order": (2,), "pairs": (64,)}
+            | {"steps": (5, 10)},
+            seeds=2,
+        ),
+        "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=24),
+        "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
+        "full": Grid(_FULL | {"policy_order": (3, 4, 5)}, seeds=128),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=24),
+        "full": Grid(_FULL, seeds=128),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -220,21 +227,21 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fewest, most = steps[0], steps[-1]
     at_optimum = gap(fits, OPTIMUM)
     claim = f"optimisation to its end in both arms, prompts with pairs: {REGRET} of DPO - RLHF"
-    rows = [Finding(claim, over_seeds(at_optimum), "nats", 0.0, "above")]
+    rows = [Finding(claim, mean(at_optimum), "nats", 0.0, "above")]
     claim = f"share of the gap of gradient descent ({most:,} steps, stopped early) that remains at the end"
     rows.append(Finding(claim, ratio_of_means(at_optimum, gap(fits, most)), "", REMAINS, "above"))
     for number in sorted({fewest, 2 * fewest, most} & set(steps)):
         claim = f"gradient descent, {number:,} steps: regret of DPO - RLHF"
-        rows.append(Finding(claim, over_seeds(gap(fits, number)), "nats", 0.0, "above"))
+        rows.append(Finding(claim, mean(gap(fits, number)), "nats", 0.0, "above"))
     if 2 * fewest in steps:
         gain = of_seed(fits.filter(arm="DPO", steps=fewest)) - of_seed(fits.filter(arm="DPO", steps=2 * fewest))
         claim = f"{2 * fewest:,} steps instead of {fewest:,}: fall of DPO's regret"
-        rows.append(Finding(claim, over_seeds(gain), "nats", 0.0, "above"))
+        rows.append(Finding(claim, mean(gain), "nats", 0.0, "above"))
     for prompts in ("all", "without_pairs") if on_tree else PROMPTS:
         claim = f"RL over all prompts instead of those with pairs, at the end: fall of regret, {PROMPTS[prompts]}"
-        rows.append(Finding(claim, over_seeds(augmentation(fits, prompts)), "nats", 0.0, "at"))
+        rows.append(Finding(claim, mean(augmentation(fits, prompts)), "nats", 0.0, "at", margin=EQUAL_NATS))
     if on_tree:
-        moved = over_seeds(np.abs(augmentation(fits, "with_pairs")))
+        moved = mean(augmentation(fits, "with_pairs").map(np.abs))
         claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
         rows.append(Finding(claim, moved, "nats", EQUAL["newton"], "below", control=True))
     return [*rows, *_control(fits)]
@@ -244,12 +251,11 @@ def _control(fits: pl.DataFrame) -> list[Finding]:
     """Equal classes at the end, where both arms selected the same penalty."""
     offline = fits.filter(arm="DPO", steps=OPTIMUM)
     equal = two_stage(fits, augmented=1, simple=False).filter(steps=OPTIMUM)
-    both = offline.join(equal, on=[*CELL, "seed", "penalty"], suffix="_rlhf")
-    if not len(both):
-        return []
+    both = paired(offline, equal, [*CELL, "seed"], "_rlhf")
     claim = "reward models as rich as policies, same penalty, at the end: largest difference of regret"
     difference = pl.col("regret_all") - pl.col("regret_all_rlhf")
-    return [equality(claim, both, difference, EQUAL[offline["solver"][0]])]
+    same = pl.col("penalty") == pl.col("penalty_rlhf")
+    return [equality(claim, both, difference, EQUAL[offline["solver"][0]], where=same)]
 
 
 PROMPTS = {"with_pairs": "prompts with pairs", "without_pairs": "prompts without pairs", "all": "all prompts"}
@@ -262,17 +268,17 @@ def two_stage(fits: pl.DataFrame, augmented: int, simple: bool = True) -> pl.Dat
     return fits.filter(pl.col("reward_order") == pl.col(order), arm="RLHF", augmented=augmented)
 
 
-def of_seed(rows: pl.DataFrame, prompts: str = "with_pairs") -> np.ndarray:
+def of_seed(rows: pl.DataFrame, prompts: str = "with_pairs") -> PerSeed:
     """Mean regret over the rows of each seed [seeds], on these prompts."""
     return by_seed(rows, pl.col(f"regret_{prompts}").mean())
 
 
-def gap(fits: pl.DataFrame, steps: int) -> np.ndarray:
+def gap(fits: pl.DataFrame, steps: int) -> PerSeed:
     """Regret of DPO less RLHF's on the prompts with pairs, without more prompts, after so many steps [seeds]."""
     return of_seed(fits.filter(arm="DPO", steps=steps)) - of_seed(two_stage(fits, 0).filter(steps=steps))
 
 
-def augmentation(fits: pl.DataFrame, prompts: str) -> np.ndarray:
+def augmentation(fits: pl.DataFrame, prompts: str) -> PerSeed:
     """RLHF's regret with RL over prompts with pairs less that with RL over all, at the end [seeds]."""
     without, with_more = (of_seed(two_stage(fits, augmented).filter(steps=OPTIMUM), prompts) for augmented in (0, 1))
     return without - with_more
@@ -321,14 +327,14 @@ def _panels(fits: pl.DataFrame) -> Figure:
 def _steps(axis, rows: pl.DataFrame, label: str, look: dict) -> None:
     """Regret by the number of steps, the end of optimisation last."""
     numbers = [*sorted(set(rows["steps"].unique()) - {OPTIMUM}), OPTIMUM]
-    by_seed = np.stack([of_seed(rows.filter(steps=number)) for number in numbers], axis=1)
-    curve(axis, range(len(numbers)), by_seed, label, **look)
+    curves = np.stack([of_seed(rows.filter(steps=number)).values for number in numbers], axis=1)
+    curve(axis, range(len(numbers)), curves, label, **look)
     end = "at the\noptimum" if "newton" in rows["solver"] else "to the\nend"
     axis.set_xticks(range(len(numbers)), [f"{number:,}" for number in numbers[:-1]] + [end])
 
 
 def _prompts(axis, rows: pl.DataFrame, label: str, look: dict) -> None:
-    by_seed = np.stack([of_seed(rows, prompts) for prompts in JUDGED], axis=1)
+    curves = np.stack([of_seed(rows, prompts).values for prompts in JUDGED], axis=1)
     places = np.arange(len(JUDGED)) + 0.15 * (look.pop("place") - 1)
-    curve(axis, places, by_seed, label, linestyle="none", **look)
+    curve(axis, places, curves, label, linestyle="none", **look)
     axis.set_xticks(range(len(JUDGED)), list(JUDGED.values()))

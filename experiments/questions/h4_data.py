@@ -29,9 +29,11 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
-from experiments.kit.findings import REGRET, Finding, Question, equality
-from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, ratio_of_means
-from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, legend_below, slices, style
+from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
+from experiments.kit.intervals import estimate, mean, ratio_of_means
+from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired
+from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, legend_below, means, slices, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -80,22 +82,24 @@ class Config:
 
 
 TILTS = (2.0, 1.0, 0.0, -1.0)
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1,), "tilt": (1.0, 0.0), "pairs": (64, 512)}, seeds=2),
-    "quick": Grid({"tilt": TILTS, "pairs": (64, 256, 512, 2048, 8192)}, seeds=16),
-    "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
-    "full": Grid(
-        {
-            "horizon": (4, 5),
-            "gold_order": (1, 2, 4),
-            "tilt": (3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
-            "pairs": tuple(2**power for power in range(5, 17)),
-            "reference_scale": (0.5, 1.0, 2.0),
-        },
-        seeds=128,
-    ),
-}
-TRANSFORMER_PRESETS = PRESETS | {"quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=8)}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1,), "tilt": (1.0, 0.0), "pairs": (64, 512)}, seeds=2),
+        "quick": Grid({"tilt": TILTS, "pairs": (64, 256, 512, 2048, 8192)}, seeds=24),
+        "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
+        "full": Grid(
+            {
+                "horizon": (4, 5),
+                "gold_order": (1, 2, 4),
+                "tilt": (3.0, 2.0, 1.5, 1.0, 0.5, 0.0, -0.5, -1.0),
+                "pairs": tuple(2**power for power in range(5, 17)),
+                "reference_scale": (0.5, 1.0, 2.0),
+            },
+            seeds=128,
+        ),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=24)})
 
 
 class Program(NamedTuple):
@@ -145,38 +149,39 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """For every coverage the gap, whether it closes, and whether d_eff predicts it; what breadth adds; the control."""
-    paired, rows = gaps(records), []
-    sizes = sorted(paired["pairs"].unique())
+    both, rows = gaps(records), []
+    sizes = sorted(both["pairs"].unique())
     moderate, most = min(sizes, key=lambda size: abs(size - MODERATE)), sizes[-1]
-    tilts = sorted(paired["tilt"].unique(), key=lambda tilt: (tilt != 1, -tilt))  # the reference's own pairs first
+    tilts = sorted(both["tilt"].unique(), key=lambda tilt: (tilt != 1, -tilt))  # the reference's own pairs first
     for tilt in tilts:
-        here = paired.filter(tilt=tilt)
+        here = both.filter(tilt=tilt)
         claim = f"pairs from {coverage_name(tilt)}: {REGRET} of DPO - RLHF at {moderate:,} pairs"
-        mean = pl.col("gap").mean()
-        rows.append(Finding(claim, estimate(here.filter(pairs=moderate), mean), "nats", 0.0, "above"))
-        own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
-        if len(own):
+        rows.append(Finding(claim, mean(of_seed(here.filter(pairs=moderate))), "nats", 0.0, "above"))
+        if BACKBONE in records["fits"]["arm"]:
+            own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
             claim += ", reward model of the policy's own backbone"
-            rows.append(Finding(claim, estimate(own, mean), "nats", 0.0, "at"))
+            rows.append(Finding(claim, mean(of_seed(own)), "nats", 0.0, "at", margin=EQUAL_NATS))
         at_most, widest = here.filter(pairs=most), _widest(here)
         if len(sizes) > 1:
             closure = ratio_of_means(of_seed(at_most), of_seed(here.filter(pairs=widest)))
             claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over the widest, at {widest:,}"
             rows.append(Finding(claim, closure, "times", CLOSED, "below"))
-        predicted = ratio_of_means(of_seed(at_most), of_seed(at_most, "predicted_gap"))
+        expected = predicted_gaps(records).filter(tilt=tilt, pairs=most)
+        predicted = ratio_of_means(of_seed(at_most), of_seed(expected, "predicted_gap"))
         claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over what effective dimensions predict"
         rows.append(Finding(claim, predicted, "times", PREDICTED, "above"))
     if 0.0 in tilts and 1.0 in tilts:
-        broad, policy = (of_seed(paired.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
+        broad, policy = (of_seed(both.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
         claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"
-        rows.append(Finding(claim, over_seeds(broad - policy), "nats", 0.0, "above"))
+        rows.append(Finding(claim, mean(broad - policy), "nats", 0.0, "above"))
     return [*rows, equality_finding(records["fits"])]
 
 
-def _widest(paired: pl.DataFrame) -> int:
+def _widest(both: pl.DataFrame) -> int:
     """The number of pairs of the largest mean gap; at the fewest, a gap can be nil because no arm knows anything."""
-    means = paired.group_by("pairs").agg(pl.col("gap").fill_nan(None).mean())
-    return means.sort("gap", descending=True, nulls_last=True)["pairs"][0]
+    pairs, curves = curves_by_seed(both, "pairs", pl.col("gap").mean())
+    counted = np.isfinite(curves.values).any(axis=0)
+    return int(pairs[counted][np.nanmean(curves.values[:, counted], axis=0).argmax()] if counted.any() else pairs[-1])
 
 
 def coverage_name(tilt: float) -> str:
@@ -190,34 +195,36 @@ CELL = ["horizon", "gold_order", "beta", "temperature", "reference_scale"]
 
 
 def gaps(records: dict[str, pl.DataFrame], arm: str = "RLHF") -> pl.DataFrame:
-    """Rows of DPO with ``gap``, its regret less that of RLHF (or of another arm) on the same data.
+    """Rows of DPO with ``gap``, its regret less that of RLHF (or of another arm) on the same data."""
+    fits = records["fits"]
+    both = paired(fits.filter(arm="DPO"), fits.filter(arm=arm), [*CELL, "tilt", "pairs", "seed"], "_rlhf")
+    return both.with_columns(gap=pl.col("regret") - pl.col("regret_rlhf")).sort(*CELL, "tilt", "pairs", "seed")
 
-    And with ``predicted_gap``, from d_eff / (2n) of all policies and of reward models of the gold order.
-    """
-    fits, cell = records["fits"], [*CELL, "tilt", "seed"]
-    both = fits.filter(arm="DPO").join(fits.filter(arm=arm), on=[*cell, "pairs"], suffix="_rlhf")
+
+def predicted_gaps(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
+    """The gap of every data set that d_eff / (2n) of all policies and of reward models of the gold order predicts."""
+    cell = [*CELL, "tilt", "seed"]
     simple, every = (
-        records["dimensions"].filter(pl.col("order") == pl.col(order)).select(*cell, "effective_dimension")
-        for order in ("gold_order", "horizon")
+        records["dimensions"].filter(pl.col("order") == pl.col(order)) for order in ("gold_order", "horizon")
     )
-    both = both.join(every, on=cell).join(simple, on=cell, suffix="_rlhf")
+    data = records["fits"].filter(arm="DPO").select(*cell, "pairs")
+    both = paired(data, paired(every, simple, cell, "_rlhf"), cell, "_of_class", shared=True)
     excess = pl.col("effective_dimension") - pl.col("effective_dimension_rlhf")
-    return both.with_columns(
-        gap=pl.col("regret") - pl.col("regret_rlhf"), predicted_gap=excess / (2 * TRAINED * pl.col("pairs"))
-    ).sort(*CELL, "tilt", "pairs", "seed")
+    return both.with_columns(predicted_gap=excess / (2 * TRAINED * pl.col("pairs"))).sort(*cell, "pairs")
 
 
-def of_seed(paired: pl.DataFrame, column: str = "gap") -> np.ndarray:
-    """The mean of ``column`` over the rows of each seed [seeds]."""
-    return by_seed(paired, pl.col(column).mean())
+def of_seed(rows: pl.DataFrame, column: str = "gap") -> PerSeed:
+    """The mean of ``column`` over the rows of each seed."""
+    return by_seed(rows, pl.col(column).mean())
 
 
 def equality_finding(fits: pl.DataFrame) -> Finding:
     """Likelihood restricted to RLHF's policies against RLHF, where both selected the same penalty."""
-    cell = [*CELL, "tilt", "pairs", "seed", "penalty"]
-    both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
+    cell = [*CELL, "tilt", "pairs", "seed"]
+    both = paired(fits.filter(arm="restricted MLE"), fits.filter(arm="RLHF"), cell, "_rlhf")
+    same = pl.col("penalty") == pl.col("penalty_rlhf")
     claim = "same class and penalty in both methods: largest difference of regret, over coverages and numbers of pairs"
-    return equality(claim, both, pl.col("regret") - pl.col("regret_rlhf"), EQUAL)
+    return equality(claim, both, pl.col("regret") - pl.col("regret_rlhf"), EQUAL, where=same)
 
 
 CAPTIONS = {
@@ -246,12 +253,13 @@ def draw(folder: str | Path) -> dict[str, Figure]:
     fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
     figures = {}
     for name, rows in slices(fits, CELL):
-        paired = gaps({"fits": rows, "dimensions": dimensions})
-        figures |= {f"h4_data{name}": _regrets(rows, paired), f"h4_data_gap{name}": _gaps(paired)}
+        here = {"fits": rows, "dimensions": dimensions}
+        figures |= {f"h4_data{name}": _regrets(rows, predicted_gaps(here))}
+        figures |= {f"h4_data_gap{name}": _gaps(gaps(here), predicted_gaps(here))}
     return figures
 
 
-def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
+def _regrets(fits: pl.DataFrame, predicted: pl.DataFrame) -> Figure:
     tilts = sorted(fits["tilt"].unique(), reverse=True)
     columns = min(len(tilts), 4)
     rows = -(-len(tilts) // columns)
@@ -262,7 +270,7 @@ def _regrets(fits: pl.DataFrame, paired: pl.DataFrame) -> Figure:
         for axis, tilt in zip(grid.flat, tilts, strict=False):
             axis.set_xscale("log", base=2)
             axis.set(yscale="log", title=_title(tilt), xlabel="labelled pairs n")
-            _panel(axis, fits.filter(tilt=tilt), paired.filter(tilt=tilt))
+            _panel(axis, fits.filter(tilt=tilt), predicted.filter(tilt=tilt))
         shown = fits["regret"].to_numpy()
         grid[0, 0].set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
         for axis in grid[:, 0]:
@@ -277,32 +285,32 @@ def _title(tilt: float) -> str:
     return words.get(tilt, rf"{kind}, ∝ π_ref$^{{{tilt:g}}}$")
 
 
-def _panel(axis, fits: pl.DataFrame, paired: pl.DataFrame) -> None:
+def _panel(axis, fits: pl.DataFrame, predicted: pl.DataFrame) -> None:
     for arm, (label, colour, marker) in LOOKS.items():
         linestyle = "none" if arm == "restricted MLE" else "-"
         look = {"marker": marker, "color": colour, "linestyle": linestyle}
         curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
-    pairs = np.array(sorted(paired["pairs"].unique()))
+    pairs = np.array(sorted(predicted["pairs"].unique()))
     for column, colour in (("effective_dimension", DPO), ("effective_dimension_rlhf", RLHF)):
-        predicted = estimate(paired, pl.col(column).first()).estimate / (2 * TRAINED * pairs)
-        axis.plot(pairs, predicted, color=colour, linestyle="--", linewidth=0.8, zorder=1)
+        dimension = estimate(predicted, pl.col(column).first()).at().estimate
+        axis.plot(pairs, dimension / (2 * TRAINED * pairs), color=colour, linestyle="--", linewidth=0.8, zorder=1)
     axis.plot([], [], color="0.4", linestyle="--", linewidth=0.8, label=r"$d_\mathrm{eff}/(2n)$ of either arm")
 
 
-def _gaps(paired: pl.DataFrame) -> Figure:
-    tilts = sorted(paired["tilt"].unique(), reverse=True)
+def _gaps(both: pl.DataFrame, predicted: pl.DataFrame) -> Figure:
+    tilts, highest = sorted(both["tilt"].unique(), reverse=True), []
     with style(2.9):
         figure, axis = plt.subplots()
         axis.set_xscale("log", base=2)
         axis.axhline(0, color="0.6", linewidth=0.8)
         shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
         for tilt, shade, marker in zip(tilts, shades, itertools.cycle(MARKERS), strict=False):
-            here = paired.filter(tilt=tilt)
-            curve_of(axis, here, "pairs", "gap", _title(tilt), marker=marker, color=shade)
-            pairs, predicted = curves_by_seed(here, "pairs", pl.col("predicted_gap").mean())
-            axis.plot(pairs, np.nanmean(predicted, axis=0), color=shade, linestyle=":", linewidth=1, zorder=1)
-        measured = paired.group_by("tilt", "pairs").agg(pl.col("gap").mean())["gap"].to_numpy()
-        axis.set_ylim(min(-0.05, 1.3 * np.nanmin(measured)), 1.4 * np.nanmax(measured))
+            pairs, measured = curves_by_seed(both.filter(tilt=tilt), "pairs", pl.col("gap").mean())
+            curve(axis, pairs, measured.values, _title(tilt), marker=marker, color=shade)
+            _, expected = curves_by_seed(predicted.filter(tilt=tilt), "pairs", pl.col("predicted_gap").mean())
+            axis.plot(pairs, means(expected.values), color=shade, linestyle=":", linewidth=1, zorder=1)
+            highest.append(means(measured.values))
+        axis.set_ylim(min(-0.05, 1.3 * np.nanmin(highest)), 1.4 * np.nanmax(highest))
         axis.plot([], [], color="0.4", linestyle=":", linewidth=1, label=r"$\Delta d_\mathrm{eff}/(2n)$")
         axis.set(xlabel="labelled pairs n", ylabel="regret of DPO less RLHF's [nats]")
         legend_below(figure, columns=5)

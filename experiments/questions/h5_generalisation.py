@@ -28,9 +28,11 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import Interval, estimate, over_seeds
+from experiments.kit.findings import EQUAL_REWARD, EQUAL_SHARE, Finding, Question
+from experiments.kit.intervals import Estimate, estimate, mean
+from experiments.kit.per_seed import by_seed, each_seed, paired
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, curve_of, legend_below, name_below, row_name, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
 from gvgap_jax.lm.model.classes import ReadOut
@@ -90,22 +92,26 @@ _FULL = {
     "pairs": tuple(2**power for power in range(6, 17)),
     "reference_scale": (0.5, 1.0, 2.0),
 }
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (2,), "pairs": (256,)}, seeds=2),
-    "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
-    "paper": Grid(
-        {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
-    ),
-    "full": Grid(_FULL | {"width": (4, 16, 64)}, seeds=256),
-}
-TRANSFORMER_PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (4,), "pairs": (256,)}, seeds=2),
-    "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=8),
-    "paper": Grid(
-        {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
-    ),
-    "full": Grid(_FULL | {"width": (16, 64, 256)}, seeds=256),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (2,), "pairs": (256,)}, seeds=2),
+        "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
+        "paper": Grid(
+            {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
+        ),
+        "full": Grid(_FULL | {"width": (4, 16, 64)}, seeds=256),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (4,), "pairs": (256,)}, seeds=2),
+        "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=24),
+        "paper": Grid(
+            {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
+        ),
+        "full": Grid(_FULL | {"width": (16, 64, 256)}, seeds=256),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -219,11 +225,11 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         name = f"H={horizon}, {'full-table ' if gold == horizon else ''}gold reward (order {gold})"
         for better, worse in (("global", "local"), ("local", "DPO")):
             for law, where in LAWS.items():
-                interval = difference(here.filter(model=better), here.filter(model=worse), f"likelihood_{law}")
-                rows.append(Finding(f"{name}: likelihood {where}, {better} - {worse}", interval, "", 0.0, "above"))
-            interval = difference(here.filter(model=better), here.filter(model=worse), f"best_of_{COMPARED}")
+                more = difference(here.filter(model=better), here.filter(model=worse), f"likelihood_{law}")
+                rows.append(Finding(f"{name}: likelihood {where}, {better} - {worse}", more, "", 0.0, "above"))
+            more = difference(here.filter(model=better), here.filter(model=worse), f"best_of_{COMPARED}")
             claim = f"{name}: gold reward of the best of {COMPARED}, {better} - {worse}"
-            rows.append(Finding(claim, interval, "", 0.0, "above"))
+            rows.append(Finding(claim, more, "reward", 0.0, "above"))
         outside = [f"likelihood_{law}" for law in LAWS if law != "reference"]
         for claim, group, columns in (
             ("rank in and out of distribution, models and n together (Kendall's tau)", [*SETTING, "seed"], outside),
@@ -232,29 +238,33 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         ):
             rows.append(Finding(f"{name}: {claim}", rank_agreement(here, group, columns), "", 0.0, "above"))
     once, again = (fits.filter(model="global", initialisation=start) for start in (0, 1))
-    for claim, column in (
-        ("likelihood in distribution", "likelihood_reference"),
-        (f"gold reward of the best of {COMPARED}", f"best_of_{COMPARED}"),
+    for claim, column, unit, margin in (
+        ("likelihood in distribution", "likelihood_reference", "", EQUAL_SHARE),
+        (f"gold reward of the best of {COMPARED}", f"best_of_{COMPARED}", "reward", EQUAL_REWARD),
     ):
-        claim = f"global, two initialisations: {claim}, first - second"
-        rows.append(Finding(claim, difference(once, again, column), "", 0.0, "at", control=True))
+        claim, apart = f"global, two initialisations: {claim}, first - second", difference(once, again, column)
+        rows.append(Finding(claim, apart, unit, 0.0, "at", control=True, margin=margin))
     return rows
 
 
-def difference(left: pl.DataFrame, right: pl.DataFrame, column: str) -> Interval:
-    """Interval of ``left`` less ``right`` on the same pairs, averaged over points within a seed."""
-    both = left.join(right, on=POINT, suffix="_right", maintain_order="left")
+def difference(left: pl.DataFrame, right: pl.DataFrame, column: str) -> Estimate:
+    """``left`` less ``right`` on the same pairs, averaged over points within a seed."""
+    both = paired(left, right, POINT, "_right")
     return estimate(both, (pl.col(column) - pl.col(f"{column}_right")).mean())
 
 
-def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> Interval:
+def rank_agreement(fits: pl.DataFrame, group: list[str], columns: list[str]) -> Estimate:
     """Kendall's tau of the in-distribution likelihood with ``columns`` within a group, averaged within a seed."""
-    taus = [
-        {"seed": rows["seed"][0], "tau": kendall(rows["likelihood_reference"].to_numpy(), rows[column].to_numpy())}
-        for _, rows in fits.group_by(group, maintain_order=True)
-        for column in columns
-    ]
-    return estimate(pl.DataFrame(taus), pl.col("tau").mean())
+
+    def of_seed(rows: pl.DataFrame) -> float:
+        taus = [
+            kendall(here["likelihood_reference"].to_numpy(), here[column].to_numpy())
+            for _, here in rows.group_by(group, maintain_order=True)
+            for column in columns
+        ]
+        return float(np.mean(taus))
+
+    return mean(each_seed(fits, of_seed))
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> float:
@@ -299,10 +309,10 @@ def _likelihoods(fits: pl.DataFrame, gold: pl.DataFrame) -> Figure:
                 for model, (colour, marker) in LOOKS.items():
                     chosen, column = fits.filter(model=model, **row), f"likelihood_{law}"
                     curve_of(axis, chosen, "pairs", column, model, marker=marker, color=colour)
-                ceiling = over_seeds(_of_gold(gold, row)[f"likelihood_{law}"]).estimate
+                ceiling = estimate(_of_gold(gold, row), pl.col(f"likelihood_{law}").mean()).at().estimate
                 axis.axhline(ceiling, color=BLACK, linestyle="--", linewidth=0.8, label="gold reward")
                 axis.axhline(0.5, color="0.4", linestyle=":", linewidth=0.8, label="coin")
-                shift = over_seeds(_of_gold(gold, row)[f"shift_{law}"]).estimate
+                shift = estimate(_of_gold(gold, row), pl.col(f"shift_{law}").mean()).at().estimate
                 axis.set_title(title if law == "reference" else f"{title}, {shift:.1f} nats away")
             axes[0].set_ylabel(f"{row_name(row, rows)}\nlikelihood of a label")
         name_below(grid, "labelled pairs n")
@@ -319,9 +329,10 @@ def _best_of_n(fits: pl.DataFrame, gold: pl.DataFrame) -> Figure:
             for axis, pairs in zip(axes, sizes, strict=True):
                 axis.set_xscale("log", base=2)
                 for model, (colour, marker) in LOOKS.items():
-                    values = fits.filter(model=model, pairs=pairs, **row).select(columns).to_numpy()
+                    here = fits.filter(model=model, pairs=pairs, **row)
+                    values = by_seed(here, *(pl.col(column).mean() for column in columns)).values
                     curve(axis, n, values, model, marker=marker, color=colour)
-                best = [over_seeds(_of_gold(gold, row)[column]).estimate for column in columns]
+                best = [estimate(_of_gold(gold, row), pl.col(column).mean()).at().estimate for column in columns]
                 axis.plot(n, best, color=BLACK, linestyle="--", linewidth=0.8, label="gold reward")
                 axis.set_title(f"{pairs:,} labelled pairs")
             axes[0].set_ylabel(f"{row_name(row, rows)}\ngold reward")

@@ -27,9 +27,11 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend, check_width
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds
+from experiments.kit.findings import EQUAL_SHARE, Finding, Question
+from experiments.kit.intervals import estimate, mean
+from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed
 from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, row_name, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -45,6 +47,9 @@ QUESTION = Question(
     figure="win rate of best-of-n by policy size and reward model size",
 )
 
+# Margin of what coin flips teach, in reward: a quarter of the gold reward's standard deviation over responses, a small
+# share of what the best of 25 gains where labels inform.
+EQUAL = 0.5
 SMALLEST = 4096  # size that numbers of pairs are padded to
 SETTING = ["horizon", "gold_order", "samples", "human_beta", "temperature", "reference_scale"]
 
@@ -111,18 +116,22 @@ _PAPER = _HUMANS | {"horizon": (5,), "gold_order": (2, 5), "pairs": (128, 512, 2
 _FULL = _HUMANS | {"horizon": (4, 6), "gold_order": (2, 4, 6), "pairs": tuple(2**power for power in range(7, 16))}
 _FULL |= {"samples": (4, 25, 128), "reference_scale": (0.5, 1.0, 2.0)}
 _WIDTHS = (2, 4, 8, 32)
-PRESETS = {
-    "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_order=(0, 1), verifier_order=(1, 2), pairs=(4096,)),
-    "quick": _grid(16, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
-    "paper": _grid(64, **_PAPER, policy_order=(0, 1, 2, 3, 4), verifier_order=(2, 3, 4, 5)),
-    "full": _grid(256, **_FULL, policy_order=(0, 1, 2, 3, 4, 5), verifier_order=(2, 3, 4, 5, 6)),
-}
-TRANSFORMER_PRESETS = {
-    "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
-    "quick": _grid(8, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
-    "paper": _grid(64, **_PAPER, policy_width=_WIDTHS, verifier_width=_WIDTHS),
-    "full": _grid(256, **_FULL, policy_width=(*_WIDTHS, 128), verifier_width=(*_WIDTHS, 128)),
-}
+PRESETS = disjoint(
+    {
+        "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_order=(0, 1), verifier_order=(1, 2), pairs=(4096,)),
+        "quick": _grid(24, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
+        "paper": _grid(64, **_PAPER, policy_order=(0, 1, 2, 3, 4), verifier_order=(2, 3, 4, 5)),
+        "full": _grid(256, **_FULL, policy_order=(0, 1, 2, 3, 4, 5), verifier_order=(2, 3, 4, 5, 6)),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    {
+        "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
+        "quick": _grid(24, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
+        "paper": _grid(64, **_PAPER, policy_width=_WIDTHS, verifier_width=_WIDTHS),
+        "full": _grid(256, **_FULL, policy_width=(*_WIDTHS, 128), verifier_width=(*_WIDTHS, 128)),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -213,10 +222,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         for size, gain, direction in gained:
             if gain is not None:
                 claim = f"{name}, largest {size} less the smallest"
-                rows.append(Finding(claim, over_seeds(gain), "", 0.0, direction))
+                rows.append(Finding(claim, mean(gain), "", 0.0, direction, margin=EQUAL_SHARE))
         if policy is not None and verifier is not None and held:
             claim = f"{name}, gain from the policy's size less the reward model's"
-            rows.append(Finding(claim, over_seeds(policy - verifier), "", 0.0, "above"))
+            rows.append(Finding(claim, mean(policy - verifier), "", 0.0, "above"))
     return rows + _coin_findings(records["fits"].filter(informed=0))
 
 
@@ -234,8 +243,8 @@ def _coin_findings(coins: pl.DataFrame) -> list[Finding]:
         for other in ("worst", "first")
     )
     return [
-        Finding(f"{claim} worst of n", worst, "", 0.0, "at", control=True),
-        Finding(f"{claim} first of n", first, "", 0.0, "at"),
+        Finding(f"{claim} worst of n", worst, "reward", 0.0, "at", control=True, margin=EQUAL),
+        Finding(f"{claim} first of n", first, "reward", 0.0, "at", margin=EQUAL),
     ]
 
 
@@ -245,8 +254,8 @@ def sizes(fits: pl.DataFrame) -> tuple[str, str]:
     return f"policy_{kind}", f"verifier_{kind}"
 
 
-def gains(fits: pl.DataFrame, size: str) -> np.ndarray | None:
-    """Win rate of best-of-n with the largest value of ``size`` less that with the smallest [seeds].
+def gains(fits: pl.DataFrame, size: str) -> PerSeed | None:
+    """Win rate of best-of-n with the largest value of ``size`` less that with the smallest.
 
     The mean over all else; None where there is a single size.
     """
@@ -304,4 +313,4 @@ def _curve(axis, fits: pl.DataFrame, column: str, label: str, **look) -> None:
     if fits.is_empty():
         return
     orders, wins = curves_by_seed(fits, sizes(fits)[0], 100 * pl.col(column).mean())
-    curve(axis, orders, wins, label, **look)
+    curve(axis, orders, wins.values, label, **look)

@@ -17,6 +17,7 @@ from experiments.kit import gap
 from experiments.kit.findings import Finding, Question
 from experiments.kit.gap import draw_series
 from experiments.kit.plots import slices
+from experiments.kit.presets import disjoint
 from gvgap_jax.sweep import Grid, load
 
 MEANING = 1
@@ -36,18 +37,22 @@ def _grid(seeds: int, longest: dict[int, int], **axes: tuple) -> Grid:
     return Grid({"vocabulary": vocabularies, "horizon": horizons} | axes, (("vocabulary", "horizon"),), seeds)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
-    "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=16),
-    "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
-    "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
-}
-TRANSFORMER_PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
-    "quick": Grid({"horizon": (1, 2, 4), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=8),
-    "paper": _grid(64, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
-    "full": _grid(256, {2: 8, 3: 6}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
+        "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=24),
+        "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
+        "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
+        "quick": Grid({"horizon": (1, 2, 4), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=24),
+        "paper": _grid(64, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
+        "full": _grid(256, {2: 8, 3: 6}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
+    }
+)
 Config, cells, run = gap.Config, gap.cells, gap.run
 
 

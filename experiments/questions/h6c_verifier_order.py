@@ -16,6 +16,7 @@ from experiments.kit import gap
 from experiments.kit.findings import Finding, Question
 from experiments.kit.gap import draw_series
 from experiments.kit.plots import slices
+from experiments.kit.presets import disjoint
 from gvgap_jax.sweep import Grid, load
 
 MEANING = 1
@@ -26,18 +27,26 @@ QUESTION = Question(
     reported="Rewarded by ROUGE-L against a hidden reference, arXiv 2503.01067 reported .354 against .352: no gap.",
     figure="the ROUGE-L reward, as a curve over the verifier's order",
 )
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
-    "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 3, 4, 5), "pairs": (128, 512, 2048)}, seeds=16),
-    "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
-    "full": Grid(
-        {"horizon": (4, 5, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384, 131072)}, seeds=256
-    ),
-}
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid({"horizon": (4,), "gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=8),
-    "full": Grid({"horizon": (4, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=256),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
+        "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 3, 4, 5), "pairs": (128, 512, 2048)}, seeds=24),
+        "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
+        "full": Grid(
+            {"horizon": (4, 5, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384, 131072)},
+            seeds=256,
+        ),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"horizon": (4,), "gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=24),
+        "full": Grid(
+            {"horizon": (4, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=256
+        ),
+    }
+)
 Config, cells, run = gap.Config, gap.cells, gap.run
 
 

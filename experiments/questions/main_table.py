@@ -23,8 +23,10 @@ from matplotlib.figure import Figure
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import Finding, Question, equality
-from experiments.kit.intervals import estimate, over_seeds
+from experiments.kit.intervals import estimate
+from experiments.kit.per_seed import paired
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, OF, of_arm
 from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of
 from gvgap_jax import TokenTree, metrics
@@ -88,18 +90,23 @@ class Config:
             raise ValueError(f"pairs must leave a batch of {BATCH} to train on, got {self.pairs}.")
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2),
-    "quick": Grid({}, seeds=16),
-    "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
-    "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
-}
-TRANSFORMER_PRESETS = PRESETS | {
-    "tiny": Grid(
-        {"horizon": (1,), "gold_order": (1,), "verifier_order": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2
-    ),
-    "quick": Grid({}, seeds=8),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2),
+        "quick": Grid({}, seeds=24),
+        "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
+        "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "tiny": Grid(
+            {"horizon": (1,), "gold_order": (1,), "verifier_order": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2
+        ),
+        "quick": Grid({}, seeds=24),
+    }
+)
 
 
 def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
@@ -152,7 +159,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 def beside(table: pl.DataFrame, arm: str, other: str) -> pl.DataFrame:
     """Rows of one arm with those of another on the same data, whose columns end in ``_other``."""
     cell = [name for name in (*CELL, "seed") if name in table]
-    return table.filter(arm=arm).join(table.filter(arm=other), on=cell, suffix="_other")
+    return paired(table.filter(arm=arm), table.filter(arm=other), cell, "_other")
 
 
 CAPTIONS = {
@@ -180,7 +187,7 @@ def numbers(table: pl.DataFrame) -> pl.DataFrame:
     for values, here in table.group_by(cell, maintain_order=True):
         row = dict(zip(cell, values, strict=True))
         for name in MEASURED:
-            interval = over_seeds(here[name])
+            interval = estimate(here, pl.col(name).mean()).at()
             row |= {name: interval.estimate, f"{name}_low": interval.low, f"{name}_high": interval.high}
         rows.append(row)
     return pl.DataFrame(rows)
@@ -199,7 +206,7 @@ def _win_rates(table: pl.DataFrame) -> Figure:
         figure, (left, right) = plt.subplots(1, 2, width_ratios=(1.5, 1), sharex=False)
         for number, arm in enumerate(arms, start=1):
             here = table.filter(arm=arm)
-            wins, flops = over_seeds(100 * here["win_rate"]), here["flops"].mean()
+            wins, flops = estimate(here, 100 * pl.col("win_rate").mean()).at(), here["flops"].mean()
             spread = [[wins.estimate - wins.low], [wins.high - wins.estimate]]
             left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
             if flops:

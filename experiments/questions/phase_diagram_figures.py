@@ -225,5 +225,5 @@ def _curve(axis, rows: pl.DataFrame, x: str, y: str, increasing: bool) -> None:
 
 
 def _explained(rows: pl.DataFrame, y: str) -> str:
-    interval = estimate(rows, phase_diagram_records.explained(y, "curve"))
+    interval = estimate(rows, phase_diagram_records.explained(y, "curve"), points=True).at()
     return f"R² within a seed {interval.estimate:.2f} ({interval.low:.2f} to {interval.high:.2f})"

@@ -5,6 +5,7 @@ import polars as pl
 from scipy.optimize import isotonic_regression
 
 from experiments.kit.intervals import over_seeds, ratio_over_seeds
+from experiments.kit.per_seed import usable
 from experiments.kit.problems import TRAINED
 
 HOLDS = 1e-3  # a class holds the gold reward if its floor is below this share of the reference's regret
@@ -34,7 +35,7 @@ def predicted_regret() -> pl.Expr:
 
 
 def arms(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """One row a fit with its prediction; NaN for the regret or the prediction of what did not converge.
+    """One row a fit with its prediction; NaN for the regret and the prediction where either is excluded.
 
     Columns beside those of the fit: effective_dimension, floor, reference_regret, predicted, holds (the class
     holds the gold reward) and in_range (the leading order is trusted).
@@ -42,7 +43,7 @@ def arms(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     offline = pl.col("arm") == "DPO"
     classes = records["dimensions"].select(
         *TASK, "seed", "effective_dimension", "floor", "reference_regret",
-        order="verifier_order", through="policy_order", predictable="converged",
+        order="verifier_order", through="policy_order", status_prediction="status",
     )  # fmt: skip
     fits = records["fits"].with_columns(
         order=pl.when(offline).then("policy_order").otherwise("verifier_order"),
@@ -50,15 +51,11 @@ def arms(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     )
     joined = fits.join(classes, on=[*TASK, "seed", "order", "through"], how="left", maintain_order="left")
     return joined.with_columns(
-        regret=_unless(~pl.col("converged"), pl.col("regret")),
-        predicted=_unless(~pl.col("predictable"), predicted_regret()),
+        regret=usable(pl.col("regret")),
+        predicted=usable(predicted_regret()),
         holds=pl.col("floor") < HOLDS * pl.col("reference_regret"),
         in_range=TRAINED * pl.col("pairs") > RANGE * pl.col("effective_dimension"),
     ).drop("order", "through")
-
-
-def _unless(failed: pl.Expr, value: pl.Expr) -> pl.Expr:
-    return pl.when(failed).then(float("nan")).otherwise(value)
 
 
 def gaps(records: dict[str, pl.DataFrame]) -> pl.DataFrame:

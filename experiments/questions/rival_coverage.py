@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, answered
-from experiments.kit.intervals import estimate, where_converged
+from experiments.kit.intervals import Estimate, estimate, mean
+from experiments.kit.per_seed import by_seed
 from experiments.kit.plots import DPO, PALE, RLHF, curve_of, legend_below, name_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -42,6 +44,7 @@ QUESTION = Question(
 )
 
 PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
+EQUAL = 0.1  # margin of a mass: a third of the share that is marked
 MARKED = 0.3  # share of the responses that are looked at where none is withheld
 
 
@@ -68,9 +71,9 @@ class Config:
 
 
 HOLES = (0.0, 0.1, 0.3, 0.6)
-PRESETS = {
+PRESETS = disjoint({
     "tiny": Grid({"horizon": (2,), "pairs": (64,), "unseen": (0.0, 0.3)}, seeds=2),
-    "quick": Grid({"pairs": (256, 2048), "unseen": HOLES}, seeds=24),
+    "quick": Grid({"pairs": (256, 2048), "unseen": HOLES}, seeds=32),
     "paper": Grid({"gold_order": (1, 2), "pairs": (128, 512, 2048, 8192), "unseen": HOLES}, seeds=64),
     "full": Grid(
         {
@@ -79,7 +82,7 @@ PRESETS = {
         },
         seeds=256,
     ),
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Program(NamedTuple):
@@ -146,18 +149,11 @@ def mass_in(hole: Bool[Array, "X L"], log_policy: Float[Array, "X L"], task: Tas
 
 
 def arms(fits: pl.DataFrame) -> pl.DataFrame:
-    """Fits with the columns arm (DPO, RLHF simple, RLHF table) and excess, the hole's mass beyond that of pi*.
-
-    The regret and the excess of what did not converge are NaN.
-    """
+    """Fits with the columns arm (DPO, RLHF simple, RLHF table) and excess, the hole's mass beyond that of pi*."""
     table = pl.col("order") == pl.col("horizon")
     names = pl.when(method="DPO").then(pl.lit("DPO")).when(table).then(pl.lit("RLHF table"))
     excess = pl.col("hole_mass") - pl.col("optimal_hole_mass")
-    return fits.with_columns(
-        arm=names.otherwise(pl.lit("RLHF simple")),
-        excess=where_converged(excess),
-        regret=where_converged(pl.col("regret")),
-    )
+    return fits.with_columns(arm=names.otherwise(pl.lit("RLHF simple")), excess=excess)
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
@@ -172,7 +168,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     for penalty in PENALTIES:
         claim = f"nothing withheld, {pairs}, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
         chosen = fits.filter(arm="DPO", unseen=0, penalties=penalty)
-        rows.append(Finding(claim, estimate(chosen, pl.col("excess").mean()), "", 0.0, "at", control=True))
+        level = estimate(chosen, pl.col("excess").mean())
+        rows.append(Finding(claim, level, "", 0.0, "at", control=True, margin=EQUAL))
     return answered(rows)
 
 
@@ -183,7 +180,7 @@ def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: s
         claim = f"{where}: mass of DPO on what no pair mentions - pi*'s"
         rows.append(Finding(claim, estimate(chosen.filter(arm="DPO"), pl.col("excess").mean()), "", 0.0, "above"))
         claim = f"{where}: mass of DPO there - that of RLHF with a full-table reward model"
-        rows.append(Finding(claim, estimate(chosen, _between("excess", "DPO", "RLHF table")), "", 0.0, "above"))
+        rows.append(Finding(claim, _between(chosen, "excess", "DPO", "RLHF table"), "", 0.0, "above"))
     if smallest < largest:
         offline = fits.filter(arm="DPO", penalties="next to none")
         grown = _mean("excess", pl.col("unseen") == largest) - _mean("excess", pl.col("unseen") == smallest)
@@ -196,24 +193,26 @@ def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Findin
     """Regret between the arms, where reward models of the gold reward's order are simpler than full tables."""
     fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties="chosen")
     full, hole = fits.filter(unseen=0), fits.filter(pl.col("unseen") == largest, pl.col("unseen") > 0)
-    gap, share = _between("regret", "DPO", "RLHF simple"), f"{largest:.0%} withheld, {pairs}"
+    share = f"{largest:.0%} withheld, {pairs}"
     claim = f"nothing withheld, {pairs}: {REGRET} of DPO - RLHF with simple verifiers, which coverage says is 0"
-    rows = [Finding(claim, estimate(full, gap), "nats", 0.0, "above")]
+    rows = [Finding(claim, _between(full, "regret", "DPO", "RLHF simple"), "nats", 0.0, "above")]
     claim = f"{share}: regret of DPO - RLHF with full tables, which coverage says is above 0"
-    rows.append(Finding(claim, estimate(hole, _between("regret", "DPO", "RLHF table")), "nats", 0.0, "above"))
+    rows.append(Finding(claim, _between(hole, "regret", "DPO", "RLHF table"), "nats", 0.0, "above"))
     claim = f"{share}: regret of RLHF with full tables - with simple verifiers, which reach what was withheld"
-    rows.append(Finding(claim, estimate(hole, _between("regret", "RLHF table", "RLHF simple")), "nats", 0.0, "above"))
+    rows.append(Finding(claim, _between(hole, "regret", "RLHF table", "RLHF simple"), "nats", 0.0, "above"))
     if not len(full) or not len(hole):
         return rows
-    is_hole = pl.col("unseen") > 0
-    wider = _between("regret", "DPO", "RLHF simple", is_hole) - _between("regret", "DPO", "RLHF simple", ~is_hole)
+    simple = pl.col("arm").is_in(["DPO", "RLHF simple"])
+    gap = _mean("regret", pl.col("arm") == "DPO") - _mean("regret", pl.col("arm") == "RLHF simple")
+    wider = by_seed(hole.filter(simple), gap) - by_seed(full.filter(simple), gap)
     claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
-    return [*rows, Finding(claim, estimate(pl.concat([full, hole]), wider), "nats", 0.0, "above")]
+    return [*rows, Finding(claim, mean(wider), "nats", 0.0, "above")]
 
 
-def _between(column: str, left: str, right: str, where: pl.Expr | bool = True) -> pl.Expr:
+def _between(fits: pl.DataFrame, column: str, left: str, right: str) -> Estimate:
     """Mean of a column over one arm less that over another, within a seed."""
-    return _mean(column, (pl.col("arm") == left) & where) - _mean(column, (pl.col("arm") == right) & where)
+    both = fits.filter(pl.col("arm").is_in([left, right]))
+    return estimate(both, _mean(column, pl.col("arm") == left) - _mean(column, pl.col("arm") == right))
 
 
 def _mean(column: str, where: pl.Expr) -> pl.Expr:

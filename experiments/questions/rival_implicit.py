@@ -25,15 +25,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question, equality
-from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds
+from experiments.kit.findings import EQUAL_SHARE, Finding, Question, equality
+from experiments.kit.intervals import Estimate, estimate, mean
+from experiments.kit.per_seed import PerSeed, by_seed, paired
 from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, legend_below, style
+from experiments.kit.presets import disjoint
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences
 from gvgap_jax.sweep import Cell, Grid, load
@@ -92,16 +93,21 @@ _FULL = {
     "beta": (0.1, 0.25, 0.35, 0.5, 0.7, 1.0, 2.0),
     "pairs": tuple(2**power for power in range(5, 14)),
 }
-PRESETS = {
-    "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
-    "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=16),
-    "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
-    "full": Grid(_FULL, seeds=128),
-}
-TRANSFORMER_PRESETS = PRESETS | {
-    "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=8),
-    "full": Grid({name: values for name, values in _FULL.items() if name != "similarity"}, seeds=128),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
+        "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=24),
+        "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
+        "full": Grid(_FULL, seeds=128),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=24),
+        "full": Grid({name: values for name, values in _FULL.items() if name != "similarity"}, seeds=128),
+    }
+)
 
 
 def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
@@ -148,7 +154,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             claim = f"{where}, {claim}: accuracy gained"
             rows.append(Finding(claim, head_less_policy(unseen, heads), "", 0.1, "above"))
         implicit = _mean(unseen.filter(arm="implicit"), "accuracy_tested")
-        rows.append(Finding(f"{where}: accuracy of the implicit reward model", implicit, "", 0.5, "at"))
+        claim = f"{where}: accuracy of the implicit reward model"
+        rows.append(Finding(claim, implicit, "", 0.5, "at", margin=EQUAL_SHARE))
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
 
 
@@ -176,7 +183,7 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
     ]
     if strong["beta"][0] < weak["beta"][0]:
         where = f"the same, beta {strong['beta'][0]:.3g}: RL with a one-parameter verifier less the policy of DPO"
-        gained = over_seeds(_rlhf_less_dpo(strong, "accuracy")), over_seeds(_rlhf_less_dpo(strong, "mass"))
+        gained = mean(_rlhf_less_dpo(strong, "accuracy")), mean(_rlhf_less_dpo(strong, "mass"))
         rows += [
             Finding(f"{where}, accuracy", gained[0], "", 0.01, "below"),
             Finding(f"{where}, probability of a cycle (the gap says more)", gained[1], "", 0.1, "above"),
@@ -191,7 +198,8 @@ def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
     if len(alike):
         name = name.split(",")[0]
         claim = f"tested tokens trained as often as the others, {name}: accuracy gained"
-        rows.append(Finding(claim, head_less_policy(alike, heads), "", 0.0, "at", control=True))
+        gained = head_less_policy(alike, heads)
+        rows.append(Finding(claim, gained, "", 0.0, "at", control=True, margin=EQUAL_SHARE))
     plain = cycles.filter(
         arm="DPO", reference_mass=0.5, beta=cycles["beta"].min(), pairs=cycles["pairs"].max()
     ).with_columns(blocked=pl.col("accuracy") - pl.col("mass"))
@@ -211,7 +219,7 @@ def _fixed_feature_controls(tokens: pl.DataFrame) -> list[Finding]:
     return [same_features, equality(claim, dimensions, pl.col("head").log(), 1e-3, "")]  # of a logarithm
 
 
-def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:
+def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Estimate:
     """Accuracy on tested tokens of the chosen heads less that of the policy, paired by seed."""
     both = _joined(tokens, heads, "accuracy_tested")
     return estimate(both, (pl.col("head") - pl.col("policy")).mean())
@@ -220,16 +228,17 @@ def head_less_policy(tokens: pl.DataFrame, heads: pl.Expr) -> Interval:
 def _joined(tokens: pl.DataFrame, heads: pl.Expr, column: str) -> pl.DataFrame:
     """``column`` of the policy and of the chosen heads on the same data, as columns ``policy`` and ``head``."""
     point = ["vocabulary", "features", "test_share", "pairs", "margin", "seed"]
-    policy = tokens.filter(arm="implicit").select(*point, pl.col(column).alias("policy"))
-    return tokens.filter(heads, arm="explicit").select(*point, pl.col(column).alias("head")).join(policy, on=point)
+    policy, head = tokens.filter(arm="implicit"), tokens.filter(heads, arm="explicit")
+    both = paired(head, policy, point, "_policy", shared=True)
+    return both.with_columns(head=pl.col(column), policy=pl.col(f"{column}_policy"))
 
 
-def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> np.ndarray:
-    signed = pl.when(pl.col("arm") == "RLHF").then(pl.col(column)).otherwise(-pl.col(column))
-    return 2 * by_seed(cycles, signed.mean())
+def _rlhf_less_dpo(cycles: pl.DataFrame, column: str) -> PerSeed:
+    rlhf, dpo = (by_seed(cycles.filter(arm=arm), pl.col(column).mean()) for arm in ("RLHF", "DPO"))
+    return rlhf - dpo
 
 
-def _mean(rows: pl.DataFrame, column: str) -> Interval:
+def _mean(rows: pl.DataFrame, column: str) -> Estimate:
     return estimate(rows, pl.col(column).mean())
 
 

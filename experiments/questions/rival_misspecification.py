@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from experiments.kit.fields import check
 from experiments.kit.findings import Question
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, problem_of, task_of
 from experiments.questions.rival_misspecification_records import CAPTIONS, POLICIES, draw, findings
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, tasks, verifiers
@@ -75,7 +76,7 @@ def _grid(seeds: int, arms: range, tree: range, step: int, **axes: tuple) -> Gri
     return Grid(columns | {"skew": (1.0, 100.0)} | axes, (("setting", "pairs"),), seeds)
 
 
-PRESETS = {
+PRESETS = disjoint({
     "tiny": _grid(2, range(6, 11), range(8, 9), 4, horizon=(2,), policy_order=(1, 2), verifier_order=(1, 2)),
     "quick": _grid(32, range(6, 19), range(6, 13), 2, policy_order=(1, 2, 4), verifier_order=(1, 2)),
     "paper": _grid(64, range(5, 21), range(5, 16), 1, policy_order=(1, 2, 3, 4), verifier_order=(1, 2, 3, 4)),
@@ -83,7 +84,7 @@ PRESETS = {
         256, range(5, 21), range(5, 18), 1, beta=(0.5, 1.0, 2.0), skew=(0.01, 1.0, 10.0, 100.0), horizon=(5,),
         gold_order=(2, 3), policy_order=(1, 2, 3, 5), verifier_order=(1, 2, 3, 5),
     ),
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Program(NamedTuple):

@@ -7,7 +7,8 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.findings import REGRET, Finding, answered, equality
-from experiments.kit.intervals import estimate, over_seeds, where_converged
+from experiments.kit.intervals import estimate, mean
+from experiments.kit.per_seed import by_seed, paired
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, name_below, style
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables
@@ -28,8 +29,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 def gaps(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows with ``gap``, how much better RLHF is: regret DPO - RLHF in nats, of arms gold reward RLHF - DPO.
 
-    NaN for what did not converge. On trees also ``holds_policy`` and ``holds_reward``: the class holds the gold
-    reward.
+    On trees also ``holds_policy`` and ``holds_reward``: the class holds the gold reward.
     """
     gap = pl.col("regret_dpo") - pl.col("regret_rlhf")
     if "skew" in rows.columns:
@@ -39,7 +39,7 @@ def gaps(rows: pl.DataFrame) -> pl.DataFrame:
             holds_policy=pl.col("policy_order") >= pl.col("gold_order"),
             holds_reward=pl.col("verifier_order") >= pl.col("gold_order"),
         )
-    return rows.with_columns(gap=where_converged(gap))
+    return rows.with_columns(gap=gap)
 
 
 def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
@@ -47,21 +47,20 @@ def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
     skew = one["skew"].max()
     here = one.filter(pl.col("skew") == skew)
     last, where = here.filter(pairs=most), f"three arms, one parameter, compared (1, 1, {skew:g}) times, {most:,} pairs"
-    reward = where_converged(pl.col("gold_reward_dpo")).mean()
     claim = f"{where}: gold reward of DPO; the reference's is 1"
-    rows = [Finding(claim, estimate(last, reward), "reward", REFERENCE_REWARD, "below")]
+    rows = [Finding(claim, estimate(last, pl.col("gold_reward_dpo").mean()), "reward", REFERENCE_REWARD, "below")]
     claim = f"{where}: gold reward of RLHF - DPO; DPO fits 1 dimension, RLHF 2, so that simplicity favours DPO"
     rows.append(Finding(claim, estimate(last, gap), "reward", 0.0, "above"))
     rows += _left(here, "three arms, the same gap", "reward", "above")
     even = one.filter(pl.col("skew") == 1.0, pl.col("pairs") == most)
     if len(even) and even["skew"][0] != skew:
-        paired = last.join(even, on=["beta", "seed"], suffix="_even")
+        both = paired(last, even, ["beta", "seed"], "_even")
         more = (pl.col("gap") - pl.col("gap_even")).mean()
         claim = f"three arms, {most:,} pairs: how much wider the gap is than where all are compared equally often"
-        rows.append(Finding(claim, estimate(paired, more), "reward", 0.0, "above"))
+        rows.append(Finding(claim, estimate(both, more), "reward", 0.0, "above"))
     claim = "three arms, every policy, same penalty: largest difference of gold reward"
-    every = arms.filter(pl.col("penalty_dpo") == pl.col("penalty_rlhf"), free=1)
-    return [*rows, equality(claim, every, pl.col("gap"), EQUAL, "reward")]
+    same = pl.col("penalty_dpo") == pl.col("penalty_rlhf")
+    return [*rows, equality(claim, arms.filter(free=1), pl.col("gap"), EQUAL, "reward", where=same)]
 
 
 def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
@@ -90,9 +89,9 @@ def _tree_findings(fits: pl.DataFrame, limits: pl.DataFrame) -> list[Finding]:
     both = limits.filter("holds_policy", "holds_reward")
     rows.append(equality(claim, both, pl.col("gap"), EQUAL))
     claim = "same class and penalty in both methods, any number of pairs: largest difference of regret"
-    equal = pl.col("policy_order") == pl.col("verifier_order"), pl.col("penalty_dpo") == pl.col("penalty_rlhf")
-    same = fits.filter(*equal)
-    return [*rows, equality(claim, same, pl.col("gap"), EQUAL)]
+    equal = fits.filter(pl.col("policy_order") == pl.col("verifier_order"))
+    same = pl.col("penalty_dpo") == pl.col("penalty_rlhf")
+    return [*rows, equality(claim, equal, pl.col("gap"), EQUAL, where=same)]
 
 
 def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Finding]:
@@ -101,11 +100,10 @@ def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Find
     fewer = rows.filter(pl.col("pairs") * FEWER == most)
     if not len(fewer):
         return []
-    change = (pl.col("gap").filter(pairs=most).mean()) - pl.col("gap").filter(pl.col("pairs") < most).mean() / 2
+    with_most, with_fewer = (by_seed(here, pl.col("gap").mean()) for here in (rows.filter(pairs=most), fewer))
     share = "more" if direction == "above" else "less"
     claim = f"{name}: with {most:,} pairs less half of it with {most // FEWER:,}; {share} than half is left"
-    both = pl.concat([fewer, rows.filter(pairs=most)])
-    return [Finding(claim, estimate(both, change), unit, 0.0, direction)]
+    return [Finding(claim, mean(with_most - with_fewer.map(lambda gap: gap / 2)), unit, 0.0, direction)]
 
 
 CAPTIONS = {
@@ -187,7 +185,7 @@ def _panel(axis, fits: pl.DataFrame, limits: pl.DataFrame) -> None:
         point = {"policy_order": policy, "verifier_order": verifier}
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
         curve_of(axis, fits.filter(**point), "pairs", "gap", f"{policy}, {verifier}", **look)
-        limit = over_seeds(limits.filter(**point)["gap"]).estimate
+        limit = estimate(limits.filter(**point), pl.col("gap").mean()).at().estimate
         axis.axhline(limit, color=look["color"], linestyle="--", linewidth=0.8)
     if orders:
         axis.legend(title="orders: policy, reward", fontsize=5, title_fontsize=5, ncols=1 + len(orders) // 4)

@@ -20,9 +20,11 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import estimate, over_seeds, where_converged
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, name_below, style
+from experiments.kit.findings import EQUAL_REWARD, Finding, Question
+from experiments.kit.intervals import estimate, mean
+from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, together
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, means, name_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.divergence import kl
@@ -71,7 +73,7 @@ class Config:
         check(self)
 
 
-PRESETS = {
+PRESETS = disjoint({
     "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
     "quick": Grid({"pairs": (64, 512)}, seeds=24),
     "paper": Grid({"gold_order": (1, 2), "pairs": (64, 512, 4096), "reference_scale": (0.0, 1.0)}, seeds=64),
@@ -82,7 +84,7 @@ PRESETS = {
         },
         seeds=256,
     ),
-}  # fmt: skip
+})  # fmt: skip
 
 
 class Program(NamedTuple):
@@ -161,17 +163,19 @@ def _distance(task: Task, log_policy: Float[Array, "X L"]) -> Float[Array, ""]:
     return jnp.maximum(weighted_mean(kl(log_policy, task.reference), task.prompt_probs), 0.0)
 
 
-def points(rows: pl.DataFrame, method: str, name: str) -> np.ndarray:
-    """One column of a frontier, [rows, strengths] from weak to strong, NaN for what did not converge."""
-    values = rows.select(f"{method} {strength:g} {name}" for strength in STRENGTHS[method]).to_numpy()
-    failed = ~rows["converged"].to_numpy() if "converged" in rows.columns else np.zeros(len(rows), bool)
-    return np.where(failed[:, None], np.nan, values)
+def _columns(method: str, name: str) -> list[pl.Expr]:
+    return [pl.col(f"{method} {strength:g} {name}") for strength in STRENGTHS[method]]
 
 
-def dpo_points(rows: pl.DataFrame, name: str) -> np.ndarray:
-    """Gold reward or KL of DPO, [seeds, betas] from weak to strong, NaN for what did not converge."""
-    rows = rows.with_columns(where_converged(pl.col(name)).alias(name))
-    return rows.sort(["seed", "beta"], descending=[False, True])[name].to_numpy().reshape(-1, len(BETAS))
+def points(rows: pl.DataFrame, method: str, name: str) -> PerSeed:
+    """One column of a frontier, [seeds, strengths] from weak to strong."""
+    return by_seed(rows, *(column.mean() for column in _columns(method, name)))
+
+
+def dpo_points(rows: pl.DataFrame, name: str) -> PerSeed:
+    """Gold reward or KL of DPO, [seeds, betas] from weak to strong."""
+    _, curves = curves_by_seed(rows, "beta", pl.col(name).mean())
+    return curves.map(lambda ascending: ascending[:, ::-1])
 
 
 def explained(distance: np.ndarray, gold: np.ndarray, form: str) -> float:
@@ -216,9 +220,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         here, offline = (records[table].filter(**fixed).sort("seed") for table in ("frontiers", "dpo"))
         where = "H={horizon}, gold order {gold_order}, reference s.d. {reference_scale:g}, {pairs:,} pairs"
         rows += _point_findings(here, offline, where.format(**fixed))
-    gold = records["gold"]
-    worst = np.max([lost(points(gold, method, "gold")) for method in STRENGTHS], axis=0)
-    fallen = estimate(gold.select("seed", worst=pl.Series(worst)), pl.col("worst").nan_max())
+    falls = (pl.max_horizontal(golds := _columns(method, "gold")) - golds[-1] for method in STRENGTHS)
+    fallen = estimate(records["gold"], pl.max_horizontal(*falls).nan_max())
     claim = "the gold reward as its own proxy: how far its own frontiers ever fall from their peak"
     return [*rows, Finding(claim, fallen, "reward", EXACT, "below", control=True)]
 
@@ -229,21 +232,21 @@ def _point_findings(frontiers: pl.DataFrame, offline: pl.DataFrame, where: str) 
     rows = []
     for method in STRENGTHS if len(table) else ():
         claim = f"{where}, full-table verifier, {method}: gold reward where others peak - at the strongest optimisation"
-        rows.append(Finding(claim, over_seeds(decline(points(table, method, "gold"))), "reward", EXACT, "above"))
+        rows.append(Finding(claim, mean(points(table, method, "gold").map(decline)), "reward", EXACT, "above"))
         rows.append(_form_finding(table, method, where))
     if not len(simple) or not len(table) or simple.equals(table):
         return rows
-    more = lost(points(table, "RL", "gold")) - lost(points(simple, "RL", "gold"))
+    more = points(table, "RL", "gold").map(lost) - points(simple, "RL", "gold").map(lost)
     claim = f"{where}, RL: how much more a full-table verifier falls from its own peak than a simple one"
-    rows.append(Finding(claim, over_seeds(more), "reward", 0.0, "above"))
-    dpo = at_matched_kl(dpo_points(offline, "kl"), dpo_points(offline, "gold"))
+    rows.append(Finding(claim, mean(more), "reward", 0.0, "above"))
+    dpo = together(at_matched_kl, dpo_points(offline, "kl"), dpo_points(offline, "gold"))
     for model, name, rival, direction in (
         (simple, "simple", "over-optimisation", "above"),
         (table, "full-table", "simplicity", "at"),
     ):
-        rlhf = at_matched_kl(points(model, "RL", "kl"), points(model, "RL", "gold"))
+        rlhf = together(at_matched_kl, points(model, "RL", "kl"), points(model, "RL", "gold"))
         claim = f"{where}, at {MATCHED:g} nat: gold reward of RLHF, {name} verifier - DPO, which {rival} says is 0"
-        rows.append(Finding(claim, over_seeds(rlhf - dpo), "reward", 0.0, direction))
+        rows.append(Finding(claim, mean(rlhf - dpo), "reward", 0.0, direction, margin=EQUAL_REWARD))
     return rows
 
 
@@ -251,14 +254,16 @@ def _form_finding(model: pl.DataFrame, method: str, where: str) -> Finding:
     """R^2 of the method's own form less that of the other method's, seed by seed."""
     (other,) = set(FORMS) - {method}
     nats, gold = (points(model, method, name) for name in ("kl", "gold"))
-    own, others = (
-        np.array([explained(d, y, form) for d, y in zip(np.sqrt(nats), gold, strict=True)]) for form in (method, other)
-    )
+
+    def explains(form: str) -> PerSeed:
+        return together(lambda d, y: [explained(*each, form) for each in zip(np.sqrt(d), y, strict=True)], nats, gold)
+
+    own = explains(method)
     claim = (
         f"{where}, full-table verifier, {method}: "
-        f"R^2 of its own form ({over_seeds(own).estimate:.3f}) - of the other form"
+        f"R^2 of its own form ({mean(own).at().estimate:.3f}) - of the other form"
     )
-    return Finding(claim, over_seeds(own - others), "", 0.0, "above")
+    return Finding(claim, mean(own - explains(other)), "", 0.0, "above")
 
 
 CAPTIONS = {
@@ -295,17 +300,16 @@ def _panels(records: dict[str, pl.DataFrame]) -> Figure:
                 axis.set_title(f"{method}, {pairs:,} pairs")
             row[0].set_ylabel("reward beyond the reference's")
         name_below(grid, "d = √KL(π‖reference) [√nats]")
-        gold = points(records["gold"], "RL", "gold")
-        grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(gold.mean(0)))
+        grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(means(points(records["gold"], "RL", "gold").values)))
         legend_below(figure)
     return figure
 
 
 def _panel(axis, method: str, records: dict[str, pl.DataFrame], gold: pl.DataFrame) -> None:
     def shown(rows: pl.DataFrame, name: str):
-        return points(rows.sort("seed"), method, name)
+        return points(rows, method, name).values
 
-    axis.plot(_distances(shown(gold, "kl")), shown(gold, "gold").mean(0), color=BLACK, label="gold reward itself")
+    axis.plot(_distances(shown(gold, "kl")), means(shown(gold, "gold")), color=BLACK, label="gold reward itself")
     for label, (order, colour, marker) in MODELS.items():
         model = records["frontiers"].filter(pl.col("order") == pl.col(order))
         if not len(model):
@@ -313,14 +317,13 @@ def _panel(axis, method: str, records: dict[str, pl.DataFrame], gold: pl.DataFra
         distances, values = _distances(shown(model, "kl")), shown(model, "gold")
         curve(axis, distances, values, f"{label}: gold reward", color=colour, marker=marker, linestyle="none")
         columns = FORMS[method](distances)
-        means = np.nanmean(values, axis=0)
-        axis.plot(distances, columns @ np.linalg.lstsq(columns, means)[0], color=colour, linestyle=":")
-        axis.plot(distances, np.nanmean(shown(model, "proxy"), axis=0), color=colour, linestyle="--", linewidth=0.8)
+        axis.plot(distances, columns @ np.linalg.lstsq(columns, means(values))[0], color=colour, linestyle=":")
+        axis.plot(distances, means(shown(model, "proxy")), color=colour, linestyle="--", linewidth=0.8)
     if method == "RL" and len(records["dpo"]):
-        distances = _distances(dpo_points(records["dpo"], "kl"))
-        curve(axis, distances, dpo_points(records["dpo"], "gold"), "offline DPO", color=DPO, marker="s")
+        distances = _distances(dpo_points(records["dpo"], "kl").values)
+        curve(axis, distances, dpo_points(records["dpo"], "gold").values, "offline DPO", color=DPO, marker="s")
 
 
 def _distances(nats: np.ndarray) -> np.ndarray:
     """Mean over seeds of sqrt(KL) at each strength."""
-    return np.nanmean(np.sqrt(nats), axis=0)
+    return means(np.sqrt(nats))

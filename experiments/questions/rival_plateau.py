@@ -29,9 +29,11 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
-from experiments.kit.intervals import Interval, by_seed, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
+from experiments.kit.intervals import Estimate, estimate, geometric, mean
+from experiments.kit.per_seed import by_seed, curves_by_seed, paired, side_by_side
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, legend_below, name_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -76,20 +78,22 @@ class Config:
             raise ValueError(f"dimension must be at most {self.vocabulary**2}, got {self.dimension}.")
 
 
-PRESETS = {
-    "tiny": Grid({"vocabulary": (3,), "dimension": (2,), "samples": (64,), "pairs": (64, 512)}, seeds=2),
-    "quick": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=16),
-    "paper": Grid({"pairs": tuple(2**power for power in range(7, 18))}, seeds=64),
-    "full": Grid(
-        {
-            "pairs": tuple(2**power for power in range(7, 20)),
-            "samples": (128, 512, 2048),
-            "dimension": (1, 3, 9, 27),
-            "gamma": (0.25, 0.5, 1.0),
-        },
-        seeds=256,
-    ),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"vocabulary": (3,), "dimension": (2,), "samples": (64,), "pairs": (64, 512)}, seeds=2),
+        "quick": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=24),
+        "paper": Grid({"pairs": tuple(2**power for power in range(7, 18))}, seeds=64),
+        "full": Grid(
+            {
+                "pairs": tuple(2**power for power in range(7, 20)),
+                "samples": (128, 512, 2048),
+                "dimension": (1, 3, 9, 27),
+                "gamma": (0.25, 0.5, 1.0),
+            },
+            seeds=256,
+        ),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -245,40 +249,42 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     claim = f"few features, {most:,} pairs: KL of one stage over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, ONE, REVERSE), "times", 2.0, "above"))
     claim = f"few features, {most:,} pairs: that ratio over the ratio of d_eff"
-    rows.append(Finding(claim, over_prediction(last, records["dimensions"]), "times", 1.0, "at"))
+    rows.append(Finding(claim, over_prediction(last, records["dimensions"]), "times", 1.0, "at", margin=EQUAL_TIMES))
     claim = f"few features, {most:,} pairs: KL of preference distillation over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, DISTILLED, REVERSE), "times", 1.05, "below"))
     claim = "equal classes: largest |log KL of two-stage reverse KL - log KL of one stage|, over n"
-    return [*rows, equality(claim, arms(table), pl.col(REVERSE).log() - pl.col(ONE).log(), EQUAL_LOG)]
+    both = arms(table, REVERSE, ONE)
+    return [*rows, equality(claim, both, pl.col(REVERSE).log() - pl.col(ONE).log(), EQUAL_LOG)]
 
 
-def arms(fits: pl.DataFrame) -> pl.DataFrame:
+def arms(fits: pl.DataFrame, arm: str, other: str) -> pl.DataFrame:
     """KL(policy || target) side by side: one row a data set, one column an arm."""
     point = ["vocabulary", "gamma", "dimension", "pairs", "fixed", "seed"]
-    return fits.pivot("arm", index=point, values="reverse_kl").sort("seed")
+    return side_by_side(fits, (arm, other), "reverse_kl", point)
 
 
-def slope(fits: pl.DataFrame) -> Interval:
+def slope(fits: pl.DataFrame) -> Estimate:
     """Slope of log KL(policy || target) in log n between the two largest n, of one arm."""
     pairs, logs = curves_by_seed(fits, "pairs", pl.col("reverse_kl").log().mean())
-    return over_seeds((logs[:, -1] - logs[:, -2]) / math.log(pairs[-1] / pairs[-2]))
+    return mean(logs.map(lambda curves: (curves[:, -1] - curves[:, -2]) / math.log(pairs[-1] / pairs[-2])))
 
 
-def kl_ratio(fits: pl.DataFrame, arm: str, other: str) -> Interval:
+def kl_ratio(fits: pl.DataFrame, arm: str, other: str) -> Estimate:
     """Geometric mean ratio of two arms' KL(policy || target), paired by seed."""
     log_ratio = (pl.col(arm).log() - pl.col(other).log()).mean()
-    return ratio_over_seeds(by_seed(arms(fits), log_ratio))
+    return geometric(by_seed(arms(fits, arm, other), log_ratio))
 
 
-def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
+def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Estimate:
     """Ratio of KLs of one stage and two-stage reverse KL over the ratio of the effective dimensions of the classes.
 
     Policies are all policies here: their local rewards are a full table, at the same task.
     """
-    both = arms(fits).join(dimensions.filter(rewards=FEATURES), on=["vocabulary", "gamma", "dimension", "seed"])
+    cell = ["vocabulary", "gamma", "dimension", "seed"]
+    both = paired(arms(fits, ONE, REVERSE), dimensions.filter(rewards=FEATURES), cell, "_of_class", shared=True)
     log = pl.col(ONE).log() - pl.col(REVERSE).log() - pl.col("policy_dimension").log()
     log = (log + pl.col("effective_dimension").log()).mean()
-    return ratio_over_seeds(by_seed(both, log))
+    return geometric(by_seed(both, log))
 
 
 CAPTIONS = {
@@ -323,5 +329,5 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, look in _LOOK.items():
         curve_of(axis, fits.filter(arm=arm), "pairs", way, arm, **look)
-    predicted = over_seeds(dimensions["effective_dimension"]).estimate / (2 * TRAINED * pairs)
+    predicted = estimate(dimensions, pl.col("effective_dimension").mean()).at().estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, label=r"$d_\mathrm{eff}/(2n)$", zorder=1)

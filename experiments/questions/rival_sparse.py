@@ -26,9 +26,11 @@ from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL_LOG, REGRET, Finding, Question, equality
-from experiments.kit.intervals import Interval, by_seed, estimate, over_seeds, ratio_over_seeds
+from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, REGRET, Finding, Question, equality
+from experiments.kit.intervals import Estimate, estimate, geometric, mean
+from experiments.kit.per_seed import PerSeed, by_seed, paired, side_by_side
 from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, legend_below, name_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
 from gvgap_jax.features import interaction_basis
@@ -66,19 +68,23 @@ class Config:
         check(self)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "terms": (1, 3), "pairs": (32, 128)}, seeds=2),
-    "quick": Grid({"terms": (1, 4, 16, 63), "pairs": (64, 256, 1024)}, seeds=16),
-    "paper": Grid({"terms": (1, 2, 4, 8, 16, 32, 63), "pairs": tuple(2**power for power in range(5, 14))}, seeds=64),
-    "full": Grid(
-        {
-            "horizon": (6, 7, 8),
-            "terms": (1, 2, 4, 8, 16, 32, 63, 127, 255),
-            "pairs": tuple(2**power for power in range(5, 16)),
-        },
-        seeds=128,
-    ),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "terms": (1, 3), "pairs": (32, 128)}, seeds=2),
+        "quick": Grid({"terms": (1, 4, 16, 63), "pairs": (64, 256, 1024)}, seeds=24),
+        "paper": Grid(
+            {"terms": (1, 2, 4, 8, 16, 32, 63), "pairs": tuple(2**power for power in range(5, 14))}, seeds=64
+        ),
+        "full": Grid(
+            {
+                "horizon": (6, 7, 8),
+                "terms": (1, 2, 4, 8, 16, 32, 63, 127, 255),
+                "pairs": tuple(2**power for power in range(5, 16)),
+            },
+            seeds=128,
+        ),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -189,17 +195,17 @@ def _sparsity(fits: pl.DataFrame, dimensions: pl.DataFrame, name: str) -> list[F
     few, many = (f"{name}, {rows['pairs'][0]:,} pairs" for rows in (fewest, most))
     claim = f"{many}: {REGRET} of DPO over sparse RLHF"
     if fits["terms"][0] == fits["interactions"][0]:
-        return [Finding(claim, regret_ratio(most, "DPO", "sparse"), "times", 1.0, "at")]
+        return [Finding(claim, regret_ratio(most, "DPO", "sparse"), "times", 1.0, "at", margin=EQUAL_TIMES)]
     rows = [Finding(claim, regret_ratio(most, "DPO", "sparse"), "times", 2.0, "above")]
     claim = f"{many}: regret of the known support over what its effective dimension predicts, d_eff/(2n)"
-    rows.append(Finding(claim, over_prediction(most, dimensions), "times", 1.0, "at"))
+    rows.append(Finding(claim, over_prediction(most, dimensions), "times", 1.0, "at", margin=EQUAL_TIMES))
     claim = "regret of sparse RLHF over that of the known support (effective dimension says 1)"
     rows.append(Finding(f"{few}: {claim}", regret_ratio(fewest, "sparse", "known"), "times", 1.25, "above"))
     if len(fits["pairs"].unique()) == 1:
         return rows
     rows.append(Finding(f"{many}: {claim}", regret_ratio(most, "sparse", "known"), "times", 1.25, "below"))
     claim = f"{name}: excess over the known support in units of terms ln(d/terms)/n, most less fewest pairs"
-    change = over_seeds(search_price(most) - search_price(fewest))
+    change = mean(search_price(most) - search_price(fewest))
     return [*rows, Finding(claim, change, "nats", 0.0, "below")]
 
 
@@ -210,13 +216,13 @@ def _whole(fits: pl.DataFrame, where: str) -> list[Finding]:
     sparse, full = (most.filter(rule) for rule in _is_sparse())
     if len(sparse):
         claim = f"{name}, all sparse gold rewards: regret of DPO over dense RLHF (equal effective dimensions)"
-        rows.append(Finding(claim, regret_ratio(sparse, "DPO", "dense"), "times", 1.0, "at"))
+        rows.append(Finding(claim, regret_ratio(sparse, "DPO", "dense"), "times", 1.0, "at", margin=EQUAL_TIMES))
     if len(full):
         claim = f"{name}, every term in the gold reward: largest |log of sparse over dense RLHF's regret|"
-        rows.append(equality(claim, arms(full), log_gap("sparse"), EQUAL_LOG))
+        rows.append(equality(claim, arms(full, "sparse", "dense"), log_gap("sparse"), EQUAL_LOG))
         every = fits.filter(_is_sparse()[1])
         claim = f"{where}every term in the gold reward, all n: largest |log of known over dense RLHF's regret|"
-        rows.append(equality(claim, arms(every), log_gap("known"), EQUAL_LOG))
+        rows.append(equality(claim, arms(every, "known", "dense"), log_gap("known"), EQUAL_LOG))
     return rows
 
 
@@ -224,28 +230,29 @@ def _is_sparse() -> tuple[pl.Expr, pl.Expr]:
     return pl.col("terms") < pl.col("interactions"), pl.col("terms") == pl.col("interactions")
 
 
-def arms(fits: pl.DataFrame) -> pl.DataFrame:
-    """Regrets side by side: one row a data set, one column an arm."""
-    return fits.pivot("arm", index=["terms", "pairs", "beta", "interactions", "seed"], values="regret").sort("seed")
+def arms(fits: pl.DataFrame, arm: str, other: str) -> pl.DataFrame:
+    """Regrets of two arms side by side: one row a data set, one column an arm."""
+    return side_by_side(fits, (arm, other), "regret", ["terms", "pairs", "beta", "interactions", "seed"])
 
 
-def regret_ratio(fits: pl.DataFrame, arm: str, other: str) -> Interval:
+def regret_ratio(fits: pl.DataFrame, arm: str, other: str) -> Estimate:
     """Geometric mean ratio of two arms' regrets, paired by seed."""
-    return ratio_over_seeds(by_seed(arms(fits), (pl.col(arm).log() - pl.col(other).log()).mean()))
+    return geometric(by_seed(arms(fits, arm, other), (pl.col(arm).log() - pl.col(other).log()).mean()))
 
 
-def search_price(fits: pl.DataFrame) -> np.ndarray:
+def search_price(fits: pl.DataFrame) -> PerSeed:
     """(regret of sparse less of known) * n / (terms ln(d / terms)) of every seed, n the pairs that are fitted."""
     scale = pl.col("terms") * (pl.col("interactions") / pl.col("terms")).log()
     excess = (pl.col("sparse") - pl.col("known")) * TRAINED * pl.col("pairs") / scale
-    return by_seed(arms(fits), excess.mean())
+    return by_seed(arms(fits, "sparse", "known"), excess.mean())
 
 
-def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Interval:
+def over_prediction(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Estimate:
     """Regret of the known support over its own d_eff / (2 n), n the pairs that are fitted."""
-    known = fits.filter(arm="known").join(dimensions.filter(known=1), on=["terms", "beta", "seed"])
+    known, cell = fits.filter(arm="known"), ["terms", "beta", "seed"]
+    both = paired(known, dimensions.filter(known=1), cell, "_of_class", shared=True)
     share = pl.col("regret") * 2 * TRAINED * pl.col("pairs") / pl.col("effective_dimension")
-    return estimate(known, share.mean())
+    return geometric(by_seed(both, share.log().mean()))
 
 
 def log_gap(arm: str) -> pl.Expr:
@@ -298,6 +305,7 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, (label, look) in _LOOK.items():
         curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
-    predicted = over_seeds(dimensions.filter(known=1)["effective_dimension"]).estimate / (2 * TRAINED * pairs)
+    dimension = estimate(dimensions.filter(known=1), pl.col("effective_dimension").mean()).at().estimate
+    predicted = dimension / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, zorder=1,
               label=r"$d_\mathrm{eff}/(2n)$ of the true interactions")  # fmt: skip

@@ -18,9 +18,11 @@ from matplotlib.figure import Figure
 
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
-from experiments.kit.findings import EQUAL_LOG, Finding, Question, equality
-from experiments.kit.intervals import Interval, curves_by_seed, over_seeds, ratio_over_seeds
+from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
+from experiments.kit.intervals import Estimate, estimate, geometric
+from experiments.kit.per_seed import PerSeed, curves_by_seed, paired, together
 from experiments.kit.plots import BLACK, DPO, curve_of, legend_below, name_below, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
@@ -51,17 +53,22 @@ class Config:
         check(self)
 
 
-PRESETS = {
-    "tiny": Grid({"horizon": (2,), "pairs": (8, 64, 512)}, seeds=2),
-    "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=8),
-    "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
-    "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
-}
-TRANSFORMER_PRESETS = PRESETS | {
-    "tiny": Grid({"horizon": (2,), "pairs": (64, 512)}, seeds=2),
-    "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=8),
-    "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid({"horizon": (2,), "pairs": (8, 64, 512)}, seeds=2),
+        "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=24),
+        "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
+        "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
+    }
+)
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "tiny": Grid({"horizon": (2,), "pairs": (64, 512)}, seeds=2),
+        "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=24),
+        "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
+    }
+)
 
 
 class Program(NamedTuple):
@@ -129,13 +136,13 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             direction = "at" if name == "full table" else "above"
             where = f"H={horizon}, {name} gold reward (order {gold})"
             claim = f"{where}: pairs that DPO needs over those that RLHF needs for DPO's regret with {most:,} pairs"
-            rows.append(Finding(claim, pair_ratio(here, "gold"), "times", 1.0, direction))
+            rows.append(Finding(claim, pair_ratio(here, "gold"), "times", 1.0, direction, margin=EQUAL_TIMES))
             if name == "simple":
                 claim = f"{where}, verifier order chosen on held-out pairs: the same ratio"
                 rows.append(Finding(claim, pair_ratio(here, "held out"), "times", 1.0, direction))
             if BACKBONE in here["arm"]:
                 claim = f"{where}, reward model of the policy's own backbone: the same ratio"
-                rows.append(Finding(claim, pair_ratio(here, "backbone"), "times", 1.0, "at"))
+                rows.append(Finding(claim, pair_ratio(here, "backbone"), "times", 1.0, "at", margin=EQUAL_TIMES))
             at_512 = here.filter(pairs=512)
             if name == "simple" and len(at_512):
                 claim = f"{where}: RLHF's regret over DPO's at 512 pairs"
@@ -143,7 +150,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, equality_finding(fits)]
 
 
-def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, PerSeed]:
     return curves_by_seed(chosen, "pairs", pl.col("regret").mean())
 
 
@@ -161,11 +168,11 @@ def two_stage(fits: pl.DataFrame, orders: str) -> pl.DataFrame:
     return rlhf.sort("held_out_loss", "order").group_by(cell, maintain_order=True).first()
 
 
-def regret_ratio(fits: pl.DataFrame) -> Interval:
+def regret_ratio(fits: pl.DataFrame) -> Estimate:
     """Regret of RLHF with the gold order over that of DPO, paired by seed, for one horizon, gold order and n."""
     _, rlhf = _regrets(two_stage(fits, "gold"))
     _, dpo = _regrets(fits.filter(arm="DPO"))
-    return ratio_over_seeds(np.log(rlhf / dpo)[:, 0])
+    return geometric(together(lambda one, other: np.log(one / other)[:, 0], rlhf, dpo))
 
 
 def equality_finding(fits: pl.DataFrame) -> Finding:
@@ -173,13 +180,14 @@ def equality_finding(fits: pl.DataFrame) -> Finding:
 
     Only data sets for which both selected the same penalty count: held-out losses can tie to rounding.
     """
-    cell = ["horizon", "gold_order", "order", "pairs", "seed", "penalty"]
-    both = fits.filter(arm="restricted MLE").join(fits.filter(arm="RLHF"), on=cell, suffix="_rlhf")
+    cell = ["horizon", "gold_order", "order", "pairs", "seed"]
+    both = paired(fits.filter(arm="restricted MLE"), two_stage(fits, "gold"), cell, "_rlhf")
+    same = pl.col("penalty") == pl.col("penalty_rlhf")
     claim = "DPO's likelihood over RLHF's policies alone, same penalty: largest difference of log regret from RLHF"
-    return equality(claim, both, pl.col("regret").log() - pl.col("regret_rlhf").log(), EQUAL_LOG)
+    return equality(claim, both, pl.col("regret").log() - pl.col("regret_rlhf").log(), EQUAL_LOG, where=same)
 
 
-def pair_ratio(fits: pl.DataFrame, orders: str) -> Interval:
+def pair_ratio(fits: pl.DataFrame, orders: str) -> Estimate:
     """Pairs DPO needs over pairs RLHF needs, at the regret DPO reaches with the most pairs, paired by seed.
 
     Within a seed, RLHF's curve is interpolated in log regret against log n. A curve below that regret
@@ -188,9 +196,13 @@ def pair_ratio(fits: pl.DataFrame, orders: str) -> Interval:
     """
     pairs, dpo = _regrets(fits.filter(arm="DPO"))
     _, rlhf = _regrets(two_stage(fits, orders))
-    targets = np.log(dpo[:, -1])
-    needed = [_pairs_needed(np.log(pairs), np.log(curve), target) for curve, target in zip(rlhf, targets, strict=True)]
-    return ratio_over_seeds(np.log(pairs[-1]) - np.array(needed))
+
+    def log_ratio(offline: np.ndarray, curves: np.ndarray) -> np.ndarray:
+        targets = np.log(offline[:, -1])
+        needed = [_pairs_needed(np.log(pairs), np.log(each), at) for each, at in zip(curves, targets, strict=True)]
+        return np.log(pairs[-1]) - np.array(needed)
+
+    return geometric(together(log_ratio, dpo, rlhf))
 
 
 def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) -> float:
@@ -210,8 +222,8 @@ def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) 
 
 def predicted_regret(dimensions: pl.DataFrame, horizon: int, gold: int, order: int, pairs: np.ndarray) -> np.ndarray:
     """Mean over seeds of d_eff / (2 n), with n the pairs that are fitted."""
-    chosen = dimensions.filter(horizon=horizon, gold_order=gold, order=order)["effective_dimension"].to_numpy()
-    return over_seeds(chosen).estimate / (2 * TRAINED * pairs)
+    chosen = dimensions.filter(horizon=horizon, gold_order=gold, order=order)
+    return estimate(chosen, pl.col("effective_dimension").mean()).at().estimate / (2 * TRAINED * pairs)
 
 
 CAPTIONS = {

@@ -28,9 +28,11 @@ from matplotlib.figure import Figure
 
 from experiments.kit import plots
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import Finding, Question, answered
-from experiments.kit.intervals import by_seed, curves_by_seed, estimate, over_seeds, where_converged
+from experiments.kit.findings import EQUAL_SHARE, Finding, Question, answered
+from experiments.kit.intervals import estimate, mean
+from experiments.kit.per_seed import by_seed, curves_by_seed
 from experiments.kit.plots import curve, legend_below, slices, style
+from experiments.kit.presets import disjoint
 from experiments.kit.problems import OF, of_arm
 from experiments.questions.token_tasks_arms import (
     ARMS,
@@ -104,41 +106,45 @@ class Config:
                 raise ValueError(f"{name} must be a multiple of {unit} ({why}), got {getattr(self, name)}.")
 
 
-PRESETS = {
-    "tiny": Grid({"vocabulary": (4,), "horizon": (2,), "prompt_length": (1,), "pairs": (10,), "steps": (25,)}, seeds=2),
-    "quick": Grid(
-        {"family": ("token_counts", "token_counts", "hidden_reference"), "labels": ("gold", COIN, "gold")},
-        (("family", "labels"),),
-        seeds=8,
-    ),
-    "paper": Grid(
-        {
-            "family": (*FAMILIES, "token_counts"),
-            "labels": (*len(FAMILIES) * ("gold",), COIN),
-            "horizon": (10,),
-            "prompts": (4,),
-            "layers": (2,),
-            "width": (32,),
-            "pairs": (500, 4000),
-            "steps": (1000,),
-        },
-        (("family", "labels"),),
-        seeds=32,
-    ),
-    "full": Grid(
-        {
-            "family": tuple(FAMILIES),
-            "labels": ("gold", COIN),
-            "horizon": (6, 10),
-            "prompts": (4, 16),
-            "layers": (2,),
-            "width": (32, 64),
-            "pairs": (500, 2000, 8000, 32000),
-            "steps": (4000,),
-        },
-        seeds=64,
-    ),
-}
+PRESETS = disjoint(
+    {
+        "tiny": Grid(
+            {"vocabulary": (4,), "horizon": (2,), "prompt_length": (1,), "pairs": (10,), "steps": (25,)}, seeds=2
+        ),
+        "quick": Grid(
+            {"family": ("token_counts", "token_counts", "hidden_reference"), "labels": ("gold", COIN, "gold")},
+            (("family", "labels"),),
+            seeds=24,
+        ),
+        "paper": Grid(
+            {
+                "family": (*FAMILIES, "token_counts"),
+                "labels": (*len(FAMILIES) * ("gold",), COIN),
+                "horizon": (10,),
+                "prompts": (4,),
+                "layers": (2,),
+                "width": (32,),
+                "pairs": (500, 4000),
+                "steps": (1000,),
+            },
+            (("family", "labels"),),
+            seeds=32,
+        ),
+        "full": Grid(
+            {
+                "family": tuple(FAMILIES),
+                "labels": ("gold", COIN),
+                "horizon": (6, 10),
+                "prompts": (4, 16),
+                "layers": (2,),
+                "width": (32, 64),
+                "pairs": (500, 2000, 8000, 32000),
+                "steps": (4000,),
+            },
+            seeds=64,
+        ),
+    }
+)
 SIZE = (*Sizes._fields, "layers", "width", "steps")  # columns of a point, beside the family and the pairs
 POINT = ("family", "pairs", *SIZE, "beta")
 
@@ -183,7 +189,7 @@ def shares(fits: pl.DataFrame) -> pl.DataFrame:
     tasks = tasks.with_columns(random=pl.Series([end.random for end in ends], dtype=pl.Float64))
     tasks = tasks.with_columns(possible=pl.Series([end.best for end in ends], dtype=pl.Float64) - pl.col("random"))
     table = pl.concat(of_arm(fits, arm) for arm in ARMS).join(tasks, on=names)
-    share = where_converged((pl.col("objective") - pl.col("random")) / pl.col("possible"))
+    share = (pl.col("objective") - pl.col("random")) / pl.col("possible")
     return table.with_columns(share=share, error=pl.col("error") / pl.col("possible"))
 
 
@@ -205,7 +211,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 def _of_family(where: str, here: pl.DataFrame, easy: bool) -> list[Finding]:
     def gain(claim: str, statistic: pl.Expr, direction: str, bound: float = 0.0):
-        return Finding(where + claim, estimate(here, statistic), "of the gain", bound, direction)
+        return Finding(where + claim, estimate(here, statistic), "of the gain", bound, direction, margin=NOTHING)
 
     lost_to_reward, lost_to_rl = less(GOLD, SIMPLE), 1 - pl.col("share").filter(arm=GOLD).mean()
     claim = "lost to the simple verifier less lost to RLOO (which RL on the gold reward loses too)"
@@ -218,6 +224,7 @@ def _of_family(where: str, here: pl.DataFrame, easy: bool) -> list[Finding]:
             "of the pairs",
             0.0,
             "above" if easy else "at",
+            margin=EQUAL_SHARE,
         ),
         gain(claim, lost_to_reward - lost_to_rl, "above"),
         gain("RL on the gold reward", pl.col("share").filter(arm=GOLD).mean(), "above", ENOUGH),
@@ -232,7 +239,7 @@ def _contrast(where: str, here: pl.DataFrame) -> list[Finding]:
         return []
     with_easy, without = (by_seed(kind, less(SIMPLE, DPO)) for kind in kinds)
     claim = where + "RLHF on a simple verifier less DPO, where checking is easy less where it is not"
-    return [Finding(claim, over_seeds(with_easy - without), "of the gain", 0.0, "above")]
+    return [Finding(claim, mean(with_easy - without), "of the gain", 0.0, "above")]
 
 
 def _controls(table: pl.DataFrame) -> list[Finding]:
@@ -243,7 +250,7 @@ def _controls(table: pl.DataFrame) -> list[Finding]:
         rows.append(Finding(claim, estimate(coins, share), "of the gain", NOTHING, "below", control=True))
     drift = pl.col("share").filter(arm=REFERENCE).mean()
     claim = "J of the reference: sampled less exact"
-    rows.append(Finding(claim, estimate(table, drift), "of the gain", 0.0, "at", control=True))
+    rows.append(Finding(claim, estimate(table, drift), "of the gain", 0.0, "at", control=True, margin=NOTHING))
     claim = "largest standard error of a sampled J"
     return [*rows, Finding(claim, estimate(table, pl.col("error").max()), "of the gain", ERROR, "below", control=True)]
 
@@ -294,7 +301,7 @@ def _panel(axis, table: pl.DataFrame) -> None:
     for place, (arm, look) in enumerate(LOOKS.items()):
         pairs, shown = curves_by_seed(table.filter(arm=arm), "pairs", pl.col("share").mean())
         places = np.arange(len(pairs)) + 0.12 * (place - (len(LOOKS) - 1) / 2)
-        curve(axis, places, shown, arm, **look)
+        curve(axis, places, shown.values, arm, **look)
         axis.set_xticks(range(len(pairs)), [f"{number:,}" for number in pairs])
     axis.set_xlim(-0.5, len(pairs) - 0.5)
     axis.set_xlabel("labelled pairs n")

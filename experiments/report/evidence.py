@@ -12,7 +12,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.backends import BackendName, named
-from experiments.kit.findings import Finding, Question, doubtful
+from experiments.kit.findings import Finding, Question, decided, doubtful
 from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
@@ -166,7 +166,7 @@ def _with_records(evidence: Evidence, module) -> Evidence:
         origin = _origin(folder, records)
         notes += doubtful(records)
         with _noted(problems, notes, "The findings cannot be computed"):
-            findings = module.findings(records)
+            findings = decided(module.findings(records))
             if not findings:
                 notes.append("These records decide none of the experiment's claims.")
         with _noted(problems, notes, "The figures cannot be drawn"):
@@ -215,7 +215,7 @@ def _origin(folder: Folder, records: dict[str, pl.DataFrame]) -> dict[str, str]:
     rows = ", ".join(f"{len(frame):,} of {table}" for table, frame in records.items())
     axes = (f"{name} {', '.join(map(str, values))}" for name, values in grid["axes"].items())
     return {
-        "grid": f"{'; '.join(axes)}; {grid['seeds']} seeds",
+        "grid": f"{'; '.join(axes)}; {grid['seeds']} seeds from {grid['first_seed']:,}",
         "made": days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         "records": f"{rows}; {sum(maker['seconds'] for maker in makers):.0f} s of runs",
         "device": _distinct(f"{maker['devices']} × {maker['device']}" for maker in makers),

@@ -9,40 +9,11 @@ from typing import NamedTuple
 import jinja2
 import numpy as np
 from markupsafe import Markup, escape
-from scipy import stats
 
 from experiments.kit.backends import named
-from experiments.kit.findings import Finding
-from experiments.kit.intervals import LEVEL
+from experiments.kit.findings import SIMULTANEOUS, Finding, tally
 from experiments.kit.terminal import MEANINGS
 from experiments.report.evidence import Evidence
-
-
-class Chance(NamedTuple):
-    """How many controls fail, beside how many would by chance alone.
-
-    Attributes:
-      tested, effects: controls that must show no effect, and those of them that show one; each does by chance with
-        probability 5 %.
-      probability: of at least so many effects by chance, if the controls were independent.
-      tolerances, exceeded: controls that compare a difference with a tolerance, and those that exceed it.
-    """
-
-    tested: int
-    effects: int
-    probability: float
-    tolerances: int
-    exceeded: int
-
-
-def chance_of(findings: Sequence[Finding]) -> Chance:
-    """What the controls among the findings say together."""
-    controls = [finding for finding in findings if finding.control]
-    at = [finding for finding in controls if finding.direction == "at"]
-    effects = sum(finding.verdict.startswith("effect") for finding in at)
-    exceeded = sum(finding.verdict == "contradicted" for finding in controls)
-    probability = float(stats.binom.sf(effects - 1, len(at), 1 - LEVEL))
-    return Chance(len(at), effects, probability, len(controls) - len(at), exceeded)
 
 
 class Row(NamedTuple):
@@ -104,6 +75,7 @@ def page(evidence: Sequence[Evidence]) -> str:
     )
     environment.filters |= {
         "number": number, "prose": prose, "embedded": embedded, "mark": mark, "bar": bar, "between": between,
+        "tally": tally, "level": level,
     }  # fmt: skip
     findings = [finding for each in evidence for finding in each.findings]
     ordered = sections(evidence)
@@ -111,7 +83,11 @@ def page(evidence: Sequence[Evidence]) -> str:
     failing = [(each, finding) for each in sides for finding in each.controls if not finding.passes]
     template = environment.get_template("page.html.jinja")
     return template.render(
-        sections=ordered, chance=chance_of(findings), failing=failing, level=LEVEL, meanings=MEANINGS
+        sections=ordered,
+        controls=[finding for finding in findings if finding.control],
+        failing=failing,
+        simultaneous=SIMULTANEOUS,
+        meanings=MEANINGS,
     )
 
 
@@ -128,8 +104,13 @@ def number(value: float) -> str:
 
 
 def between(finding: Finding) -> str:
-    """The 95 % interval in words."""
+    """The interval in words."""
     return f"{number(finding.interval.low)} to {number(finding.interval.high)}"
+
+
+def level(finding: Finding) -> str:
+    """The level of the interval, in percent."""
+    return f"{100 * finding.level:.4g} %"
 
 
 def mark(finding: Finding) -> str:
@@ -150,21 +131,23 @@ def embedded(content: bytes | str, kind: str) -> str:
 
 
 class Bar(NamedTuple):
-    """Places in percent of a small picture's width: an interval, its estimate and the bound."""
+    """Places in percent of a small picture's width: an interval, its estimate and the bound, or a margin's ends."""
 
     low: float
     estimate: float
     high: float
-    bound: float
+    bounds: tuple[float, ...]
 
 
 def bar(finding: Finding) -> Bar | None:
     """Where an interval lies beside its bound; ratios on a logarithmic scale. None where it has no finite ends."""
-    values = np.array([finding.interval.low, finding.interval.estimate, finding.interval.high, finding.bound])
+    limits = sorted(set(finding.limits))
+    values = np.array([finding.interval.low, finding.interval.estimate, finding.interval.high, *limits])
     if finding.unit == "times" and (values > 0).all():
         values = np.log(values)
     if not np.isfinite(values).all():
         return None
     span = np.ptp(values)
-    places = 8 + 84 * (values - values.min()) / span if span else np.full(4, 50.0)
-    return Bar(*(round(float(place), 1) for place in places))
+    places = 8 + 84 * (values - values.min()) / span if span else np.full(len(values), 50.0)
+    low, estimate, high, *bounds = (round(float(place), 1) for place in places)
+    return Bar(low, estimate, high, tuple(bounds))

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 
-from experiments.kit.findings import Finding
+from experiments.kit.findings import Finding, tally
 from experiments.report.evidence import Evidence
 from experiments.report.page import Section, between, number, sections
 
@@ -35,21 +35,22 @@ def _verdicts(ordered: Sequence[Section]) -> str:
     rows = []
     for each, transformer in ordered:
         again = _on_transformers(transformer)
-        passing = f"{sum(finding.passes for finding in each.controls)} of {len(each.controls)}"
+        passing = tally(each.controls)
         name = f"`{each.name}`, {each.preset}"
         if not each.claims:
             rows.append((each.about.label, name, each.about.claim, "–", "no verdict", "–", again))
             continue
         finding = each.claims[0]
-        rows.append((each.about.label, name, finding.claim, _estimate(finding), finding.verdict, passing, again))
+        claim = f"{finding.claim} ({finding.estimand})"
+        rows.append((each.about.label, name, claim, _estimate(finding), _verdict(finding), passing, again))
     headings = (
         "place",
         "experiment, preset",
-        "first finding",
+        "primary finding",
         "estimate (95 % interval)",
         "verdict",
-        "controls passed",
-        "first finding on transformers",
+        "controls",
+        "primary finding on transformers",
     )
     return _markdown(headings, rows)
 
@@ -58,11 +59,15 @@ def _on_transformers(evidence: Evidence | None) -> str:
     if evidence is None or not evidence.claims:
         return "–"
     finding = evidence.claims[0]
-    return f"{finding.claim}: {_estimate(finding)}, {finding.verdict}; preset {evidence.preset}"
+    return f"{finding.claim}: {_estimate(finding)}, {_verdict(finding)}; preset {evidence.preset}"
 
 
 def _estimate(finding: Finding) -> str:
     return f"{number(finding.interval.estimate)} {finding.unit}".strip() + f" ({between(finding)})"
+
+
+def _verdict(finding: Finding) -> str:
+    return "; ".join(filter(None, (finding.verdict, finding.remark)))
 
 
 def _figures(evidence: Sequence[Evidence]) -> str:

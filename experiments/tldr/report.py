@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import tldr
-from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import Interval, over_seeds
+from experiments.kit.findings import EQUAL_POINTS, SIMULTANEOUS, Finding, Question, decided, tally
+from experiments.kit.intervals import MANY, Estimate, mean
+from experiments.kit.per_seed import of_values
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
 from experiments.kit.terminal import console
 from experiments.report.evidence import Evidence, Picture, png_of, words_of
@@ -63,13 +64,13 @@ def over(tables: Records) -> str:
     return f"over {seeds} seeds" if seeds > 1 else "over prompts, of one training run: they say nothing of other seeds"
 
 
-def interval(rows: pl.DataFrame, value: pl.Expr) -> Interval:
-    """Of a mean: over seeds if there are several, else over the rows."""
+def estimate(rows: pl.DataFrame, value: pl.Expr) -> Estimate:
+    """A mean: over seeds if there are several, else over the rows, which are prompts."""
     if rows["seed"].n_unique() > 1:
         # NaN is what no judge could decide: it stays out of a seed's mean, and is counted in the table of verdicts.
         means = rows.group_by("seed").agg(value.fill_nan(None).mean().alias("mean")).sort("seed")["mean"]
-        return over_seeds(means.fill_null(float("nan")).to_numpy())
-    return over_seeds(rows.select(value.alias("value"))["value"].to_numpy())
+        return mean(of_values(means.fill_null(float("nan")).to_numpy()))
+    return Estimate(of_values(rows.select(value.alias("value"))["value"].to_numpy(), "prompts"), MANY)
 
 
 def findings(tables: Records) -> list[Finding]:
@@ -83,10 +84,11 @@ def findings(tables: Records) -> list[Finding]:
             control = arm == AGAIN
             claim = f"{_words(judge)}: win rate of {_words(arm)} less that of {_words(other)}"
             difference = 100 * (pl.col("win") - pl.col("win_other"))
+            direction = "at" if control else "above"
             rows.append(
-                Finding(claim, interval(both, difference), "points", 0.0, "at" if control else "above", control)
+                Finding(claim, estimate(both, difference), "points", 0.0, direction, control, margin=EQUAL_POINTS)
             )
-    return rows + _of_scores(tables["answers"]) + _of_pairs(tables["pairs"]) + _of_judges(verdicts)
+    return decided(rows + _of_scores(tables["answers"]) + _of_pairs(tables["pairs"]) + _of_judges(verdicts))
 
 
 def _of_judges(verdicts: pl.DataFrame) -> list[Finding]:
@@ -98,12 +100,13 @@ def _of_judges(verdicts: pl.DataFrame) -> list[Finding]:
         agreement = (1 - (pl.col("win") - pl.col("win_other")).abs()).fill_nan(None).mean()
         prompts = both.group_by("seed", "question").agg(agreement.alias("agreement")).sort("seed", "question")
         claim = f"{_words(one)} and {_words(other)}: agreement on the same answers (chance: 0.5)"
-        rows.append(Finding(claim, interval(prompts, pl.col("agreement").fill_null(float("nan"))), "", 0.5, "above"))
+        rows.append(Finding(claim, estimate(prompts, pl.col("agreement").fill_null(float("nan"))), "", 0.5, "above"))
     for judge in names:
         shown = verdicts.filter(judge=judge).filter(pl.col("position_bias") != 0)
         if len(shown):
-            bias = interval(verdicts.filter(judge=judge), pl.col("position_bias"))
-            rows.append(Finding(f"{_words(judge)}: wins of what is shown first", bias, "", 0.0, "at", control=True))
+            bias, claim = estimate(verdicts.filter(judge=judge), pl.col("position_bias")), "wins of what is shown first"
+            row = Finding(f"{_words(judge)}: {claim}", bias, "", 0.0, "at", control=True, margin=EQUAL_POINTS / 100)
+            rows.append(row)
     return rows
 
 
@@ -113,7 +116,7 @@ def _of_scores(answers: pl.DataFrame) -> list[Finding]:
     difference = 100 * (pl.col("rouge_l") - pl.col("rouge_l_other"))
     return [
         Finding(
-            f"ROUGE-L of {_words(arm)} less that of {_words(other)}", interval(rows, difference), "points", 0.0, "above"
+            f"ROUGE-L of {_words(arm)} less that of {_words(other)}", estimate(rows, difference), "points", 0.0, "above"
         )
         for arm, other, rows in both
         if len(rows)
@@ -132,7 +135,7 @@ def _of_pairs(pairs: pl.DataFrame) -> list[Finding]:
     right = ((pl.col(name) > 0).cast(float) + 0.5 * (pl.col(name) == 0) for name in ("margin", "margin_local"))
     likelihood = (-((-pl.col(name)).exp() + 1).log() for name in ("margin", "margin_local"))
     return [
-        Finding(f"held-out pairs: {what}, global less local", interval(both, scale * (one - other)), unit, 0.0, "above")
+        Finding(f"held-out pairs: {what}, global less local", estimate(both, scale * (one - other)), unit, 0.0, "above")
         for what, unit, scale, (one, other) in (
             ("accuracy", "points", 100, right),
             ("log-likelihood", "nats", 1, likelihood),
@@ -145,7 +148,7 @@ def summary(tables: Records) -> pl.DataFrame:
     rows = []
     for (judge, arm), verdicts in tables["verdicts"].group_by("judge", "arm", maintain_order=True):
         answers = tables["answers"].filter(arm=arm)
-        wins = interval(verdicts, 100 * pl.col("win"))
+        wins = estimate(verdicts, 100 * pl.col("win")).at()
         rows.append(
             {
                 "judge": judge,
@@ -154,7 +157,7 @@ def summary(tables: Records) -> pl.DataFrame:
                 "low": wins.low,
                 "high": wins.high,
                 "undecided": int(verdicts["win"].is_nan().sum()),
-                "log_ratio": interval(answers, pl.col("log_ratio")).estimate,
+                "log_ratio": estimate(answers, pl.col("log_ratio")).at().estimate,
                 "tokens": float(answers["tokens"].mean()),  # pyright: ignore
             }
         )
@@ -239,13 +242,15 @@ def _show(tables: Records) -> None:
             f"{row['tokens']:.1f}",
         )
     console.print(table)
-    claims = Table(title="claims", title_justify="left")
-    for heading in ("claim", "estimate", "95 % interval", "verdict"):
+    claims, found = Table(title="claims", title_justify="left"), findings(tables)
+    for heading in ("claim", "estimate", "interval", "verdict"):
         claims.add_column(heading)
-    for finding in findings(tables):
-        estimate, low, high, *_ = finding.interval
-        claims.add_row(finding.claim, f"{estimate:.3g} {finding.unit}", f"{low:.3g} to {high:.3g}", finding.verdict)
+    for finding in found:
+        seen = finding.interval
+        middle, ends = f"{seen.estimate:.3g} {finding.unit}", f"{seen.low:.3g} to {seen.high:.3g}"
+        claims.add_row(finding.claim, middle, ends, finding.verdict)
     console.print(claims)
+    console.print(f"{SIMULTANEOUS} Controls: {tally([finding for finding in found if finding.control])}.")
 
 
 def _words(name: str) -> str:

@@ -13,6 +13,7 @@ from gvgap_jax.runtime.messages import unknown
 
 Columns = dict[str, np.ndarray[Any, Any]]
 
+LARGEST_SEED = 2**31 - 1  # records have them as 32-bit numbers
 CHUNK = 128  # cells in one file, and at most so many in one call of a program
 
 
@@ -24,12 +25,14 @@ class Grid:
       axes: values of every field of the experiment's ``Config`` that is not at its default. A grid is
         the product of its axes.
       zipped: groups of fields whose axes are walked together instead; they must have equal lengths.
-      seeds: independent repetitions of every point, numbered from 0.
+      seeds: independent repetitions of every point.
+      first_seed: number of the first of them; the others follow.
     """
 
     axes: Mapping[str, tuple] = dataclasses.field(default_factory=dict)
     zipped: tuple[tuple[str, ...], ...] = ()
     seeds: int = 8
+    first_seed: int = 0
 
 
 class Cell(NamedTuple):
@@ -145,6 +148,8 @@ def points(config: type, grid: Grid) -> list:
             raise ValueError(f"the axis {name!r} of the grid is empty; give it at least one value.")
     if grid.seeds < 1:
         raise ValueError(f"seeds must be at least 1, got {grid.seeds}.")
+    if not 0 <= grid.first_seed <= LARGEST_SEED - grid.seeds:
+        raise ValueError(f"seeds are numbered from 0 to {LARGEST_SEED:,}, got {grid.seeds} from {grid.first_seed}.")
     axes = [name for name in fields if name in grid.axes]
     return [config(**dict(itertools.chain(*point))) for point in itertools.product(*_factors(grid, axes))]
 
@@ -188,15 +193,15 @@ def batches(config: type, cells: Callable[[Any], list[Cell]], grid: Grid) -> lis
             groups.setdefault(key, {})[tuple(cell.numbers.values())] = None
     if not groups:
         raise ValueError(f"the grid has no cells: no point of {dict(grid.axes)} is possible. Look at its orders.")
-    return [_batch(*key, rows=list(rows), seeds=grid.seeds) for key, rows in groups.items()]  # pyright: ignore
+    return [_batch(*key, rows=list(rows), grid=grid) for key, rows in groups.items()]  # pyright: ignore
 
 
-def _batch(table: str, program: Hashable, labels: tuple, names: tuple[str, ...], rows: list[tuple], seeds: int):
+def _batch(table: str, program: Hashable, labels: tuple, names: tuple[str, ...], rows: list[tuple], grid: Grid):
     columns: Columns = {}
     for name, values in zip(names, zip(*rows, strict=True), strict=True):
         kind = np.int32 if all(isinstance(value, int) for value in values) else np.float32
-        columns[name] = np.tile(np.array(values, kind), seeds)
-    columns["seed"] = np.repeat(np.arange(seeds, dtype=np.int32), len(rows))
+        columns[name] = np.tile(np.array(values, kind), grid.seeds)
+    columns["seed"] = np.repeat(grid.first_seed + np.arange(grid.seeds, dtype=np.int32), len(rows))
     return Batch(table, program, dict(labels), columns)
 
 
