@@ -8,10 +8,10 @@ import pytest
 from experiments.cli import arguments, doctor, folders, main, runner
 from experiments.kit.backends import on_backend
 from experiments.kit.findings import Finding
-from experiments.kit.intervals import Interval
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
 from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+from tests.kit.fixed import fixed
 from tests.report.toy_questions import install
 
 TINY = ["run", "equivalence", "--grid.horizon", "1", "2", "--grid.pairs", "8", "--seeds", "2"]
@@ -86,8 +86,9 @@ def test_a_failing_chunk_ends_in_status_1_and_the_command_that_tries_again(tmp_p
         report = run_plan(plan, folder, stopped=stopped)
         return report._replace(failed={"distances-1": "RuntimeError: it rained"})
 
+    grid = arguments.grid_of(tiny_options(), equivalence.PRESETS["tiny"])
     with pytest.raises(SystemExit) as stopped:
-        runner.execute("equivalence", equivalence, arguments.grid_of(tiny_options()), tmp_path, fails)
+        runner.execute("equivalence", equivalence, grid, tmp_path, fails)
     assert stopped.value.code == 1
     printed = " ".join(capsys.readouterr().out.split())
     assert "distances-1 failed: RuntimeError: it rained" in printed
@@ -106,7 +107,8 @@ def test_quickstart_and_run_share_a_folder(tmp_path, capsys):
     plan = make_plan("equivalence", equivalence, grid)
     open_folder(folder_at(tmp_path), plan)
     options = arguments.options_of("equivalence", equivalence, "quick")()
-    assert open_folder(folder_at(tmp_path), make_plan("equivalence", equivalence, arguments.grid_of(options))) == []
+    asked = arguments.grid_of(options, grid)
+    assert open_folder(folder_at(tmp_path), make_plan("equivalence", equivalence, asked)) == []
 
 
 def test_axes_can_be_zipped_and_pairs_called_n(tmp_path, capsys):
@@ -217,19 +219,19 @@ def test_list_counts_cells_and_programs(capsys, monkeypatch):
     plan = make_plan("equivalence", equivalence, equivalence.PRESETS["quick"])
     cells = sum(chunk.size for chunk in plan.chunks)
     programs = len({chunk.batch.program for chunk in plan.chunks})
-    assert f" equivalence 3x8 {cells}/{programs} 6x64 6,144/2 13x256 " in printed
+    assert f" equivalence 3x24 {cells:,}/{programs} 6x64 6,144/2 13x256 " in printed
     for other in ("run all", "run tldr", "pythia-1b", "quickstart", "bench kills", "python -m theory", "local_rewards"):
         assert other in printed
 
 
 def test_findings_fit_80_columns_and_no_number_is_broken(capsys, monkeypatch):
     claim = "H=6, simple gold (order 2): pairs DPO needs for the regret of RLHF"
-    interval = Interval(-0.0123456, -0.0899999, -0.0018333, 7, failed=1)
+    number = fixed(-0.0899999, -0.0018333, 23, failed=1, estimate=-0.0123456)
     monkeypatch.setattr(folders.console, "_width", 80)
-    runner.show("toy", [Finding(claim, interval, "of the gain", 0.0, "above")], {})
+    runner.show("toy", [Finding(claim, number, "of the gain", 0.0, "above")], {})
     printed = capsys.readouterr().out
     assert max(map(len, printed.splitlines())) <= 80
-    for whole in (" -0.0123 ", " -0.09 to -0.00183 ", " 7 of 8 ", " contradicted "):
+    for whole in (" -0.0123 ", " -0.09 to -0.00183 ", " 23 of 24 ", " contradicted "):
         assert whole in printed
     assert "\nregret: KL divergence of a policy from the best" in printed
     assert "\norder: of a reward" in printed

@@ -13,9 +13,11 @@ import pytest
 from experiments.cli import main as command
 from experiments.cli import report as reporting
 from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import Interval, over_seeds
+from experiments.kit.intervals import mean
+from experiments.kit.per_seed import of_values
 from experiments.questions import questions
 from experiments.report import evidence, page, tables
+from tests.kit.fixed import fixed
 from tests.report.toy_questions import PAPER, QUICK, install, toy
 from tests.sweep import toy_experiment
 
@@ -83,13 +85,12 @@ def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
     assert {section.get("id") for section in found.all("section")} >= {"toy", "twin"}
     assert [image["alt"] for image in found.all("img")] == ["Small and empty."] * 2
     for words in ("squares are large", "How large are powers ?", "Numbers are multiplied.", "Said <b>so</b> in",
-                  "undecided", "no effect", "python -m experiments run toy --preset quick", "All of it. Claim",
+                  "undecided: 3 seeds, a verdict needs 16", "python -m experiments run toy --preset quick",
+                  "All of it. Claim",
                   "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
         assert words in found.text
     assert "Not shown" not in found.text
-    assert (
-        "Of 2 controls that must show no effect, 0 show one at the 95 % level; by chance about 0.1 would." in found.text
-    )
+    assert "Controls: 0 passed, 2 undecided. One that is undecided has not passed" in found.text
     assert "regret KL divergence of a policy from the best policy there is" in found.text
 
 
@@ -187,7 +188,7 @@ def test_what_raises_an_error_is_named_and_the_rest_shown(records):
     assert len(found.pictures) == 1
     found = gathered(records, toy(draw=fails))
     assert found.problems == ["The figures cannot be drawn: KeyError: 'no <such> column'"]
-    assert len(found.findings) == 2
+    assert len(found.findings) == 3
     shown = Page(page.page([found])).text
     assert "no <such> column" in shown
     assert "Make what is missing" not in shown
@@ -216,8 +217,8 @@ def test_tables_are_rewritten_between_their_markers(records, tmp_path):
         r"-->.*?<!-- end", "", before, flags=re.DOTALL
     )
     assert "old | numbers" not in once
-    assert "| H2 | `toy`, quick | squares are large |" in once
-    assert "| undecided | 1 of 1 |" in once
+    assert "| H2 | `toy`, quick | squares are large (mean over seeds, bootstrap-t interval) |" in once
+    assert "| 0 passed, 1 undecided |" in once
 
 
 def test_a_file_without_markers_is_refused():
@@ -238,16 +239,50 @@ def test_the_results_name_figures_that_there_are(tmp_path):
     assert figures(shown) <= figures(wanted)
 
 
-def control(low, high, direction="at"):
-    return Finding("", Interval((low + high) / 2, low, high, 5), "", 0.0, direction, control=True)
+def shown(*findings):
+    """The page of one experiment with these findings."""
+    module = toy(findings=lambda _: list(findings))
+    parts = "", "", module.QUESTION, {}, "quick", "", "", [], [], list(findings), [], [], {"made": "today"}
+    return Page(page.page([evidence.Evidence("toy", "tree", *parts)]))
 
 
-def test_chance_is_binomial():
-    findings = [control(1, 2)] * 2 + [control(-1, 1)] * 3 + [control(1, 2, "below"), control(-2, -1, "below")]
-    chance = page.chance_of(findings)
-    exact = sum(math.comb(5, k) * 0.05**k * 0.95 ** (5 - k) for k in range(2, 6))
-    assert chance == (5, 2, pytest.approx(exact), 2, 1)
-    assert page.chance_of([findings[0]._replace(control=False)]) == (0, 0, 1.0, 0, 0)
+CLAIM = Finding("it is large", fixed(1.0, 2.0), "nats", 0.0, "above", primary=True)
+MORE = CLAIM._replace(claim="it is larger", primary=False, level=0.975, estimate=fixed(-1.0, 2.0, excluded=20))
+CONTROL = Finding("it is level", fixed(-0.1, 0.1), "nats", 0.0, "at", control=True, margin=0.5)
+
+
+def test_a_page_says_which_finding_is_primary_and_that_the_others_are_simultaneous():
+    found = shown(CLAIM, MORE, CONTROL)
+    assert "Primary: it is large a number over seeds 1.50 nats (1.00 to 2.00) above 0" in found.text
+    assert "it is larger a number over seeds 0.500 nats (−1.00 to 2.00) 97.5 % interval" in found.text
+    assert "so that all of an experiment's hold together with 95 %" in found.text
+    assert found.text.count("Primary:") == 1
+    assert "2.0% of its records excluded; smallest effect that 24 seeds show with 80% power: 2.04 nats" in found.text
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words", "failing"),
+    [
+        ((-0.1, 0.1), "Controls: 1 passed. One", False),
+        ((-1.0, 0.1), "Controls: 0 passed, 1 undecided. One", True),
+        ((0.6, 0.7), "Controls: 0 passed, 1 failed. One", True),
+    ],
+)
+def test_a_page_says_how_the_controls_came_out(bounds, words, failing):
+    found = shown(CLAIM, CONTROL._replace(estimate=fixed(*bounds)))
+    assert words in found.text
+    assert ("Controls that do not pass:" in found.text) == failing
+    assert "at 0, -0.5 to 0.5" in found.text
+
+
+def test_the_table_of_verdicts_has_the_primary_finding_and_what_it_estimates():
+    open_control, failed = (CONTROL._replace(estimate=fixed(*bounds)) for bounds in ((-1, 1), (1, 2)))
+    parts = "", "", toy().QUESTION, {}, "quick", "", "", [], []
+    found = evidence.Evidence("toy", "tree", *parts, [MORE, CONTROL, open_control, failed], [], [], {"made": "today"})
+    table = tables.tables([found])["verdicts"]
+    assert "| primary finding |" in table
+    assert "| it is larger (a number over seeds) | 0.500 nats (−1.00 to 2.00) | undecided; 2.0% of its records" in table
+    assert "| 1 passed, 1 failed, 1 undecided |" in table
 
 
 @pytest.mark.parametrize(
@@ -260,10 +295,11 @@ def test_numbers_are_printed_as_in_a_paper(value, text):
 
 
 def test_intervals_are_drawn_beside_their_bound():
-    interval = Interval(4.0, 2.0, 8.0, 5)
-    assert page.bar(Finding("", interval, "times", 1.0, "above")) == pytest.approx((36, 64, 92, 8))
-    assert page.bar(Finding("", interval, "nats", 0.0, "above")) == pytest.approx((29, 50, 92, 8))
-    assert page.bar(Finding("", over_seeds([1.0]), "nats", 0.0, "above")) is None
+    number = fixed(2.0, 8.0, estimate=4.0)
+    assert page.bar(Finding("", number, "times", 1.0, "above")) == (36, 64, 92, (8,))
+    assert page.bar(Finding("", number, "nats", 0.0, "above")) == (29, 50, 92, (8,))
+    assert page.bar(Finding("", number, "nats", 0.0, "at", margin=16.0)) == (55.2, 60.5, 71.0, (8.0, 92.0))
+    assert page.bar(Finding("", mean(of_values([1.0])), "nats", 0.0, "above")) is None
 
 
 def test_experiments_stand_in_the_order_of_the_argument(records):
