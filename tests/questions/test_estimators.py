@@ -12,12 +12,12 @@ def made_up(rate: float, bias: float) -> dict[str, pl.DataFrame]:
     rows = [
         {"estimator": "RLOO", "horizon": 3, "prompts": prompts, "seed": seed,
          "error": prompts**rate * np.exp(0.1 * (-1) ** seed), "along": bias + 0.01 * (-1) ** seed}
-        for prompts in (16, 256, 4096) for seed in range(8)
+        for prompts in (16, 256, 4096) for seed in range(16)
     ]  # fmt: skip
     runs = [
         {"method": "RLOO", "horizon": 3, "prompts": prompts, "seed": seed, "regret": (1 + seed) / prompts}
         for prompts in (16, 1024)
-        for seed in range(8)
+        for seed in range(16)
     ]
     return {"estimates": pl.DataFrame(rows), "runs": pl.DataFrame(runs)}
 
@@ -27,14 +27,14 @@ def test_an_honest_estimator_passes():
     assert run.interval.estimate == pytest.approx(64)
     assert run.verdict == "supported"
     assert slope.control
-    assert slope.verdict == "no effect"
-    assert bias.verdict == "no effect"
+    assert slope.verdict == "equal within 0.2"
+    assert bias.verdict == "equal within 0.2"
 
 
 def test_a_wrong_rate_and_a_bias_are_seen():
     _, slope, bias = estimators.findings(made_up(-0.3, 0.1))
-    assert slope.verdict == "effect, above"
-    assert bias.verdict == "effect, above"
+    assert slope.verdict == "different: above"
+    assert bias.verdict == "different: above"
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ def test_kendall_is_the_share_ordered_alike_less_the_share_ordered_differently()
 BETTER = {"DPO": 0.0, "local": 0.02, "global": 0.05}
 
 
-def made_up(outside: float, seeds: int = 6) -> dict[str, pl.DataFrame]:
+def made_up(outside: float, seeds: int = 16) -> dict[str, pl.DataFrame]:
     """Likelihoods that rise with n and by model, and ``outside`` times as much out of distribution."""
     rows = []
     for model, start in (("global", 0), ("global", 1), ("local", 0), ("DPO", 0)):
@@ -83,7 +83,7 @@ def made_up(outside: float, seeds: int = 6) -> dict[str, pl.DataFrame]:
             rows.append(
                 {
                     "model": model, "initialisation": start, "horizon": 4, "gold_order": gold, "width": 8, "beta": 1.0,
-                    "temperature": 1.0, "reference_scale": 1.0, "pairs": pairs, "seed": seed,
+                    "temperature": 1.0, "reference_scale": 1.0, "pairs": pairs, "seed": seed, "status": "ok",
                     "likelihood_reference": 0.5 + gain + flip, "likelihood_optimal": 0.5 + outside * gain,
                     "likelihood_rare": 0.5 + outside * gain, f"best_of_{h5.COMPARED}": 10 * gain + flip,
                 }
@@ -112,10 +112,13 @@ def test_ranks_that_reverse_out_of_distribution_contradict():
 
 def test_control_sees_an_initialisation_that_matters():
     records = made_up(outside=1.0)
-    assert {finding.verdict for finding in h5.findings(records) if finding.control} == {"no effect"}
+    assert {finding.verdict for finding in h5.findings(records) if finding.control} == {
+        "equal within 0.02",
+        "equal within 0.1 reward",
+    }
     better = pl.col("likelihood_reference") + 0.1 * pl.col("initialisation")
     broken = {"fits": records["fits"].with_columns(likelihood_reference=better)}
-    assert "effect, below" in {finding.verdict for finding in h5.findings(broken) if finding.control}
+    assert "different: below" in {finding.verdict for finding in h5.findings(broken) if finding.control}
 
 
 def test_a_fit_without_a_number_is_a_failed_seed():
