@@ -79,7 +79,7 @@ def made_up(policy_unseen: float, written: float):
         {
             "arm": arm, "similarity": similarity, "vocabulary": 8, "features": 3, "test_share": share, "pairs": pairs,
             "margin": 4.0, "seed": seed, "effective_dimension_trained": 6.0 if similarity == 1 else 28.0,
-            "accuracy_tested": policy_unseen + 0.0001 * seed if similarity == 0 and share < 0.5 else 0.95 + 0.001 * seed,
+            "accuracy_tested": policy_unseen + 1e-4 * seed if similarity == 0 and share < 0.5 else 0.95 + 1e-3 * seed,
         }
         for arm, similarity in arms for share in (0.0, 0.5) for pairs in (32, 1024) for seed in range(16)
     ]  # fmt: skip
