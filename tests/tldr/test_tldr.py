@@ -85,9 +85,10 @@ def test_the_report_has_its_numbers_from_the_tables(done):
 
 def test_intervals_are_over_seeds_where_there_are_several():
     rows = pl.DataFrame({"seed": [0, 0, 1, 1], "win": [0.0, 1.0, 1.0, float("nan")]})
-    found = report.interval(rows, pl.col("win"))
-    assert (found.estimate, found.seeds) == (0.75, 2)
-    assert report.interval(rows.filter(seed=0), pl.col("win")).seeds == 2  # prompts
+    found = report.estimate(rows, pl.col("win")).at()
+    assert (found.estimate, found.seeds, found.unit) == (0.75, 2, "seeds")
+    alone = report.estimate(rows.filter(seed=0), pl.col("win")).at()
+    assert (alone.seeds, alone.unit) == (2, "prompts")
 
 
 def test_judges_are_compared_prompt_by_prompt():
