@@ -17,7 +17,7 @@ from experiments.kit.per_seed import PerSeed, by_seed, of_values, together
 
 LEVEL = 0.95
 RESAMPLES = 10_000
-ROUNDING = 1e-12  # share of the largest number, or of the largest square: what is smaller is none
+ROUNDING = 1e-12  # spread, in units of 1 or of the largest number, and share of a variance, that is none
 ENUMERATED = 8  # seeds up to which every resample is listed, 6,435 of 8 seeds
 LEAST = 16  # seeds that a verdict needs
 POWER = 0.8  # with which the smallest effect is found that so many seeds can show
@@ -128,7 +128,7 @@ def bootstrap_t(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarra
     low, high = (_quantile(t, weights, p) for p in ((1 - level) / 2, (1 + level) / 2))
     with np.errstate(invalid="ignore"):
         bounds = mean - high * error, mean - low * error
-    same = np.ptp(values, axis=-1) <= ROUNDING * np.max(np.abs(values), axis=-1)
+    same = np.ptp(values, axis=-1) <= ROUNDING * np.maximum(np.max(np.abs(values), axis=-1), 1)
     return mean, *(np.where(same, mean, bound) for bound in bounds)
 
 

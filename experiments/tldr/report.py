@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from experiments import tldr
-from experiments.kit.findings import EQUAL_POINTS, SIMULTANEOUS, Finding, Question, decided, tally
+from experiments.kit.findings import SIMULTANEOUS, Finding, Question, decided, tally
 from experiments.kit.intervals import MANY, Estimate, mean
 from experiments.kit.per_seed import of_values
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
@@ -32,6 +32,7 @@ COMPARED = (
     (BEST_OF_N, "dpo"),
     ("dpo", "sft"),
 )
+EQUAL_POINTS = 5.0  # margin of the controls, of win rate: below the smallest gap that the paper calls one, 6.4
 CAPTION = (
     "Share of held-out prompts on which an arm's answer is judged better than the human one, ties one half, by judge; "
     "bars are 95 % intervals {over}. The dashed line is a tie with the human."

@@ -7,7 +7,7 @@ import pytest
 from experiments.tldr import report
 from experiments.tldr.settings import AGAIN, BEST_OF_N
 
-PROMPTS = 40
+PROMPTS = 2000  # enough that a control can be decided
 WINS = {"sft": 0.25, AGAIN: 0.25, "dpo": 0.5, "online_from_sft": 0.75, "online_from_dpo": 1.0, BEST_OF_N: 0.75}
 NUMBERS = np.random.default_rng(0)
 
