@@ -26,10 +26,8 @@ def interaction_basis(tree: TokenTree, order: int) -> tuple[np.ndarray, np.ndarr
       features [X, L, d], and degree [d], the number of positions each column reads, ascending.
 
     Raises:
-      ValueError: there is a single token, or no interaction of that order.
+      ValueError: there is no interaction of that order.
     """
-    if tree.vocabulary == 1:
-        raise ValueError("interactions need a vocabulary of at least 2 tokens: with 1 there is a single response.")
     length = tree.prompt_length + tree.horizon
     if not 1 <= order <= length:
         raise ValueError(f"interaction order must be between 1 and {length} (prompt and response), got {order}.")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from gvgap_jax.runtime.machine import total_memory
 from gvgap_jax.types import Prompts, Responses
@@ -32,7 +32,7 @@ class TokenTree:
     prompt_length: int = 0
 
     def __post_init__(self):
-        for name, least in (("vocabulary", 1), ("horizon", 1), ("prompt_length", 0)):
+        for name, least in (("vocabulary", 2), ("horizon", 1), ("prompt_length", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"TokenTree: {name} must be an integer of at least {least}, got {value!r}.")
@@ -108,19 +108,53 @@ class TokenTree:
         return tuple(reversed(levels))
 
     def along(self, levels: Levels, prompts: Prompts, responses: Responses) -> Float[Array, "N H"]:
-        """Read H levels [X, V**h, V] at every token of the responses."""
+        """Read H levels [X, V**h, V] at every token of the responses; tokens that are none as in ``at``."""
         self.check_levels(levels)
-        rows, prefix, values = self.prompt_index(prompts), jnp.zeros(len(prompts), jnp.int32), []
+        known, position, values = self._known(prompts, responses), self.prompt_index(prompts), []
         for level, token in zip(levels, responses.T, strict=True):
-            values.append(level[rows, prefix, token])
-            prefix = prefix * self.vocabulary + token
-        return jnp.stack(values, axis=-1)
+            position = position * self.vocabulary + token
+            values.append(_read(level.reshape(-1), position))
+        return jnp.where(known[:, None], jnp.stack(values, axis=-1), jnp.nan)
 
     def at(self, values: Float[Array, "X L"], prompts: Prompts, responses: Responses) -> Float[Array, "N"]:
-        """Read a leaf array at rows of (prompt, response) tokens; ValueError if it is not one of this tree."""
+        """Read a leaf array at rows of (prompt, response) tokens.
+
+        Raises:
+          ValueError: the array is not one of this tree, or a row has too few or too many tokens, or one outside
+            of the vocabulary. In a compiled program, where tokens are not known yet, such a row reads NaN.
+        """
         if values.shape != (self.prompts, self.leaves):
             raise ValueError(f"{self}: a leaf array has shape {(self.prompts, self.leaves)}, got {values.shape}.")
-        return values[self.prompt_index(prompts), self.leaf_index(responses)]
+        known, leaf = self._known(prompts, responses), self.leaf_index(responses)
+        return jnp.where(known, _read(values.reshape(-1), self.prompt_index(prompts) * self.leaves + leaf), jnp.nan)
+
+    def _known(self, prompts: Prompts, responses: Responses) -> Bool[Array, "N"]:
+        """Whether all tokens of a row are in the vocabulary; ValueError where that can be said already."""
+        for name, tokens, length in (
+            ("prompts", prompts, self.prompt_length),
+            ("responses", responses, self.horizon),
+        ):
+            if tokens.shape[-1] != length:
+                raise ValueError(f"{self}: {name} must have {length} tokens, got {tokens.shape[-1]}.")
+        tokens = jnp.concatenate([prompts, responses], axis=-1)
+        known = jnp.all((tokens >= 0) & (tokens < self.vocabulary), axis=-1)
+        if not isinstance(known, jax.core.Tracer) and not known.all():
+            row = int(jnp.argmin(known))
+            raise ValueError(
+                f"{self}: tokens must be between 0 and {self.vocabulary - 1}, got {tokens[row].tolist()} in row {row}."
+            )
+        return known
+
+
+def _read(values: Float[Array, "K"], index: Int[Array, "N"]) -> Float[Array, "N"]:
+    """``values[index]`` whose gradient, a sum over rows for each value, keeps its digits where rows are many.
+
+    In single precision a running sum of a million rows loses several of them. About K rows at a time read a copy of
+    their own, so that no running sum is long, and the sums of the copies are added as a tree.
+    """
+    rows = max(1, len(values))
+    copies = -(-len(index) // rows)
+    return jnp.broadcast_to(values[None], (copies, len(values)))[jnp.arange(len(index)) // rows, index]
 
 
 def _index(tokens: Int[Array, "N T"], vocabulary: int) -> Int[Array, "N"]:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from gvgap_jax import TokenTree
 from tests.helpers import as_table, completions, prefix_probability, walk
 
-trees = st.builds(TokenTree, vocabulary=st.integers(1, 4), horizon=st.integers(1, 4), prompt_length=st.integers(0, 2))
+trees = st.builds(TokenTree, vocabulary=st.integers(2, 4), horizon=st.integers(1, 4), prompt_length=st.integers(0, 2))
 
 
 def random_levels(tree, seed=0):
@@ -76,3 +76,64 @@ def test_at_reads_a_leaf_array_at_its_rows(tree, task):
     np.testing.assert_array_equal(tree.at(task.reward, *tree.rows()), task.reward.reshape(-1))
     row = tree.at(task.reward, jnp.array([[2]]), jnp.array([[1, 0]]))
     assert row.tolist() == [as_table(tree, task.reward)[(2,)][1, 0]]
+
+
+WRONG_TOKENS = {
+    "too large": ([[2]], [[1, 3]], r"between 0 and 2, got \[2, 1, 3\] in row 0"),
+    "padding": ([[2]], [[-1, 1]], r"between 0 and 2, got \[2, -1, 1\]"),
+    "prompt": ([[5]], [[1, 1]], r"between 0 and 2, got \[5, 1, 1\]"),
+    "too many": ([[1]], [[1, 1, 1]], "responses must have 2 tokens, got 3"),
+    "no prompt": ([[]], [[1, 1]], "prompts must have 1 tokens, got 0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TOKENS)
+def test_tokens_that_are_none_are_refused(tree, task, name):
+    prompts, responses, said = WRONG_TOKENS[name]
+    prompts, responses = jnp.array(prompts, int), jnp.array(responses)
+    for read in (lambda: tree.at(task.reward, prompts, responses), lambda: tree.along(levels, prompts, responses)):
+        levels = tree.conditionals(task.reference)
+        with pytest.raises(ValueError, match=said):
+            read()
+
+
+def test_tokens_that_are_none_read_nan_in_a_compiled_program(tree, task):
+    prompts, responses = jnp.array([[2], [2], [-1]]), jnp.array([[1, 3], [1, 2], [0, 0]])
+    levels = tree.conditionals(task.reference)
+    found = jax.jit(lambda *rows: (tree.at(task.reward, *rows), tree.along(levels, *rows)))(prompts, responses)
+    for values in found:
+        np.testing.assert_array_equal(np.isnan(values.reshape(3, -1).sum(1)), [True, False, True])
+
+
+def test_every_token_is_read_at_its_own_place(tree):
+    """Also where rows are more than leaves, and read copies of them: here 9 times as many."""
+    levels = random_levels(tree)
+    prompts, responses = (jnp.tile(rows, (9, 1)) for rows in tree.rows())
+    found = tree.along(levels, prompts, responses)
+    for row in range(0, len(prompts), 25):
+        x, (first, second) = int(prompts[row, 0]), responses[row].tolist()
+        assert found[row].tolist() == [levels[0][x, 0, first], levels[1][x, first, second]]
+    leaves = jnp.arange(27.0).reshape(3, 9)
+    np.testing.assert_array_equal(tree.at(leaves, prompts, responses), jnp.tile(jnp.arange(27.0), 9))
+
+
+# Many pairs of few responses, and a skewed reference, as the largest presets have them.
+MANY = {"3 responses": (1, 131_072, 2.0), "9 responses": (2, 262_144, 0.0), "81 responses": (4, 131_072, 2.0)}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_gradients_of_many_pairs_keep_their_digits_in_single_precision(name):
+    """Against counts in double precision, in units of the solver's tolerance: a thousandth of the sampling noise."""
+    horizon, rows, scale = MANY[name]
+    tree, numbers = TokenTree(3, horizon), np.random.default_rng(0)
+    law = np.exp(scale * numbers.normal(size=tree.leaves))
+    leaf = numbers.choice(tree.leaves, rows, p=law / law.sum())
+    slope = numbers.uniform(size=tree.leaves).astype(np.float32)  # one number a response: rounding adds up
+    with jax.enable_x64(False):
+        prompts, responses = jnp.zeros((rows, 0), jnp.int32), tree.responses(jnp.asarray(leaf, jnp.int32))
+        weight = jnp.asarray(slope[leaf])
+        gradient = jax.jit(jax.grad(lambda values: jnp.vdot(weight, tree.at(values, prompts, responses))))
+        found = gradient(jnp.zeros((1, tree.leaves)))
+        assert found.dtype == jnp.float32
+    exact = slope.astype(float) * np.bincount(leaf, minlength=tree.leaves)
+    assert np.linalg.norm(np.asarray(found, float)[0] - exact) < 0.1 * 1e-3 * np.sqrt(rows)
