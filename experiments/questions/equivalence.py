@@ -26,7 +26,7 @@ from gvgap_jax import HeldOut, TokenTree, algorithms, divergence, metrics, prefe
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=90,
     label="theorem 2.2",

@@ -32,7 +32,7 @@ from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences,
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.types import Environment, Params, PRNGKey, TreePolicy
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=91,
     label="sampling",

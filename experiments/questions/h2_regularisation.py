@@ -43,7 +43,7 @@ from gvgap_jax.soft_rl import Regulariser
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.types import Fit
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=20,
     label="H2",

@@ -46,7 +46,7 @@ from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Known
 from gvgap_jax.types import PRNGKey
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=30,
     label="H3",

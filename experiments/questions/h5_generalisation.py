@@ -40,7 +40,7 @@ from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=50,
     label="H5",

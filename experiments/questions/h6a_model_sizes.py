@@ -38,7 +38,7 @@ from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.types import TreePolicy, TreeVerifier
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=60,
     label="H6",

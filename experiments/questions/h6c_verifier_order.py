@@ -19,7 +19,7 @@ from experiments.kit.plots import slices
 from experiments.kit.presets import disjoint
 from gvgap_jax.sweep import Grid, load
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=62,
     label="H6",

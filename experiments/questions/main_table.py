@@ -32,7 +32,7 @@ from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, sc
 from gvgap_jax import TokenTree, metrics
 from gvgap_jax.sweep import Cell, Grid, load
 
-MEANING = 3
+MEANING = 4
 QUESTION = Question(
     place=70,
     label="main table",

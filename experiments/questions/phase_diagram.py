@@ -26,7 +26,7 @@ from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, pref
 from gvgap_jax.sweep.grid import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=64,
     label="H6",

@@ -32,7 +32,7 @@ from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import PRNGKey
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=81,
     label="rival",

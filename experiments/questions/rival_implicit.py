@@ -39,7 +39,7 @@ from experiments.questions.rival_implicit_worlds import Program, judge_cycles, j
 from gvgap_jax import TokenTree, preferences
 from gvgap_jax.sweep import Cell, Grid, load
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=83,
     label="rival: token cues",

@@ -28,7 +28,7 @@ from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import HeldOut
 from theory.rivals import ARMS, REWARD, comparisons
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=80,
     label="rival",

@@ -33,7 +33,7 @@ from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=82,
     label="rival",

@@ -40,7 +40,7 @@ from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import Count, Fit, HeldOut, Preferences, PRNGKey
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=85,
     label="rival: distribution learning",

@@ -38,7 +38,7 @@ from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.types import PRNGKey
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=84,
     label="rival: sparse rewards",

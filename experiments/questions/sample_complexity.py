@@ -27,7 +27,7 @@ from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, ta
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell, Grid, load
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=63,
     label="H6",

@@ -53,7 +53,7 @@ from gvgap_jax.lm.model.shape import llama
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.token_tasks import Objectives, environment, objectives
 
-MEANING = 1
+MEANING = 2
 QUESTION = Question(
     place=65,
     label="H6",
