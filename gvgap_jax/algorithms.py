@@ -5,6 +5,7 @@ cells are a ``vmap``. All see the same pairs, reference policy, beta, tuning bud
 and none asks whether its policy is a table or a network.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeVar
@@ -33,6 +34,7 @@ from gvgap_jax.types import (
     Verifier,
 )
 
+RESTS = 0.1  # log odds: one more Newton step moves margins by less, if there is an optimum and it is found
 EXACT_MEMORY = 0.95  # Adam's b2 where gradients have no noise to average out: it forgets the steep start soon
 PENALTIES = tuple(10.0 ** (half / 2) for half in range(8, -3, -1))  # 10,000 down to 0.1 pairs, half a decade apart
 
@@ -95,8 +97,10 @@ class Settings:
     def __post_init__(self):
         if self.solver not in ("newton", "adam"):
             raise ValueError(f"Settings: solver must be 'newton' or 'adam', got {self.solver!r}.")
-        if not self.penalties or not all(penalty >= 0 for penalty in self.penalties):
-            raise ValueError(f"Settings: penalties must be a non-empty tuple of numbers >= 0, got {self.penalties}.")
+        if not self.penalties or not all(0 <= penalty < math.inf for penalty in self.penalties):
+            raise ValueError(
+                f"Settings: penalties must be a non-empty tuple of finite numbers >= 0, got {self.penalties}."
+            )
 
 
 Needed = TypeVar("Needed")
@@ -272,15 +276,23 @@ def _fit_policy(key: PRNGKey, policy: Policy, problem: Problem, settings: Settin
 def _fit_margins(params: Params, margins, problem: Problem, settings: Settings, unit: Number) -> Fit:
     train, held_out = problem.train, problem.held_out.pairs
 
-    def held_out_loss(params: Params):
-        return losses.bradley_terry(margins(params, held_out), held_out.weight)
+    def train_margins(params: Params):
+        return margins(params, train)
 
+    def train_loss(values):
+        return settings.pair_loss(values, train.weight)
+
+    def held_out_loss(params: Params):
+        loss = losses.bradley_terry(margins(params, held_out), held_out.weight)
+        return jnp.where(jnp.sum(held_out.weight) > 0, loss, jnp.nan)  # no pair selects nothing
+
+    _check_held_out(held_out)
     if settings.solver == "newton":
         if 0.0 in settings.penalties:
-            _check_has_minimiser(params, lambda params: margins(params, train), train)
-        return optimize.penalty_path(
-            lambda params: margins(params, train),
-            lambda values: settings.pair_loss(values, train.weight),
+            _check_has_minimiser(params, train_margins, train)
+        fit = optimize.penalty_path(
+            train_margins,
+            train_loss,
             held_out_loss,
             params,
             jnp.sum(train.weight),
@@ -289,8 +301,13 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings, 
             settings.newton_steps,
             unit,
         )
+        if 0.0 not in settings.penalties:
+            return fit
+        moves = jnp.where(train.weight > 0, jnp.abs(optimize.newton_step(train_margins, train_loss, fit.params)), 0.0)
+        # Separable pairs have no optimum: every Newton step raises some margin by about 1, however flat the loss is.
+        return fit._replace(converged=fit.converged & ((fit.penalty > 0) | (jnp.max(moves) < RESTS)))
     return optimize.minimise(
-        lambda params: settings.pair_loss(margins(params, train), train.weight),
+        lambda params: train_loss(train_margins(params)),
         params,
         optax.adam(settings.learning_rate),
         settings.adam_steps,
@@ -298,6 +315,13 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings, 
         tolerance=settings.tolerance / jnp.sqrt(jnp.sum(train.weight)),
         patience=settings.patience,
     )
+
+
+def _check_held_out(pairs: Preferences) -> None:
+    """Raise ValueError where no pair is held out; in a compiled program the fit has not converged instead."""
+    total = jnp.sum(pairs.weight)
+    if not isinstance(total, jax.core.Tracer) and total == 0:
+        raise ValueError("no pair is held out, so that nothing can be selected by: give at least 5 pairs, or more.")
 
 
 def _check_has_minimiser(params: Params, margins, pairs: Preferences) -> None:

@@ -1,5 +1,7 @@
 """What "simple" means, as numbers: how many directions of reward a class can move, and what that costs in regret."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,18 @@ def reward_gradients(verifier: TreeVerifier, params: Params) -> Float[Array, "X 
     """Gradient of every leaf's score with respect to the flattened parameters."""
     flat, unravel = ravel_pytree(params)
     return jax.jacobian(lambda vector: verifier.leaf_scores(unravel(vector)))(flat)
+
+
+def generic_dimension(leaves: Callable[[Params], Float[Array, "X L"]], params: Params) -> int:
+    """``identifiable_dimension`` of a class at ``params`` moved at random: what it is almost everywhere.
+
+    ``leaves`` are a verifier's ``leaf_scores``, or the ``leaf_log_probs`` of a policy, whose local rewards are beta
+    times as far apart. ``num_parameters`` counts what is stored: a constant, or two units that do the same, change no
+    margin.
+    """
+    flat, unravel = ravel_pytree(params)
+    moved = flat + 0.5 * jax.random.normal(jax.random.key(0), flat.shape, flat.dtype)
+    return identifiable_dimension(jax.jit(jax.jacobian(lambda vector: leaves(unravel(vector))))(moved))
 
 
 def identifiable_dimension(gradients: Float[Array, "X L d"]) -> int:
@@ -74,16 +88,18 @@ def effective_dimension(
     ``gradients`` are those of a verifier class at parameters that attain the gold reward
     (``reward_gradients``). For the local rewards of a policy class (``implicit_verifier``) it is the
     same for offline likelihood, so that the ratio of the two is a number for the
-    generation-verification gap. Infinite where the policy feels a direction that no pair reveals.
+    generation-verification gap. Infinite where the policy feels a direction that no pair reveals; in single precision
+    also where pairs tell less than 6e-6 of what they tell of the best-known one (a reference that all but never draws
+    some responses), because rounding is larger than that: ``table_dimension`` has no such limit.
 
     A second stage into a class of policies too small for the verifiers follows only part of their errors;
     ``policy_gradients`` are that class's, at parameters that attain pi* (which it must hold).
     """
     eigenvalues, vectors = jnp.linalg.eigh(fisher_information(gradients, task, coverage))
     felt = jnp.sum(vectors * (policy_covariance(gradients, task, policy_gradients) @ vectors), axis=0)
-    seen = eigenvalues > eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75
-    hidden = jnp.sum(jnp.where(seen, 0.0, felt)) > 1e-6 * jnp.sum(felt)
-    return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(seen, felt / eigenvalues, 0.0)) / task.beta**2)
+    unseen = eigenvalues <= eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75  # and not what is no number
+    hidden = jnp.sum(jnp.where(unseen, felt, 0.0)) > 1e-6 * jnp.sum(felt)
+    return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(unseen, 0.0, felt / eigenvalues)) / task.beta**2)
 
 
 def table_dimension(task: Task) -> Float[Array, ""]:

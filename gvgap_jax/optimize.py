@@ -154,21 +154,7 @@ def newton(
 
     def step(state):
         flat, value, gradient, count = state
-        values, forward = jax.linearize(flat_outputs, flat)
-        backward = jax.linear_transpose(forward, flat)
-        if curvature is None:
-            _, bend = jax.linearize(jax.grad(loss), values)
-        else:
-            diagonal = curvature(values)
-
-            def bend(vector):
-                return diagonal * vector
-
-        def hessian(vector):
-            (product,) = backward(bend(forward(vector)))
-            return product + penalty * vector
-
-        direction, _ = cg(hessian, -gradient, tol=0.1, maxiter=CG_STEPS)
+        direction, _ = _direction(flat_outputs, loss, flat, gradient, penalty, curvature)
         new_flat, new_value, new_gradient, accepted = _backtrack(value_and_grad, flat, value, gradient, direction)
         return new_flat, new_value, new_gradient, jnp.where(accepted, count + 1, max_steps)
 
@@ -187,6 +173,39 @@ def newton(
         steps=jnp.asarray(count),
         converged=(gradient_norm <= tolerance) & jnp.isfinite(value),
     )
+
+
+def _direction(flat_outputs, loss, flat: Float[Array, "d"], gradient: Float[Array, "d"], penalty: Number, curvature):
+    """Newton's direction [d], by conjugate gradients, and what outputs [N] change along it, to first order."""
+    values, forward = jax.linearize(flat_outputs, flat)
+    backward = jax.linear_transpose(forward, flat)
+    if curvature is None:
+        _, bend = jax.linearize(jax.grad(loss), values)
+    else:
+        diagonal = curvature(values)
+
+        def bend(vector):
+            return diagonal * vector
+
+    def hessian(vector):
+        (product,) = backward(bend(forward(vector)))
+        return product + penalty * vector
+
+    direction, _ = cg(hessian, -gradient, tol=0.1, maxiter=CG_STEPS)
+    return direction, forward(direction)
+
+
+def newton_step(
+    outputs: Callable[[Params], Float[Array, "N"]], loss: Callable[[Float[Array, "N"]], Scalar], params: Params
+) -> Float[Array, "N"]:
+    """What one more step of ``newton`` without a penalty would change of the outputs, to first order."""
+    flat, unravel = ravel_pytree(params)
+
+    def flat_outputs(flat):
+        return outputs(unravel(flat))
+
+    gradient = jax.grad(lambda flat: loss(flat_outputs(flat)))(flat)
+    return _direction(flat_outputs, loss, flat, gradient, 0.0, None)[1]
 
 
 def _backtrack(value_and_grad, flat: Float[Array, "d"], value: Scalar, gradient: Float[Array, "d"], direction):

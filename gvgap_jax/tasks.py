@@ -14,6 +14,8 @@ from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Environment, PRNGKey, Prompts, Responses
 
+SMALLEST, LARGEST = 0.01, 100.0  # beta and temperature beyond are more than single precision and the solver can carry
+
 
 class Known(NamedTuple):
     """What a learner may know of a task: all but its gold reward, of which it sees labels alone.
@@ -66,7 +68,7 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
 
     Raises:
       ValueError: an array has the wrong shape or holds NaN or infinity, the reference or the prompt
-        distribution is not normalised, or beta or the temperature is not positive and finite.
+        distribution is not normalised, or beta or the temperature is not between ``SMALLEST`` and ``LARGEST``.
     """
     shape = (tree.prompts, tree.leaves)
     reward = np.asarray(reward, float)
@@ -88,8 +90,8 @@ def make_task(tree: TokenTree, reward, reference=None, prompt_probs=None, beta=1
     if prompt_probs.min() < 0:
         raise ValueError(f"make_task: prompt_probs must not be negative, got {prompt_probs.min()}.")
     for name, value in (("beta", beta), ("temperature", temperature)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"make_task: {name} must be positive and finite, got {value}.")
+        if not SMALLEST <= value <= LARGEST:
+            raise ValueError(f"make_task: {name} must be positive, between {SMALLEST:g} and {LARGEST:g}, got {value}.")
     return Task(*(jnp.asarray(value, float) for value in (reward, reference, prompt_probs, beta, temperature)))
 
 

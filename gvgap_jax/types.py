@@ -50,7 +50,7 @@ class Policy:
       log_prob: params, prompts [N, P], responses [N, H] -> log pi(y|x) [N], in nats.
       token_log_probs: the same -> [N, H], token by token; they sum to ``log_prob``.
       sample: key, params, prompts [N, P] -> responses [N, H]; consumes the key.
-      num_parameters: numbers in the parameters.
+      num_parameters: numbers in the parameters; ``complexity.generic_dimension`` counts those that change a margin.
       unit: nats that a parameter of 1 is worth: 1 for logits, 1 / beta for the rewards of soft-optimal policies.
         Beta times it is in reward, in which ridge penalties are stated.
     """
@@ -84,7 +84,8 @@ class Verifier:
       init: key -> params.
       score: params, prompts [N, P], responses [N, H] -> rewards [N].
       num_parameters: free numbers of the class; where a class stores more numbers than it is
-        free to choose (masked orders, sparse supports) its docstring says so.
+        free to choose (masked orders, sparse supports) its docstring says so. How many of them change a margin is
+        another number, ``complexity.generic_dimension``.
       unit: reward that a parameter of 1 is worth: 1, or beta for the local rewards of logits.
     """
 

@@ -6,6 +6,7 @@ table holds one of them for each prompt: {prompt: {response: number}}.
 
 import itertools
 import math
+import re
 
 
 def completions(vocabulary, length):
@@ -160,3 +161,13 @@ def trajectory_probability(start, transition, policy, states, actions):
     for step, action in enumerate(actions):
         probability *= policy[step][states[step]][action] * transition[states[step]][action][states[step + 1]]
     return probability
+
+
+def products(program) -> list[str]:
+    """The lines of a lowered program that multiply matrices."""
+    return re.findall(r"stablehlo\.(?:dot_general|dot|convolution)\b.*", program.as_text())
+
+
+def in_less_than_single_precision(lines: list[str]) -> list[str]:
+    """Those of the products that an accelerator may compute in bfloat16 or TF32."""
+    return [line for line in lines if line.count("HIGHEST") != 2]

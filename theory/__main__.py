@@ -88,7 +88,7 @@ def run(names: tuple[str, ...], console: Console) -> list[tuple[str, Row]]:
     """The rows of these checks, in their order, each with its check's name."""
     with Progress(console=console, transient=True) as progress, ThreadPoolExecutor(WORKERS) as pool:
         bar = progress.add_task("checking", total=len(names))
-        running = {pool.submit(lambda name=name: list(CHECKS[name]())): name for name in names}
+        running = {pool.submit(_check, name): name for name in names}
         rows = {}
         for finished in as_completed(running):
             name = running[finished]
@@ -96,6 +96,11 @@ def run(names: tuple[str, ...], console: Console) -> list[tuple[str, Row]]:
             progress.console.print(f"{name}: {len(rows[name])} rows")
             progress.advance(bar)
     return [(name, row) for name in names for row in rows[name]]
+
+
+def _check(name: str) -> list[Row]:
+    with jax.default_matmul_precision("highest"):  # a thread's own setting
+        return list(CHECKS[name]())
 
 
 def table(rows: list[tuple[str, Row]], control: bool) -> Table:

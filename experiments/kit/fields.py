@@ -1,6 +1,7 @@
 """What the fields of a ``Config`` mean and can be: the same for each name, whatever the experiment."""
 
 from experiments.kit.problems import HELD_OUT_EVERY
+from gvgap_jax.tasks import LARGEST, SMALLEST
 
 COIN = "coin"  # labels that a coin decides, where ``gold`` are those of the gold reward
 CHOICES = {"labels": ("gold", COIN), "policy": ("tabular", "interactions"), "setting": ("arms", "tree")}
@@ -15,6 +16,7 @@ LEAST = {
 LEAST |= dict.fromkeys(("horizon", "prompt_length", "gold_order", "policy_order", "verifier_order"), 1)
 LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples", "steps", "terms", "width"), 1)
 POSITIVE = ("beta", "gamma", "human_beta", "margin", "penalty", "skew", "temperature")
+MOST = {"reference_scale": 10}  # responses of a more skewed policy have probabilities that are 0 in single precision
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
@@ -48,8 +50,10 @@ def check(config, **least: int) -> None:
             raise ValueError(f"{name} must be {' or '.join(map(repr, CHOICES[name]))}, got {value!r}.")
         if name in smallest and not value >= smallest[name]:
             raise ValueError(f"{name} must be at least {smallest[name]}, got {value}.")
-        if name in POSITIVE and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}.")
+        if name in MOST and not value <= MOST[name]:
+            raise ValueError(f"{name} must be at most {MOST[name]}, got {value}.")
+        if name in POSITIVE and not SMALLEST <= value <= LARGEST:
+            raise ValueError(f"{name} must be positive, between {SMALLEST:g} and {LARGEST:g}, got {value}.")
         if name in SHARES and not 0 < value < 1:
             raise ValueError(f"{name} must be between 0 and 1, got {value}.")
 

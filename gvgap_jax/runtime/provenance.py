@@ -1,4 +1,4 @@
-"""What made a file: versions, device kind, host and revision."""
+"""What made a file: versions, device kind, precision, host and revision."""
 
 import platform
 import socket
@@ -13,7 +13,7 @@ from gvgap_jax.runtime.files import Provenance
 
 
 def environment() -> Provenance:
-    """Versions, device kind, host and revision: what made a file."""
+    """Versions, device kind, precision of matrix products, host and revision: what made a file."""
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": _revision(),
@@ -22,6 +22,7 @@ def environment() -> Provenance:
         "versions": {name: version(name) for name in ("gvgap_jax", "jax", "jaxlib", "numpy", "optax", "flax")},
         "device": jax.local_devices()[0].device_kind,
         "devices": jax.local_device_count(),
+        "precision": jax.config.jax_default_matmul_precision or "default",
     }
 
 

@@ -47,6 +47,7 @@ class Compiled(NamedTuple):
     seconds: float
 
 
+PRECISION = "highest"  # of matrix products: a GPU's default is TF32, and a TPU's bfloat16
 PROGRAMS = 8  # kept at once: each takes hundreds of the 65,530 memory maps that Linux allows a process
 LARGE = 1_000_000  # characters of a program
 _alone = threading.Lock()
@@ -80,6 +81,7 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
         "compile_seconds": executable.seconds,
         "rows_at_once": executable.rows,
         "bytes": executable.bytes,
+        "precision": PRECISION,
         "process": os.getpid(),
     }
     return Result(_records(chunk, results), _environment() | cost)
@@ -103,14 +105,20 @@ def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], .
     started, fewest = time.perf_counter(), rows_over_devices(1)
     while True:
         rows = rows_over_devices(rows)
-        shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
-        lowered = over_devices(partial(run, program)).lower(shapes)
-        with _large_ones_alone(lowered):
-            executable = lowered.compile()
+        program_of_rows = lowered(run, program, columns, rows)
+        with _large_ones_alone(program_of_rows):
+            executable = program_of_rows.compile()
         needed = memory_needed(executable)
         if needed <= memory_per_device() or rows == fewest:
             return Compiled(executable, rows, needed, time.perf_counter() - started)
         rows = rows // 2
+
+
+def lowered(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> jax.stages.Lowered:
+    """The program for ``rows`` rows before it is compiled. Its matrix products, networks' too, have ``PRECISION``."""
+    shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
+    with jax.default_matmul_precision(PRECISION):
+        return over_devices(partial(run, program)).lower(shapes)
 
 
 @contextlib.contextmanager

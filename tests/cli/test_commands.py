@@ -145,7 +145,7 @@ def test_records_go_to_an_object_store(capsys):
         (["bench", "--experiment", "equivalence"], "only sweeps and kills run an --experiment"),
         (["bench", "kills", "--experiment", "equivalance"], "Did you mean 'equivalence'?"),
         (["lst"], "there is no command 'lst'; there are list, run,"),
-        ([*TINY, "--grid.beta", "0"], "beta must be positive, got 0.0"),
+        ([*TINY, "--grid.beta", "0"], "beta must be positive, between 0.01 and 100, got 0.0"),
         ([*TINY, "--zip", "horizon,beta"], "zipped axes need the same number of values"),
         ([*TINY, "--seeds", "0"], "seeds must be at least 1, got 0"),
     ],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from gvgap_jax import complexity, losses, policies, preferences, verifiers
+from gvgap_jax import TokenTree, complexity, losses, policies, preferences, verifiers
 from tests import helpers
 from tests.helpers import as_table, completions, exponential
 
@@ -169,3 +169,26 @@ def test_a_direction_that_no_pair_reveals_costs_without_bound(task, gradients):
     assert jnp.isfinite(complexity.effective_dimension(revealed, task, shown))
     both = jnp.concatenate([revealed, hidden], axis=-1)
     assert complexity.effective_dimension(both, task, shown) == jnp.inf
+
+
+SIZES = {  # parameters that are stored, and directions of reward
+    "a constant": (verifiers.automaton(TokenTree(2, 3), 1), 3, 0),
+    "an automaton": (verifiers.automaton(TokenTree(2, 3), 2), 10, 4),
+    "a network, one-hot tokens and a bias": (verifiers.mlp_verifier(TokenTree(3, 3), 2), 23, 16),
+    "the same at every prefix": (verifiers.mlp_verifier(TokenTree(3, 3), 2, "token_sum"), 23, 20),
+    "additive rewards": (verifiers.interactions(TokenTree(3, 2), 1), 4, 4),
+}
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_how_many_of_the_parameters_change_a_margin(name):
+    verifier, stored, directions = SIZES[name]
+    assert verifier.num_parameters == stored
+    assert complexity.generic_dimension(verifier.leaf_scores, verifier.init(jax.random.key(0))) == directions
+
+
+def test_a_dimension_of_what_is_not_a_number_is_none(task, gradients):
+    assert jnp.isnan(complexity.effective_dimension(gradients.at[0, 0, 0].set(jnp.nan), task))
+    poisoned = task._replace(reward=task.reward.at[0, 0].set(jnp.nan))
+    assert jnp.isnan(complexity.effective_dimension(gradients, poisoned))
+    assert jnp.isnan(complexity.table_dimension(poisoned))

@@ -70,7 +70,6 @@ VERIFIERS = {
     ),
 }
 STORES_MORE_THAN_IT_COUNTS = {"nested_interactions", "sparse", "nested_markov, order 1"}
-NEEDS_TWO_TOKENS = {"interactions", "sparse"}
 
 every_policy = pytest.mark.parametrize("name", POLICIES)
 every_verifier = pytest.mark.parametrize("name", VERIFIERS)
@@ -269,24 +268,3 @@ def test_verifiers_map_over_parameters(name):
     batched = jax.vmap(verifier.leaf_scores)(jax.tree.map(lambda *leaves: jnp.stack(leaves), *both))
     for row, params in zip(batched, both, strict=True):
         np.testing.assert_allclose(row, verifier_program(name)(params)["leaves"], atol=1e-12)
-
-
-@pytest.mark.parametrize("prompt_length", [0, 1])
-@every_policy
-def test_policies_of_a_single_token_are_certain(name, prompt_length):
-    tree = TokenTree(1, 2, prompt_length)
-    policy = POLICIES[name](tree, None)
-    params = policy.init(jax.random.key(0))
-    assert policy.leaf_log_probs(params).tolist() == [[0]]
-    assert policy.sample(jax.random.key(0), params, jnp.zeros((3, prompt_length), int)).tolist() == [[0, 0]] * 3
-
-
-@every_verifier
-def test_verifiers_of_a_single_token_score_or_say_why_not(name):
-    tree = TokenTree(1, 2, 1)
-    if name in NEEDS_TWO_TOKENS:
-        with pytest.raises(ValueError, match="at least 2 tokens"):
-            VERIFIERS[name](tree)
-        return
-    verifier = VERIFIERS[name](tree)
-    assert jnp.isfinite(verifier.leaf_scores(verifier.init(jax.random.key(0)))).tolist() == [[True]]

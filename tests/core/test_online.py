@@ -19,6 +19,7 @@ from gvgap_jax import (
     policies,
     preferences,
     rollouts,
+    soft_rl,
     tasks,
     verifiers,
 )
@@ -129,6 +130,19 @@ def test_rebel_points_along_the_gradient(tree, task, policy, params, environment
     batches, weight = every_batch(tree, task, policy, params, environment, 2)
     loss = partial(online.rebel_loss, policy=policy, beta=task.beta, eta=0.3)
     assert_close(expected_gradient(loss, params, batches, weight), exact_gradient(policy, params, task), 4 / 0.3)
+
+
+def test_a_round_of_rebel_ends_at_the_optimum_of_beta_over_its_share(tree, task, policy, environment):
+    """From the reference: log pi/pi_ref = eta r with eta = share / beta, for every share that is asked for."""
+    start = policy.init(jax.random.key(0))
+    for share in (0.5, 0.25):
+        fit = jax.jit(
+            lambda share: online.rebel(
+                jax.random.key(1), policy, start, environment, online.Sizes(1, 256, 2, 1500), 0.1, share
+            )
+        )(share)
+        expected = soft_rl.soft_optimal_policy(task.reward, task.reference, task.beta / share)
+        np.testing.assert_allclose(policy.leaf_log_probs(fit.params), expected, atol=1e-3)
 
 
 def test_rebel_at_a_full_step_rests_at_the_soft_optimal_policy(tree, task, policy, params, environment):

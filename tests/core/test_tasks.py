@@ -114,17 +114,6 @@ def test_token_counts_are_minus_the_distance_from_some_target():
     assert sum(np.allclose(reward, standardised(target)) for target in targets) == 1
 
 
-@pytest.mark.parametrize("name", tasks.TASKS)
-def test_with_a_single_token_there_is_nothing_to_prefer(name):
-    tree = TokenTree(1, 2, 1)
-    if name == "sparse":
-        with pytest.raises(ValueError, match="at least 2 tokens"):
-            draw(name, tree, 1)
-        return
-    task = draw(name, tree, 1)
-    assert task.reward.tolist() == task.reference.tolist() == [[0]]
-
-
 def test_reference_scale_is_the_spread_of_the_logits():
     tree = TokenTree(4, 3, 1)
     np.testing.assert_allclose(jax.jit(lambda: tasks.random_reference(KEY, tree, 0.0))(), -3 * math.log(4))

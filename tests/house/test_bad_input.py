@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gvgap_jax import TokenTree, algorithms, features, losses, metrics, policies, preferences, tasks, verifiers
+from gvgap_jax import TokenTree, algorithms, losses, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.algorithms import Classes, Problem, Settings
 from gvgap_jax.tasks import make_task
 
@@ -18,7 +18,7 @@ IMPOSSIBLE = np.log(np.array([[0.5, 0.5, 0.0, 0.0]]), where=[[True, True, False,
 KEY = jax.random.key(0)
 
 CASES = {
-    "no tokens": (lambda: TokenTree(0, 2), ["vocabulary must be an integer of at least 1, got 0"]),
+    "no tokens": (lambda: TokenTree(0, 2), ["vocabulary must be an integer of at least 2, got 0"]),
     "no horizon": (lambda: TokenTree(2, 0), ["horizon must be an integer of at least 1, got 0"]),
     "negative prompt": (lambda: TokenTree(2, 2, -1), ["prompt_length must be an integer of at least 0, got -1"]),
     "size not whole": (lambda: TokenTree(2.5, 2), ["vocabulary must be an integer", "got 2.5"]),
@@ -54,12 +54,12 @@ CASES = {
         lambda: make_task(TREE, ZEROS, prompt_probs=[0.5, 0.5]),
         ["prompt_probs must have shape (1,)", "got (2,)"],
     ),
-    "beta zero": (lambda: make_task(TREE, ZEROS, beta=0.0), ["beta must be positive and finite, got 0.0"]),
-    "beta NaN": (lambda: make_task(TREE, ZEROS, beta=np.nan), ["beta must be positive and finite, got nan"]),
-    "beta infinite": (lambda: make_task(TREE, ZEROS, beta=np.inf), ["beta must be positive and finite, got inf"]),
+    "beta zero": (lambda: make_task(TREE, ZEROS, beta=0.0), ["beta must be positive, between 0.01 and 100, got 0.0"]),
+    "beta NaN": (lambda: make_task(TREE, ZEROS, beta=np.nan), ["beta must be positive, between 0.01 and 100, got nan"]),
+    "beta infinite": (lambda: make_task(TREE, ZEROS, beta=np.inf), ["beta must be positive", "100, got inf"]),
     "negative temperature": (
         lambda: make_task(TREE, ZEROS, temperature=-1.0),
-        ["temperature must be positive and finite, got -1.0"],
+        ["temperature must be positive, between 0.01 and 100, got -1.0"],
     ),
     "unknown family": (
         lambda: tasks.task_family("interaction"),
@@ -74,10 +74,7 @@ CASES = {
     "negative order": (lambda: policies.markov(TREE, -1), ["order must be at least 0 tokens, got -1"]),
     "order zero": (lambda: verifiers.interactions(TREE, 0), ["order must be between 1 and 2", "got 0"]),
     "order too high": (lambda: verifiers.interactions(TREE, 3), ["order must be between 1 and 2", "got 3"]),
-    "one token": (
-        lambda: features.interaction_basis(TokenTree(1, 2), 1),
-        ["at least 2 tokens", "a single response"],
-    ),
+    "one token": (lambda: TokenTree(1, 2), ["vocabulary must be an integer of at least 2, got 1"]),
     "nothing kept": (lambda: verifiers.sparse(TREE, 0), ["size must be between 1 and the 3 interactions", "got 0"]),
     "more than there is": (lambda: verifiers.sparse(TREE, 4), ["size must be between 1 and the 3", "got 4"]),
     "no units": (lambda: policies.mlp_policy(TREE, 0), ["width must be at least 1 unit, got 0"]),
@@ -101,6 +98,8 @@ CASES = {
     "unknown solver": (lambda: Settings(solver="sgd"), ["solver must be 'newton' or 'adam', got 'sgd'"]),
     "no penalties": (lambda: Settings(penalties=()), ["penalties must be a non-empty tuple", "got ()"]),
     "negative penalty": (lambda: Settings(penalties=(1.0, -1.0)), ["numbers >= 0", "-1.0"]),
+    "beta that is nearly 0": (lambda: make_task(TREE, ZEROS, beta=1e-300), ["between 0.01 and 100, got 1e-300"]),
+    "infinite penalty": (lambda: Settings(penalties=(np.inf,)), ["finite numbers >= 0", "inf"]),
     "NaN penalty": (lambda: Settings(penalties=(1.0, np.nan)), ["numbers >= 0", "nan"]),
 }
 
@@ -126,13 +125,54 @@ def test_axes_that_do_not_match_are_refused_before_they_broadcast(call):
         call()
 
 
+def quasi_separable():
+    """Ten pairs in which the first token decides alone, and further ones in which it does not differ."""
+    task = make_task(TREE, np.array([[50.0, 50.0, 0.0, 0.0]]))
+    return Problem(task.known, *preferences.split(preferences.sample(KEY, TREE, task, 40), 40))
+
+
+FITS = {
+    "DPO": (algorithms.dpo, Classes(policies.tabular(TREE))),
+    "reward model": (algorithms.reward_model, Classes(policies.tabular(TREE), verifiers.interactions(TREE, 1))),
+}
+
+
 def test_a_separable_fit_without_a_penalty_is_refused():
-    """Ten pairs that all prefer the same response."""
-    task = make_task(TREE, np.array([[50.0, 0.0, 0.0, 0.0]]))
-    pairs = preferences.sample(KEY, TREE, task, 10)
-    classes = Classes(policies.tabular(TREE), verifiers.interactions(TREE, 1))
-    problem = Problem(task.known, *preferences.split(pairs, 10))
+    method, classes = FITS["reward model"]
     with pytest.raises(ValueError, match=r"separable.*Give it a positive penalty, or more pairs"):
-        algorithms.reward_model(KEY, classes, problem, Settings(penalties=(0.0,)))
-    penalised = jax.jit(lambda: algorithms.reward_model(KEY, classes, problem, Settings(penalties=(1.0,))))
-    assert penalised().converged
+        method(KEY, classes, quasi_separable(), Settings(penalties=(0.0,)))
+
+
+@pytest.mark.parametrize("name", FITS)
+def test_a_separable_fit_has_not_converged_in_a_compiled_program(name):
+    """However flat the likelihood is where Newton stops; a fit of pairs that contradict each other has converged."""
+    method, classes = FITS[name]
+    problem = quasi_separable()
+    train = problem.train
+    turned = train._replace(chosen=train.rejected, rejected=train.chosen, reference_margin=-train.reference_margin)
+    doubled = jax.tree.map(lambda *rows: jnp.concatenate(rows), train, turned)
+
+    @jax.jit
+    def fit(share):
+        weight = doubled.weight * jnp.repeat(jnp.array([1 - share, share]), train.weight.size)
+        shown = problem._replace(train=doubled._replace(weight=weight))
+        return method(KEY, classes, shown, Settings(penalties=(0.0,), tolerance=1e-2))
+
+    separable = fit(0.0)
+    assert separable.gradient_norm < 1e-2 * jnp.sqrt(train.weight.sum()), "the gradient alone says that it has"
+    assert not separable.converged
+    assert fit(0.25).converged
+
+
+@pytest.mark.parametrize("solver", ["newton", "adam"])
+def test_pairs_of_which_none_is_held_out_are_refused(solver):
+    """Where they are known; in a compiled program the fit has not converged."""
+    problem = quasi_separable()
+    problem = problem._replace(
+        held_out=problem.held_out._replace(pairs=problem.train._replace(weight=0 * problem.train.weight))
+    )
+    settings = Settings(solver=solver, penalties=(1.0,), adam_steps=500, patience=5)
+    with pytest.raises(ValueError, match="no pair is held out"):
+        algorithms.dpo(KEY, FITS["DPO"][1], problem, settings)
+    fit = jax.jit(lambda problem: algorithms.dpo(KEY, FITS["DPO"][1], problem, settings))(problem)
+    assert not fit.converged

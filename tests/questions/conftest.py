@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import json
 import os
 
 import jax
@@ -9,6 +10,8 @@ import pytest
 from filelock import FileLock
 
 from experiments.cli import main as command
+from gvgap_jax.sweep import compute
+from tests.helpers import products
 
 
 @contextlib.contextmanager
@@ -29,8 +32,23 @@ def records(tmp_path_factory):
     def folder_of(name):
         folder = root / "records" / name
         folder.parent.mkdir(exist_ok=True)
-        with FileLock(f"{folder}.lock"), compiled_fast():
+        with FileLock(f"{folder}.lock"), compiled_fast(), pytest.MonkeyPatch.context() as patch:
+            found, lower = [], compute.lowered
+
+            def lowered(*arguments):
+                program = lower(*arguments)
+                found.extend(products(program))
+                return program
+
+            patch.setattr(compute, "lowered", lowered)
             command.main(["run", name, "--preset", "tiny", "--out", str(folder)])
+            if not (kept := products_of(folder)).exists():
+                kept.write_text(json.dumps(found))
         return folder
 
     return folder_of
+
+
+def products_of(folder):
+    """Where the products of the programs are that made an experiment's tiny records."""
+    return folder.with_suffix(".products")

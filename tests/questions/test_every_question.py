@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pickle
 
 import jax
@@ -17,6 +18,8 @@ from experiments.kit.terminal import console
 from experiments.questions import questions
 from gvgap_jax import policies, verifiers
 from gvgap_jax.sweep import Grid, load, make_plan
+from tests.helpers import in_less_than_single_precision, products
+from tests.questions.conftest import products_of
 
 ON_TRANSFORMERS = [name for name, module in questions().items() if backends.has_transformer(module)]
 ALL_NETWORKS = ("h1_information", "h3_optimisation", "h5_generalisation", "h6a_model_sizes")  # in their usual arms
@@ -76,6 +79,13 @@ def test_records_are_tidy_and_complete(records, name):
 
 
 @every_question
+def test_no_matrix_product_is_left_to_what_an_accelerator_does_by_default(records, name):
+    """Its default is bfloat16 or TF32; a program that multiplies none, as the tree's of single tokens, has no lines."""
+    lines = json.loads(products_of(records(name)).read_text())
+    assert not in_less_than_single_precision(lines)
+
+
+@every_question
 def test_a_second_run_computes_nothing_and_changes_nothing(records, name, capsys):
     folder = records(name)
     before = tables_of(folder)
@@ -97,10 +107,15 @@ def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_p
 
 
 def made_up(run):
-    """A ``run`` of the same columns with made-up numbers: what there is to compile is traced, and no more."""
+    """A ``run`` of the same columns with made-up numbers: what there is to compile is lowered, and no more."""
 
     def fake(program, cell):
-        columns = jax.eval_shape(functools.partial(run, program), cell)
+        shapes = {name: jax.ShapeDtypeStruct(values.shape, values.dtype) for name, values in cell.items()}
+        lowered = jax.jit(functools.partial(run, program)).lower(shapes)
+        lines = products(lowered)
+        assert lines
+        assert not in_less_than_single_precision(lines), "as in the tree's programs"
+        columns = lowered.out_info
         noise = jax.random.uniform(jax.random.fold_in(jax.random.key(0), cell["seed"]), (len(columns),))
         return {
             name: jnp.array(True) if column.dtype == bool else 1 + noise[number]

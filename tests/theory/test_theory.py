@@ -3,10 +3,13 @@
 import json
 import math
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from gvgap_jax import soft_rl
+from tests.helpers import in_less_than_single_precision, products
 from theory.__main__ import CHECKS, main
 from theory.rows import apart, claim, negative_control
 
@@ -62,3 +65,17 @@ def test_a_residual_that_is_not_a_number_never_passes():
     residuals = apart([[0.0], [np.nan]], [[0.0], [0.0]])
     assert not claim("", "", residuals).holds
     assert not negative_control("", "", residuals + 1, 0.1).holds
+
+
+def test_statements_are_checked_at_the_highest_precision(monkeypatch):
+    """Also in the threads that check them: an accelerator would round the products of exact sums."""
+    lines = []
+
+    def check():
+        lines.extend(products(jax.jit(lambda a: a @ a).lower(jnp.ones((2, 2)))))
+        return [claim("", "", [0.0])]
+
+    monkeypatch.setitem(CHECKS, "local_rewards", check)
+    assert main(["--only", "local_rewards"]) == 0
+    assert lines
+    assert not in_less_than_single_precision(lines)
