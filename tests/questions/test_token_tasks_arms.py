@@ -13,6 +13,7 @@ import pytest
 from experiments.questions import token_tasks, token_tasks_arms
 from experiments.questions.token_tasks_arms import ARMS, DPO, GOLD, LEARNING_RATES, REFERENCE, SAME, SIMPLE, Outcome
 from experiments.questions.token_tasks_families import FAMILIES, Sizes
+from gvgap_jax import rollouts
 from gvgap_jax.lm.model.shape import llama
 from gvgap_jax.training import loop, objectives
 from gvgap_jax.types import Fit, HeldOut
@@ -120,7 +121,14 @@ def test_dpo_and_rl_have_the_beta_of_the_task_and_the_same_budget(monkeypatch):
     for name in ("dpo", "reward_model", "rloo"):
         monkeypatch.setattr(objectives, name, noted(name, getattr(objectives, name)))
     monkeypatch.setattr(loop, "train", lambda *given: ran.append(given) or step(*given))
-    jax.eval_shape(lambda: token_tasks_arms.arms(token_tasks_arms.scene_of(PROGRAM, CELL)[0]))
+    scenes, judged, evaluate = [], [], rollouts.evaluate
+    monkeypatch.setattr(rollouts, "evaluate", lambda *given: judged.append(given) or evaluate(*given))
+
+    def all_arms():
+        scenes.append(token_tasks_arms.scene_of(PROGRAM, CELL)[0])
+        return token_tasks_arms.arms(scenes[0])
+
+    jax.eval_shape(all_arms)
     (_, given, how), *models, (_, under, rl) = made
     assert how == {"batch": token_tasks_arms.BATCH, "beta": CELL["beta"]}
     assert [name for name, *_ in made] == ["dpo", "reward_model", "reward_model", "rloo"]
@@ -132,6 +140,9 @@ def test_dpo_and_rl_have_the_beta_of_the_task_and_the_same_budget(monkeypatch):
     assert rl["prompts"] * rl["samples"] == 2 * how["batch"], "as many responses as pairs have"
     assert len({training for _, training, *_ in ran}) == 1
     assert ran[0][1].steps == PROGRAM.steps
+    assert all(key is scenes[0].key for *_, key in ran)
+    assert all(key is scenes[0].choosing for key, *_ in judged)
+    assert judged
     assert len(LEARNING_RATES) > 1
 
 

@@ -29,10 +29,10 @@ PUZZLES = ("sorting", "subset_sum", "colouring")
 
 @cache
 def family(name):
-    """The task, with a beta and prompt probabilities that hide no factor."""
+    """The task, with a beta, a temperature and prompt probabilities that hide no factor."""
     task = FAMILIES[name]()
     weight = np.arange(1.0, len(task.prompt_table) + 1)
-    return task._replace(beta=0.7, prompt_probs=jnp.asarray(weight / weight.sum()))
+    return task._replace(beta=0.7, temperature=1.3, prompt_probs=jnp.asarray(weight / weight.sum()))
 
 
 def rows(task):
@@ -232,6 +232,7 @@ def test_no_policy_on_the_tree_is_better_than_the_best_and_the_optimal_one_attai
     task = task._replace(prompt_probs=task.prompt_probs.at[3].set(0) / (1 - task.prompt_probs[3]))
     tree = TokenTree(3, 4, 2)
     on_tree, best = token_tasks.on_tree(tree, task), token_tasks.objectives(task).best
+    np.testing.assert_allclose((on_tree.beta, on_tree.temperature), (0.7, 1.3))
 
     def objective(log_policy):
         values = soft_rl.objective(log_policy, on_tree.reward, on_tree.reference, on_tree.beta)
@@ -294,7 +295,7 @@ def test_environment_asks_the_prompts_that_are_not_held_out():
     reference = environment.reference(asked[:1], jnp.array([[0, 1, -1, -1]]))
     np.testing.assert_allclose(reference, [[-math.log(3), -math.log(3), 0, 0]])
     assert environment.reward is not None
-    assert (environment.beta, environment.temperature) == (0.7, 1)
+    assert (environment.beta, environment.temperature) == (0.7, 1.3)
 
 
 def test_a_window_verifier_holds_the_gold_of_its_order():
