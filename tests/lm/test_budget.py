@@ -95,6 +95,17 @@ def test_less_memory_at_a_time_for_parts_recomputing_and_splits():
     assert memory.scoring(work).total < memory.training(work).total
 
 
+def test_a_response_costs_its_prompt_once_and_then_a_token_at_a_time():
+    shape = replace(pythia("70m"), layers=1)
+
+    def token(seen):
+        return 2 * (shape.width * (4 * shape.width + 2 * shape.hidden) + 2 * seen * shape.width)
+
+    head = 2 * shape.width * shape.vocabulary
+    wanted = 3 * (5 * token(5) + token(6) + token(7) + token(8) + 4 * head)
+    assert flops.generation_flops(Work(shape, "sft", rows=3, prompt_tokens=5, response_tokens=4)) == wanted
+
+
 def test_the_cache_holds_keys_and_values_of_every_token_but_the_last():
     shape = pythia("1b")
     cache = jax.eval_shape(lambda: transformer.empty_cache(shape, 8, 512 + 53 - 1))

@@ -156,6 +156,7 @@ def test_every_training_has_its_own_settings_key_and_place(done, stage):
     }.get(stage, len(done.text.comparisons.rows))
     assert (found.rate, found.settings) == (how.learning_rate, training(how, RECIPE, rows))
     assert found.settings.steps == int(how.epochs * rows / how.batch)
+    assert (found.settings.accumulate, found.settings.schedule) == (how.accumulate, how.schedule)
     assert len(found.data.weight) == rows // how.batch * how.batch
     assert jax.random.key_data(found.key).tolist() == jax.random.key_data(done.run.key(stage)).tolist()
     assert found.keep.folder == done.run.folder / stage / "training"
