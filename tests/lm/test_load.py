@@ -255,8 +255,9 @@ every_fresh = pytest.mark.parametrize("kind", FRESH)
 
 @every_fresh
 def test_a_config_for_a_new_model_is_read_as_its_shape(kind):
-    config = json.loads(json.dumps(architectures.config_of(FRESH[kind])))
-    assert architectures.shape_of(config) == FRESH[kind]
+    for shape in (FRESH[kind], dataclasses.replace(FRESH[kind], epsilon=3e-4, rotary_base=777.0)):
+        config = json.loads(json.dumps(architectures.config_of(shape)))
+        assert architectures.shape_of(config) == shape
 
 
 @every_fresh

@@ -18,6 +18,7 @@ from gvgap_jax.lm.model.shape import llama
 from gvgap_jax.training import loop, objectives
 from gvgap_jax.types import Fit, HeldOut
 from tests import bigrams
+from tests.questions.conftest import compiled_fast
 
 SIZES = Sizes(vocabulary=4, horizon=2, prompt_length=1, prompts=2)
 PROGRAM = token_tasks_arms.Program("interactions", SIZES, llama(4, 1, 4), 60, 25)
@@ -59,7 +60,7 @@ def outcomes(gold, labels_turned, held_out_turned):
 
 @pytest.fixture(scope="module", autouse=True)
 def quick():
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, compiled_fast():
         patch.setattr(loop, "train", step)
         patch.setattr(token_tasks_arms, "CHOOSING", 16)
         patch.setattr(token_tasks_arms, "transformer_policy", lambda shape, horizon: bigrams.policy(4, horizon))
