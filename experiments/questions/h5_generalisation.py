@@ -1,20 +1,20 @@
 """Do global reward models generalise better than local?
 
 Do they predict preferences better out of distribution, and does that explain the gap?
-A small network scores responses in three ways. A global reward model reads the complete response, a local one
-adds the scores of all its prefixes, and DPO's implicit one is a policy, beta log pi/pi_ref, whose width is chosen
-so that all three have the same number of parameters as nearly as possible. All are fitted to the same pairs of
-responses of the reference policy, by the same optimiser, and stopped on the same held-out fifth. Then
-the likelihood of further labels is computed exactly, over all pairs of responses: of the reference policy (in
-distribution), of the soft-optimal policy of the gold reward, and of the inverse of the reference policy, which
-prefers what it rarely samples. And each model picks the best of n responses of the reference policy.
+A small network scores responses in three ways. A global reward model reads the complete response, a local one adds the
+scores of all its prefixes, and DPO's implicit one is a policy, beta log pi/pi_ref. The widths of the latter two are
+chosen so that all three have the same number of free parameters as nearly as possible: of those stored some change no
+margin, in each model others. All are fitted to the same pairs of responses of the reference policy, by the same
+optimiser, and stopped on the same held-out fifth. Then the likelihood of further labels is computed exactly, over all
+pairs of responses: of the reference policy (in distribution), of the soft-optimal policy of the gold reward, and of the
+inverse of the reference policy, which prefers what it rarely samples. And each model picks the best of n responses of
+the reference policy.
 
 On transformers all three are transformers of one width, so that their numbers of parameters differ by a head alone:
 the global one reads out the state after the last token, the local one the states after all of them.
 """
 
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +34,8 @@ from experiments.kit.per_seed import by_seed, each_seed, paired
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, curve_of, legend_below, name_below, row_name, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, record_of, task_of
+from experiments.questions.h5_generalisation_sizes import READ_OUT, sizes
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
-from gvgap_jax.lm.model.classes import ReadOut
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid, load
 from gvgap_jax.tasks import Task
@@ -55,7 +55,6 @@ QUESTION = Question(
 SMALLEST = 2048  # size that numbers of pairs are padded to
 BEST_OF = tuple(2**power for power in range(9))
 COMPARED = 32  # responses to choose from where best-of-n is compared
-READ_OUT: dict[str, ReadOut] = {"global": "final", "local": "token_sum"}
 SETTINGS = algorithms.Settings(solver="adam", tolerance=0.0, adam_steps=10_000)  # the held-out pairs alone stop it
 LAWS = {"reference": "in distribution", "optimal": "out of it (soft-optimal)", "rare": "out of it (inverse reference)"}
 SETTING = ["horizon", "gold_order", "width", "beta", "temperature", "reference_scale"]
@@ -68,7 +67,7 @@ class Config:
 
     Attributes:
       gold_order: positions in an interaction of the gold reward, 1 (additive) to H (full table).
-      width: hidden units of the global and the local reward models; the width of all three transformers.
+      width: hidden units of the global reward model; the width of all three transformers.
       pairs: labelled pairs, a fifth of which is held out to stop by.
       beta: strength of the KL regularisation in DPO's implicit rewards and in the soft-optimal policy, reward per nat.
     """
@@ -76,7 +75,7 @@ class Config:
     vocabulary: int = 3
     horizon: int = 4
     gold_order: int = 1
-    width: int = 8
+    width: int = 5
     pairs: int = 512
     beta: float = 1.0
     temperature: float = 1.0
@@ -123,23 +122,6 @@ class Program(NamedTuple):
     width: int
 
 
-def matched_width(tree: TokenTree, parameters: int) -> int:
-    """Width of the MLP policy whose number of parameters is nearest to this one."""
-    one, two = (int(policies.mlp_policy(tree, width).num_parameters) for width in (1, 2))
-    return max(1, 1 + round((parameters - one) / (two - one)))
-
-
-@cache
-def sizes(backend: Backend, tree: TokenTree, width: int) -> tuple[int, int, int]:
-    """Parameters of a global reward model of this width, the width of DPO's policy beside it, and its parameters.
-
-    Kept: to count parameters takes longer than all else that a cell is made of.
-    """
-    parameters = int(backend.network_verifier(tree, width, "final").num_parameters)
-    policy_width = matched_width(tree, parameters) if backend is TREE else width
-    return parameters, policy_width, int(backend.network_policy(tree, policy_width, None).num_parameters)
-
-
 def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """The three models, the global one from a second initialisation, and the gold reward as its own model.
 
@@ -147,14 +129,13 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """
     if config.gold_order > config.horizon:
         return []
-    tree, width = TokenTree(config.vocabulary, config.horizon), config.width
-    parameters, policy_width, policy_parameters = sizes(backend, tree, width)
-    labels: dict[str, str | int] = {"width": width, "parameters": parameters}
-    models = (("global", 0), ("global", 1), ("local", 0))
-    fitted = [_fitted(config, tree, model, start, width, labels) for model, start in models]
-    labels |= {"parameters": policy_parameters}
-    gold = Cell("gold", Program("gold", tree, 0, 0), _labels("gold", tree), _numbers(config))
-    return [*fitted, _fitted(config, tree, "DPO", 0, policy_width, labels), gold]
+    tree, made = TokenTree(config.vocabulary, config.horizon), []
+    for model, initialisation in (("global", 0), ("global", 1), ("local", 0), ("DPO", 0)):
+        width, counted = sizes(backend, tree, config.width)[model]
+        program = Program(model, tree, preferences.padded(config.pairs, SMALLEST), width)
+        numbers = _numbers(config) | {"pairs": config.pairs, "initialisation": initialisation}
+        made.append(Cell("fits", program, _labels(model, tree) | {"width": config.width} | counted, numbers))
+    return [*made, Cell("gold", Program("gold", tree, 0, 0), _labels("gold", tree), _numbers(config))]
 
 
 def _labels(model: str, tree: TokenTree) -> dict[str, str | int]:
@@ -164,12 +145,6 @@ def _labels(model: str, tree: TokenTree) -> dict[str, str | int]:
 def _numbers(config: Config) -> dict[str, int | float]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order}
     return numbers | {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
-
-
-def _fitted(config: Config, tree: TokenTree, model: str, initialisation: int, width: int, labels: dict) -> Cell:
-    program = Program(model, tree, preferences.padded(config.pairs, SMALLEST), width)
-    numbers = _numbers(config) | {"pairs": config.pairs, "initialisation": initialisation}
-    return Cell("fits", program, _labels(model, tree) | labels, numbers)
 
 
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:

@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import polars as pl
@@ -10,7 +11,8 @@ import pytest
 from scipy import stats
 
 from experiments.questions import h5_generalisation as h5
-from gvgap_jax import TokenTree, policies, verifiers
+from experiments.questions import h5_generalisation_sizes as sizes
+from gvgap_jax import TokenTree, complexity, policies, verifiers
 from tests import helpers
 from tests.helpers import as_table, exponential
 
@@ -46,18 +48,30 @@ def test_laws_are_the_reference_its_tilt_and_its_inverse(tree, task):
         assert exponential(found["rare"][prompt]) == pytest.approx({y: w / total for y, w in inverse.items()})
 
 
-@pytest.mark.parametrize(("horizon", "width"), [(2, 1), (4, 3), (3, 20)])
-def test_width_of_the_policy_is_the_nearest_in_parameters(horizon, width):
-    tree = TokenTree(3, horizon)
-    size = int(verifiers.mlp_verifier(tree, width).num_parameters)
-    found = h5.matched_width(tree, size)
-    near = {other: policies.mlp_policy(tree, other).num_parameters for other in (found - 1, found, found + 1) if other}
-    assert abs(near[found] - size) == min(abs(other - size) for other in near.values())
+@pytest.mark.parametrize("model", ["global", "local", "DPO"])
+@pytest.mark.parametrize(("vocabulary", "horizon", "width"), [(3, 3, 2), (2, 4, 1), (3, 2, 9)])
+def test_free_parameters_are_the_rank_of_what_the_network_can_change(model, vocabulary, horizon, width):
+    tree = TokenTree(vocabulary, horizon)
+    if model == "DPO":
+        policy = policies.mlp_policy(tree, width)
+        leaves, params = policy.leaf_log_probs, policy.init(jax.random.key(1))
+    else:
+        verifier = verifiers.mlp_verifier(tree, width, sizes.READ_OUT[model])
+        leaves, params = verifier.leaf_scores, verifier.init(jax.random.key(1))
+    free = sizes.free_parameters(model, tree, width)
+    assert min(free, tree.leaves - 1) == complexity.generic_dimension(leaves, params)
 
 
 def test_models_are_of_one_size():
-    sizes = {cell.labels["model"]: cell.labels.get("parameters") for cell in h5.cells(h5.Config(horizon=4, width=8))}
-    assert sizes == {"global": 113, "local": 113, "DPO": 115, "gold": None}
+    cells = [cell for cell in h5.cells(h5.Config(horizon=4, width=5)) if cell.table == "fits"]
+    assert {cell.labels["model"]: cell.labels["free_parameters"] for cell in cells} == {
+        "global": 50,
+        "local": 52,
+        "DPO": 50,
+    }
+    assert {cell.program.model: cell.program.width for cell in cells} == {"global": 5, "local": 4, "DPO": 4}
+    assert {cell.labels["width"] for cell in cells} == {5}
+    assert {cell.labels["model"]: cell.labels["parameters"] for cell in cells} == {"global": 71, "local": 57, "DPO": 67}
 
 
 def test_kendall_is_the_share_ordered_alike_less_the_share_ordered_differently():
