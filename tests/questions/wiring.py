@@ -93,7 +93,7 @@ def wired(
             patch.setattr(*each)
         records = module.run(cell.program, numbers, *more)
     fits = [_fetched(fit) for fit in watch.fits]
-    return Outcome(jax.device_get(records), fits, jax.device_get(watch.drawn), watch.reward)
+    return Outcome(jax.device_get(records), fits, jax.device_get(watch.drawn), np.asarray(watch.reward))
 
 
 class _Watch:
@@ -126,6 +126,7 @@ class _Watch:
             patch.setattr(module, "jax", UNROLLED)
         patch.setattr(token_tasks, "JUDGED", 8)
         patch.setattr(token_tasks_arms, "CHOOSING", 8)
+        patch.setattr(token_tasks_arms, "LEARNING_RATES", token_tasks_arms.LEARNING_RATES[:1])
         patch.setattr(token_tasks_arms, "transformer_policy", lambda shape, horizon: policies.tabular(TOKENS))
         patch.setattr(token_tasks_arms, "transformer_verifier", lambda shape: verifiers.mlp_verifier(TOKENS, 2))
 
