@@ -95,6 +95,12 @@ def test_less_memory_at_a_time_for_parts_recomputing_and_splits():
     assert memory.scoring(work).total < memory.training(work).total
 
 
+def test_heads_have_their_published_widths():
+    """They change no number of parameters."""
+    widths = {"70m": 64, "160m": 64, "410m": 64, "1b": 256, "1.4b": 128, "2.8b": 80, "6.9b": 128}
+    assert {size: pythia(size).head_width for size in SIZES} == widths
+
+
 def test_a_response_costs_its_prompt_once_and_then_a_token_at_a_time():
     shape = replace(pythia("70m"), layers=1)
 

@@ -47,6 +47,14 @@ def test_the_first_policy_is_uniform_off_the_tree():
     )
 
 
+def test_reward_models_and_critics_start_at_0():
+    critic, rows = classes.transformer_critic(SHAPE), TREE.rows()
+    assert (critic.values(critic.init(jax.random.key(0)), *rows) == 0).all()
+    for read_out in ("final", "token_sum"):
+        verifier = classes.transformer_verifier(SHAPE, read_out)
+        assert (verifier.score(verifier.init(jax.random.key(0)), *rows) == 0).all()
+
+
 def test_a_token_sum_adds_the_scores_of_prefixes():
     prompts, responses = TREE.rows()
     final, summed = (classes.transformer_verifier(SHAPE, read_out) for read_out in ("final", "token_sum"))
