@@ -14,18 +14,19 @@ BENCHES = {
     "sweeps": "fits a second by chunk size and devices; time and memory of a run",
     "kills": "runs that are killed again and again, against an undisturbed one",
     "transformers": "training and decoding against PyTorch, TRL and transformers; many seeds at once",
+    "coverage": "how often the intervals of findings hold what they estimate, at 8 to 64 seeds",
     "memory": "what a training is estimated to need, against what it takes",
 }
 
 
 def bench(
-    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers", "memory"]] = "fits",
+    what: tyro.conf.Positional[Literal["fits", "sweeps", "kills", "transformers", "coverage", "memory"]] = "fits",
     out: Path = Path("results/benchmarks"),
     experiment: str | None = None,
     preset: Literal["quick", "paper", "full"] = "quick",
     kills: int = 20,
 ) -> None:
-    """Measure speed and memory, or show that nothing is lost to kills.
+    """Measure speed, memory and the coverage of intervals, or show that nothing is lost to kills.
 
     Args:
       what: is measured; ``python -m experiments list`` has a line on each.
@@ -49,6 +50,10 @@ def bench(
             from experiments.benchmarks import language_models
 
             language_models.main(out / "transformers")
+        case "coverage":
+            from experiments.benchmarks import coverage
+
+            coverage.main(out / "coverage")
         case "memory":
             from experiments.benchmarks import memory
 

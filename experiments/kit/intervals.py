@@ -104,18 +104,20 @@ def geometric_students_t(values: np.ndarray, level: float) -> tuple[np.ndarray, 
     return np.exp(estimate), np.exp(low), np.exp(high)
 
 
-def bootstrap_t(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def bootstrap_t(
+    values: np.ndarray, level: float, resamples: int = RESAMPLES
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The bootstrap-t interval of a mean (Efron and Tibshirani, 1993, section 12.5), which follows its skewness.
 
-    Resamples are all there are, with their probabilities, of up to ``ENUMERATED`` numbers, else ``RESAMPLES`` of a
-    fixed seed. One whose numbers are all the same has a t of infinity; where those are too many for the level, a bound
+    Resamples are all there are, with their probabilities, of up to ``ENUMERATED`` numbers, else so many of a fixed
+    seed. One whose numbers are all the same has a t of infinity; where those are too many for the level, a bound
     is infinite. Numbers that are all the same, up to rounding, have their mean as their interval.
     """
     size = values.shape[-1]
     mean = values.mean(-1)
     if size < 2:
         return mean, mean * np.nan, mean * np.nan
-    counts, weights = _resamples(size)
+    counts, weights = _resamples(size, resamples)
     centred = values - mean[..., None]
     largest = np.max(centred**2, axis=-1)
     means = centred @ counts.T / size
@@ -133,10 +135,10 @@ def bootstrap_t(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarra
 
 
 @functools.lru_cache(8)
-def _resamples(size: int) -> tuple[np.ndarray, np.ndarray | None]:
+def _resamples(size: int, resamples: int) -> tuple[np.ndarray, np.ndarray | None]:
     """How often each number is in each resample [R, S], and the resamples' probabilities [R]; None where equal."""
     if size > ENUMERATED:
-        draws = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), RESAMPLES)
+        draws = np.random.default_rng(size).multinomial(size, np.full(size, 1 / size), resamples)
         return draws.astype(float), None
     multisets = [
         np.bincount(each, minlength=size) for each in itertools.combinations_with_replacement(range(size), size)

@@ -58,11 +58,11 @@ def test_the_bootstrap_t_of_few_seeds_is_that_of_all_resamples(values, level):
 
 
 def test_eight_seeds_have_6435_resamples_and_nine_are_drawn():
-    counts, weights = intervals._resamples(8)
+    counts, weights = intervals._resamples(8, 5)
     assert counts.shape == (6435, 8)
     assert weights.sum() == pytest.approx(1)
-    drawn, equal = intervals._resamples(9)
-    assert drawn.shape == (intervals.RESAMPLES, 9)
+    drawn, equal = intervals._resamples(9, 50)
+    assert drawn.shape == (50, 9)
     assert equal is None
     assert set(drawn.sum(axis=1)) == {9}
 

@@ -7,17 +7,21 @@ import pickle
 
 import jax
 import jax.numpy as jnp
+import polars as pl
+import polars.selectors as cs
 import pytest
 
 from experiments.cli import main as command
 from experiments.cli.figures import draw
 from experiments.cli.listing import list_everything
-from experiments.kit import backends, fields
+from experiments.kit import backends, fields, intervals
+from experiments.kit.findings import decided
 from experiments.kit.presets import PRESET_NAMES
 from experiments.kit.terminal import console
 from experiments.questions import questions
 from gvgap_jax import policies, verifiers
 from gvgap_jax.sweep import Grid, load, make_plan
+from gvgap_jax.sweep.grid import batches
 from tests.helpers import in_less_than_single_precision, products
 from tests.questions.conftest import products_of
 
@@ -153,4 +157,58 @@ def test_a_transformer_has_a_plan_of_its_own_and_the_tree_keeps_its_own(name):
     assert pickle.loads(pickle.dumps(plan)).run == plan.run
     assert trees.run is module.run
     assert tuple(module.TRANSFORMER_PRESETS) == PRESET_NAMES
-    assert all(grid.seeds >= 8 for preset, grid in module.TRANSFORMER_PRESETS.items() if preset != "tiny")
+
+
+@every_question
+@pytest.mark.parametrize("backend", ["tree", "transformer"])
+def test_no_two_presets_share_a_seed_and_each_has_those_that_verdicts_need(name, backend):
+    module = backends.on_backend(questions(), backend).get(name, questions()[name])
+    seeds = [range(grid.first_seed, grid.first_seed + grid.seeds) for grid in module.PRESETS.values()]
+    assert sum(map(len, seeds)) == len(set().union(*seeds))
+    least = max(rule.least for rule in (intervals.MEAN, intervals.GEOMETRIC, intervals.RATIO))
+    assert all(grid.seeds >= least for preset, grid in module.PRESETS.items() if preset != "tiny")
+    (first,) = {batch.columns["seed"].min() for batch in batches(module.Config, module.cells, module.PRESETS["quick"])}
+    assert first == module.PRESETS["quick"].first_seed
+
+
+ACROSS_SEEDS = ("phase_diagram", "rival_overoptimisation")  # some of their statistics read the other seeds too
+
+
+@every_question
+def test_a_record_that_is_not_ok_decides_nothing(records, name):
+    """Garbage in the rows of a seed that is marked changes no estimate, and is counted."""
+    if name in ACROSS_SEEDS:
+        pytest.skip("their statistics of one seed read the others")
+    frames = tables_of(records(name))
+    other = pl.col("seed") == 1
+    numbers = cs.float() & ~cs.by_name(*fields.AXES, require_all=False)
+    poisoned = {
+        table: frame.with_columns(
+            pl.when(other).then(-1e6).otherwise(numbers).name.keep(),
+            status=pl.when(other).then(pl.lit("not converged")).otherwise("status"),
+        )
+        for table, frame in frames.items()
+    }
+    alone = {table: frame.filter(~other) for table, frame in frames.items()}
+    for found, wanted in zip(*(questions()[name].findings(each) for each in (poisoned, alone)), strict=True):
+        assert found.interval.estimate == pytest.approx(wanted.interval.estimate, nan_ok=True), found.claim
+        assert found.interval.seeds == wanted.interval.seeds <= 1
+        assert found.interval.excluded > 0
+        assert "of its records excluded" in found.remark
+
+
+@every_question
+@pytest.mark.parametrize("backend", ["tree", "transformer"])
+def test_every_setting_in_the_records_can_be_named_by_an_estimand(name, backend):
+    module = backends.on_backend(questions(), backend).get(name, questions()[name])
+    made = batches(module.Config, module.cells, module.PRESETS["tiny"])
+    columns = {column for batch in made for column in (*batch.labels, *batch.columns)}
+    assert columns & {field.name for field in dataclasses.fields(module.Config)} <= fields.AXES
+
+
+@every_question
+def test_one_finding_is_primary_and_what_is_at_a_bound_has_a_margin(records, name):
+    found = decided(questions()[name].findings(tables_of(records(name))))
+    assert sum(finding.primary for finding in found) == 1
+    assert all(finding.margin > (finding.unit == "times") for finding in found if finding.direction == "at")
+    assert all(finding.undecided and "a verdict needs 16" in finding.verdict for finding in found)
