@@ -90,6 +90,8 @@ def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
                   "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
         assert words in found.text
     assert "Not shown" not in found.text
+    assert found.text.count("Primary: squares are large mean over seeds, bootstrap-t interval") == 2
+    assert "Primary: cubes" not in found.text
     assert "Controls: 0 passed, 2 undecided. One that is undecided has not passed" in found.text
     assert "regret KL divergence of a policy from the best policy there is" in found.text
 

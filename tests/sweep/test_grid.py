@@ -50,6 +50,8 @@ def test_no_axes_are_one_point():
         ),
         (Grid({"first": (1,)}, zipped=(("first", "forth"),)), "no field 'forth'; there are first, second"),
         (Grid(seeds=0), "seeds must be at least 1"),
+        (Grid(first_seed=-1), "numbered from 0 to 2,147,483,647, got 8 from -1"),
+        (Grid(first_seed=2**31 - 8), "numbered from 0 to 2,147,483,647"),
     ],
 )
 def test_unsound_grids_are_refused(grid, message):
@@ -78,6 +80,14 @@ def test_cells_are_grouped_by_program_and_data_is_batched():
         rows = set(zip(batch.columns["base"].tolist(), batch.columns["seed"].tolist(), strict=True))
         assert rows == set(itertools.product((0.5, 1.5, 2.5), range(7)))
         assert batch.columns["seed"].tolist() == sorted(batch.columns["seed"].tolist())
+
+
+def test_seeds_are_counted_from_the_first():
+    plan = make_plan("toy", toy, Grid({"power": (1, 2)}, seeds=3, first_seed=40))
+    seeds = {seed for chunk in plan.chunks for seed in chunk.batch.columns["seed"].tolist()}
+    assert seeds == {40, 41, 42}
+    other = make_plan("toy", toy, Grid({"power": (1, 2)}, seeds=3))
+    assert not {chunk.name for chunk in plan.chunks} & {chunk.name for chunk in other.chunks}
 
 
 def test_a_cell_that_two_points_ask_for_is_there_once():
