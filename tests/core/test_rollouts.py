@@ -1,5 +1,7 @@
 """Estimates and pairs from samples, against the exact sums of a tree."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,3 +57,23 @@ def test_pairs_follow_their_law(tree, task):
     assert shuffled < 1e-6, "labels the other way round would be seen"
     reference = task.reference[prompt, won] - task.reference[prompt, lost]
     np.testing.assert_allclose(pairs.reference_margin, reference, atol=1e-12)
+
+
+def test_prompts_and_responses_are_drawn_with_keys_of_their_own(tree, task):
+    """With one key for both, a prompt would say which response comes."""
+    used = {}
+    policy = policies.tabular(tree, tree.conditionals(task.reference))
+    environment = tasks.environment(tree, task.known, lambda prompts, responses: jnp.zeros(len(prompts)))
+
+    def remembered(name, draw):
+        def drawn(key, *rest):
+            used[name] = tuple(jax.random.key_data(key).tolist())
+            return draw(key, *rest)
+
+        return drawn
+
+    watched = dataclasses.replace(policy, sample=remembered("responses", policy.sample))
+    environment = environment._replace(prompts=remembered("prompts", environment.prompts))
+    key = jax.random.key(3)
+    rollouts.roll_out(key, watched, policy.init(key), environment, 4, 2)
+    assert len({*used.values(), tuple(jax.random.key_data(key).tolist())}) == 3
