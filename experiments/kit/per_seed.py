@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike
 
 from experiments.kit.fields import AXES
 
+CHOSEN = {"penalty", "steps"}  # settings of some experiments, which fits choose in others
+
 OK = pl.all_horizontal(pl.col("^status.*$") == "ok").fill_null(False)  # of one arm's row, or of several joined ones
 
 
@@ -173,5 +175,11 @@ def _missing(seeds: list) -> str:
 
 
 def _axes(rows: pl.DataFrame) -> dict[str, tuple]:
-    there = (name for name in rows.columns if name in AXES)
-    return {name: tuple(rows[name].unique().sort()) for name in there if rows[name].n_unique() > 1}
+    """Settings that differ between rows; what fits chose, such as their penalty, has other values in every seed."""
+    values = {name: tuple(rows[name].unique().sort()) for name in rows.columns if name in AXES}
+    chosen = [name for name in CHOSEN.intersection(values) if _differs_by_seed(rows, name)]
+    return {name: several for name, several in values.items() if len(several) > 1 and name not in chosen}
+
+
+def _differs_by_seed(rows: pl.DataFrame, name: str) -> bool:
+    return len(set(map(tuple, rows.group_by("seed").agg(pl.col(name).unique().sort())[name].to_list()))) > 1

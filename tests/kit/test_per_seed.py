@@ -25,6 +25,13 @@ def test_numbers_come_in_the_order_of_the_seeds():
     assert (found.rows, found.excluded, found.axes) == (6, 0, {"pairs": (4, 8)})
 
 
+def test_what_a_fit_chose_is_no_axis_and_what_was_asked_for_is_one():
+    asked = rows(penalty=pl.col("pairs") / 4)
+    assert by_seed(asked, VALUE.max()).axes == {"pairs": (4, 8), "penalty": (1, 2)}
+    chosen = rows(penalty=pl.col("pairs") / 4 + pl.col("seed"), steps=pl.col("seed") * pl.col("pairs"))
+    assert by_seed(chosen, VALUE.max()).axes == {"pairs": (4, 8)}
+
+
 def test_several_numbers_a_seed_are_columns():
     np.testing.assert_array_equal(by_seed(rows(), VALUE.min(), VALUE.sum()).values, [[4, 12], [14, 32], [24, 52]])
 
