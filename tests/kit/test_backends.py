@@ -1,6 +1,5 @@
 """Experiments on transformers: the same questions and findings, other cells, folders and classes."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -15,7 +14,6 @@ from experiments.kit.presets import default_folder
 from experiments.questions import questions, sample_complexity
 from experiments.report import evidence, page
 from gvgap_jax import TokenTree
-from gvgap_jax.sweep import make_plan
 from tests.report.toy_questions import install, toy
 
 KEY = jax.random.key(0)
@@ -27,13 +25,6 @@ def said(capsys, *arguments):
     assert stopped.value.code == 2
     captured = capsys.readouterr()
     return " ".join((captured.out + captured.err).split())
-
-
-def test_chunks_of_the_tree_keep_their_names():
-    """Records that exist are those of the present code: the first chunk that the first version of the command made."""
-    grid = replace(sample_complexity.PRESETS["quick"], seeds=8, first_seed=0)
-    plan = make_plan("sample_complexity", sample_complexity, grid)
-    assert plan.chunks[0].name == "fits-c83548059c54c3d6"
 
 
 @pytest.mark.parametrize("backend", [backends.TREE, backends.TRANSFORMER], ids=lambda backend: backend.name)
