@@ -7,7 +7,8 @@ from typing import NamedTuple
 import polars as pl
 from scipy import stats
 
-from experiments.kit.intervals import LEVEL, POWER, Estimate, Interval, estimate
+from experiments.kit.intervals import LEVEL, POWER, Estimate, Interval, largest
+from experiments.kit.per_seed import by_seed
 
 REGRET = "regret (KL to the optimal policy)"  # where a claim says it first
 # What the solvers' tolerances and rounding leave between two methods that must end at one policy:
@@ -174,8 +175,13 @@ def equality(
     unit: str = "nats",
     where: pl.Expr | None = None,
 ) -> Finding:
-    """The control of two methods that must end at one policy: the largest absolute difference of each seed."""
-    return Finding(claim, estimate(rows, difference.abs().nan_max(), where), unit, bound, "below", control=True)
+    """The control of two methods that must end at one policy: the largest absolute difference of each seed.
+
+    Such differences span orders of magnitude, and a few seeds are all of their mean: what is estimated is the size that
+    80 % of the seeds stay below. With up to 25 seeds all of them must be below the bound for the control to pass.
+    """
+    found = largest(by_seed(rows, difference.abs().nan_max(), where=where))
+    return Finding(claim, found, unit, bound, "below", control=True)
 
 
 def decided(findings: Sequence[Finding]) -> list[Finding]:

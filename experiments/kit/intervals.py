@@ -20,6 +20,7 @@ RESAMPLES = 10_000
 ROUNDING = 1e-12  # spread, in units of 1 or of the largest number, and share of a variance, that is none
 ENUMERATED = 8  # seeds up to which every resample is listed, 6,435 of 8 seeds
 LEAST = 16  # seeds that a verdict needs
+SHARE = 0.8  # of the seeds that are below what is said of the largest difference
 POWER = 0.8  # with which the smallest effect is found that so many seeds can show
 
 
@@ -178,6 +179,18 @@ def fieller(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, n
     return ratio, (b - root) / a, (b + root) / a
 
 
+def percentile(values: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``SHARE`` quantile with the interval of order statistics, which no law is assumed for (Thompson, 1936).
+
+    So many of n numbers are below a quantile by the binomial distribution. NaN where so few numbers give no bound.
+    """
+    size, ordered = values.shape[-1], np.sort(values, axis=-1)
+    low, high = (int(stats.binom.ppf(p, size, SHARE)) for p in ((1 - level) / 2, (1 + level) / 2))
+    none = np.full(values.shape[:-1], np.nan)
+    middle = ordered[..., math.ceil(SHARE * size) - 1]
+    return middle, ordered[..., low - 1] if low else none, ordered[..., high] if high < size else none
+
+
 MANY = Rule("mean over {unit}, Student's t interval", students_t)  # of so many that skewness no longer matters
 MEAN = Rule("mean over {unit}, bootstrap-t interval", bootstrap_t)
 GEOMETRIC = Rule(
@@ -185,6 +198,8 @@ GEOMETRIC = Rule(
     geometric_students_t,
     multiplies=True,
 )
+CHANGE = MEAN._replace(least=32)  # of a difference, whose tails are the heaviest
+PERCENTILE = Rule("80th percentile over {unit}, interval of order statistics", percentile, least=17)
 RATIO = Rule("ratio of means over {unit}, Fieller's interval", fieller)
 
 
@@ -196,6 +211,16 @@ def mean(sample: PerSeed) -> Estimate:
 def estimate(rows: pl.DataFrame, statistic: pl.Expr, where: pl.Expr | None = None, points: bool = False) -> Estimate:
     """The mean over seeds of a statistic that is computed from each seed's rows (see ``by_seed``)."""
     return mean(by_seed(rows, statistic, where=where, points=points))
+
+
+def change(sample: PerSeed) -> Estimate:
+    """The mean over seeds of how much a difference changes."""
+    return Estimate(sample, CHANGE)
+
+
+def largest(sample: PerSeed) -> Estimate:
+    """What is largest in a seed: the size that 80 % of the seeds stay below, as a single seed may be all of a mean."""
+    return Estimate(sample, PERCENTILE)
 
 
 def geometric(log_ratios: PerSeed) -> Estimate:

@@ -36,7 +36,7 @@ from matplotlib.ticker import StrMethodFormatter
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
-from experiments.kit.intervals import mean, ratio_of_means
+from experiments.kit.intervals import largest, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, paired
 from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
 from experiments.kit.presets import disjoint
@@ -241,7 +241,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         claim = f"RL over all prompts instead of those with pairs, at the end: fall of regret, {PROMPTS[prompts]}"
         rows.append(Finding(claim, mean(augmentation(fits, prompts)), "nats", 0.0, "at", margin=EQUAL_NATS))
     if on_tree:
-        moved = mean(augmentation(fits, "with_pairs").map(np.abs))
+        moved = largest(augmentation(fits, "with_pairs").map(np.abs))
         claim = f"the same, {PROMPTS['with_pairs']}, where the policies are rich enough: |change of regret|"
         rows.append(Finding(claim, moved, "nats", EQUAL["newton"], "below", control=True))
     return [*rows, *_control(fits)]

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
-from experiments.kit.intervals import estimate, mean, ratio_of_means
+from experiments.kit.intervals import change, estimate, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired
 from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, legend_below, means, slices, style
 from experiments.kit.presets import disjoint
@@ -173,7 +173,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     if 0.0 in tilts and 1.0 in tilts:
         broad, policy = (of_seed(both.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
         claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"
-        rows.append(Finding(claim, mean(broad - policy), "nats", 0.0, "above"))
+        rows.append(Finding(claim, change(broad - policy), "nats", 0.0, "above"))
     return [*rows, equality_finding(records["fits"])]
 
 

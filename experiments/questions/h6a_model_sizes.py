@@ -28,7 +28,7 @@ from matplotlib.figure import Figure
 from experiments.kit.backends import TREE, Backend, check_width
 from experiments.kit.fields import COIN, check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question
-from experiments.kit.intervals import estimate, mean
+from experiments.kit.intervals import change, estimate, mean
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed
 from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, row_name, style
 from experiments.kit.presets import disjoint
@@ -225,7 +225,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
                 rows.append(Finding(claim, mean(gain), "", 0.0, direction, margin=EQUAL_SHARE))
         if policy is not None and verifier is not None and held:
             claim = f"{name}, gain from the policy's size less the reward model's"
-            rows.append(Finding(claim, mean(policy - verifier), "", 0.0, "above"))
+            rows.append(Finding(claim, change(policy - verifier), "", 0.0, "above"))
     return rows + _coin_findings(records["fits"].filter(informed=0))
 
 

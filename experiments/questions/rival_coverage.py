@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, answered
-from experiments.kit.intervals import Estimate, estimate, mean
+from experiments.kit.intervals import Estimate, change, estimate
 from experiments.kit.per_seed import by_seed
 from experiments.kit.plots import DPO, PALE, RLHF, curve_of, legend_below, name_below, style
 from experiments.kit.presets import disjoint
@@ -206,7 +206,7 @@ def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Findin
     gap = _mean("regret", pl.col("arm") == "DPO") - _mean("regret", pl.col("arm") == "RLHF simple")
     wider = by_seed(hole.filter(simple), gap) - by_seed(full.filter(simple), gap)
     claim = f"{share}: how much wider the gap of DPO to RLHF with simple verifiers is than with nothing withheld"
-    return [*rows, Finding(claim, mean(wider), "nats", 0.0, "above")]
+    return [*rows, Finding(claim, change(wider), "nats", 0.0, "above")]
 
 
 def _between(fits: pl.DataFrame, column: str, left: str, right: str) -> Estimate:

@@ -7,7 +7,7 @@ import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.findings import REGRET, Finding, answered, equality
-from experiments.kit.intervals import estimate, mean
+from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, paired
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, name_below, style
 from gvgap_jax.sweep import folder_at, load
@@ -55,9 +55,9 @@ def _arm_findings(arms: pl.DataFrame) -> list[Finding]:
     even = one.filter(pl.col("skew") == 1.0, pl.col("pairs") == most)
     if len(even) and even["skew"][0] != skew:
         both = paired(last, even, ["beta", "seed"], "_even")
-        more = (pl.col("gap") - pl.col("gap_even")).mean()
+        more = by_seed(both, (pl.col("gap") - pl.col("gap_even")).mean())
         claim = f"three arms, {most:,} pairs: how much wider the gap is than where all are compared equally often"
-        rows.append(Finding(claim, estimate(both, more), "reward", 0.0, "above"))
+        rows.append(Finding(claim, change(more), "reward", 0.0, "above"))
     claim = "three arms, every policy, same penalty: largest difference of gold reward"
     same = pl.col("penalty_dpo") == pl.col("penalty_rlhf")
     return [*rows, equality(claim, arms.filter(free=1), pl.col("gap"), EQUAL, "reward", where=same)]
@@ -103,7 +103,7 @@ def _left(rows: pl.DataFrame, name: str, unit: str, direction: str) -> list[Find
     with_most, with_fewer = (by_seed(here, pl.col("gap").mean()) for here in (rows.filter(pairs=most), fewer))
     share = "more" if direction == "above" else "less"
     claim = f"{name}: with {most:,} pairs less half of it with {most // FEWER:,}; {share} than half is left"
-    return [Finding(claim, mean(with_most - with_fewer.map(lambda gap: gap / 2)), unit, 0.0, direction)]
+    return [Finding(claim, change(with_most - with_fewer.map(lambda gap: gap / 2)), unit, 0.0, direction)]
 
 
 CAPTIONS = {

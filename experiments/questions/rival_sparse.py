@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, REGRET, Finding, Question, equality
-from experiments.kit.intervals import Estimate, estimate, geometric, mean
+from experiments.kit.intervals import Estimate, change, estimate, geometric
 from experiments.kit.per_seed import PerSeed, by_seed, paired, side_by_side
 from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, legend_below, name_below, style
 from experiments.kit.presets import disjoint
@@ -205,8 +205,7 @@ def _sparsity(fits: pl.DataFrame, dimensions: pl.DataFrame, name: str) -> list[F
         return rows
     rows.append(Finding(f"{many}: {claim}", regret_ratio(most, "sparse", "known"), "times", 1.25, "below"))
     claim = f"{name}: excess over the known support in units of terms ln(d/terms)/n, most less fewest pairs"
-    change = mean(search_price(most) - search_price(fewest))
-    return [*rows, Finding(claim, change, "nats", 0.0, "below")]
+    return [*rows, Finding(claim, change(search_price(most) - search_price(fewest)), "nats", 0.0, "below")]
 
 
 def _whole(fits: pl.DataFrame, where: str) -> list[Finding]:

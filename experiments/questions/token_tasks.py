@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from experiments.kit import plots
 from experiments.kit.fields import COIN, check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question, answered
-from experiments.kit.intervals import estimate, mean
+from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, curves_by_seed
 from experiments.kit.plots import curve, legend_below, slices, style
 from experiments.kit.presets import disjoint
@@ -239,7 +239,7 @@ def _contrast(where: str, here: pl.DataFrame) -> list[Finding]:
         return []
     with_easy, without = (by_seed(kind, less(SIMPLE, DPO)) for kind in kinds)
     claim = where + "RLHF on a simple verifier less DPO, where checking is easy less where it is not"
-    return [Finding(claim, mean(with_easy - without), "of the gain", 0.0, "above")]
+    return [Finding(claim, change(with_easy - without), "of the gain", 0.0, "above")]
 
 
 def _controls(table: pl.DataFrame) -> list[Finding]:

@@ -198,6 +198,20 @@ def test_equality_is_of_the_largest_difference_of_each_seed():
     assert np.isnan(findings.equality("a control", poisoned, pl.col("gap")).estimate.sample.values[1])
 
 
+def test_equality_is_decided_by_what_most_seeds_stay_below():
+    """The mean of differences that span orders of magnitude is that of a single seed."""
+    sizes = np.append(np.full(23, 1e-7), 5e-5)
+
+    def found(sizes):
+        rows = pl.DataFrame({"seed": np.arange(len(sizes)), "gap": sizes})
+        return findings.equality("a control", rows, pl.col("gap"))
+
+    assert found(sizes).verdict == "supported"
+    assert found(np.append(sizes[:-1], 2e-4)).verdict == "undecided"
+    assert found(np.full(24, 2e-4)).verdict == "contradicted"
+    assert found(sizes[8:]).verdict == "undecided: 16 seeds, a verdict needs 17"
+
+
 def test_findings_without_a_record_are_left_out():
     rows = pl.DataFrame({"seed": [0], "value": [1.0]})
     there, none = (

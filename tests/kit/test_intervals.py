@@ -155,6 +155,18 @@ def test_a_ratio_of_means_takes_the_seeds_that_have_both():
     assert (interval.estimate, interval.seeds, interval.failed) == (2.0, 2, 2)
 
 
+def test_order_statistics_by_hand():
+    """Of 24 numbers P(Bin(24, .8) <= 14) = .0199 and P(Bin(24, .8) <= 22) = .967: the 15th and the 24th of them."""
+    values = LAW.permutation(np.arange(1.0, 25))
+    assert intervals.percentile(values, 0.95) == (20.0, 15.0, 24.0)
+    assert intervals.percentile(np.arange(1.0, 27), 0.95)[2] == 25.0  # one of 26 may be anything
+    assert np.isnan(intervals.percentile(np.arange(16.0), 0.95)[2])
+    low, high = stats.binom.cdf([14, 15], 24, 0.8)
+    assert low <= 0.025 < high
+    many = np.array(intervals.percentile(np.stack([values, 2 * values]), 0.95))
+    np.testing.assert_array_equal(many, [[20, 40], [15, 30], [24, 48]])
+
+
 def test_failed_seeds_are_counted_and_not_averaged():
     interval = intervals.over_seeds([1.0, np.nan, 3.0, np.inf])
     assert interval.estimate == 2.0
@@ -172,7 +184,9 @@ def test_a_level_is_chosen_after_the_statistic_is_known():
 
 
 def test_a_rule_says_how_many_seeds_a_verdict_needs():
-    for rule in (intervals.MEAN, intervals.GEOMETRIC, intervals.RATIO, intervals.MANY):
+    for rule in (intervals.MEAN, intervals.GEOMETRIC, intervals.RATIO, intervals.MANY, intervals.PERCENTILE):
         assert rule.least >= 16
         assert intervals.Estimate(of_values([1.0, 2, 3]), rule).rule.least == rule.least
+    assert intervals.change(of_values([1.0, 2, 3])).at().least == 32
+    assert intervals.largest(of_values([1.0, 2, 3])).at().least == 17
     assert intervals.over_seeds([1.0, 2, 3]).least == intervals.MEAN.least

@@ -15,7 +15,7 @@ def made_up_gaps(points, power=0.5, at_closed=1.0, apart=1e-5):
     for horizon, order in points:
         dimension = 2.0 ** (horizon - order)
         for pairs in (64, 512):
-            for seed in range(16):
+            for seed in range(32):
                 closed = at_closed if horizon == order else 1.0
                 rlhf = (1 + seed) / pairs
                 rows.append(
@@ -87,8 +87,8 @@ def test_a_fit_without_a_number_is_a_failed_seed():
     gaps = gaps.with_columns(lost.alias("restricted_regret"))
     far, *closed, rise, slope, _, _, restricted = h6b_horizon.findings({"gaps": gaps})
     for finding in (far, rise, slope, restricted):
-        assert (finding.interval.seeds, finding.interval.failed) == (15, 1)
-    assert closed[0].interval.seeds == 16
+        assert (finding.interval.seeds, finding.interval.failed) == (31, 1)
+    assert closed[0].interval.seeds == 32
 
 
 @pytest.mark.parametrize("points", [[(1, 1)], [(5, 1)], [(4, 2), (5, 2)]], ids=["closed", "open", "no end"])

@@ -10,7 +10,7 @@ def made_up_fits(gain: float) -> pl.DataFrame:
     """Sampled second stages that end ``gain`` nats below the exact one."""
     numbers = {"horizon": 3, "pairs": 512, "gold_order": 1, "beta": 1.0, "temperature": 1.0, "reference_scale": 1.0}
     rows = []
-    for seed in range(16):
+    for seed in range(32):
         for order, exact in ((1, 0.1), (3, 0.3)):
             shared = numbers | {"seed": seed, "order": order, "penalty": 1.0, "penalty_exact": 1.0}
             regret = exact + seed / 100

@@ -37,7 +37,7 @@ def fits(advantage: float, control: float = 0.0):
         for regulariser in experiment.REGULARISERS
         for arm, extra, reach in arms
         for beta in (0.5, 1.0, 2.0, 4.0)
-        for seed in range(16)
+        for seed in range(32)
     ]  # fmt: skip
     return pl.DataFrame(rows)
 
@@ -78,7 +78,7 @@ def test_a_fit_without_a_number_is_a_failed_seed():
         broken.otherwise(pl.col(name)).alias(name) for name in ("objective", "gold_reward")
     )
     gap, frontier = (row.interval for row in experiment.findings({"fits": records})[:2])
-    assert (gap.seeds, gap.failed) == (frontier.seeds, frontier.failed) == (15, 1)
+    assert (gap.seeds, gap.failed) == (frontier.seeds, frontier.failed) == (31, 1)
 
 
 def test_a_single_beta_needs_no_frontier():

@@ -13,7 +13,7 @@ from experiments.questions import h3_optimisation as experiment
 from gvgap_jax import TokenTree
 from gvgap_jax.optimize import minimise
 
-SEEDS = 16
+SEEDS = 32
 
 
 @pytest.mark.parametrize(("vocabulary", "length"), [(2, 1), (3, 1), (3, 2), (2, 3)])

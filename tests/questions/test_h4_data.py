@@ -11,7 +11,7 @@ from experiments.kit.plots import slices
 from experiments.kit.problems import TRAINED
 from experiments.questions import h4_data as experiment
 
-SEEDS, PAIRS = 16, (64, 512, 4096)
+SEEDS, PAIRS = 32, (64, 512, 4096)
 
 
 def records(tilts=(2.0, 1.0, 0.0, -1.0), rate=1.0, broad=0.0):

@@ -87,7 +87,7 @@ def test_kendall_is_the_share_ordered_alike_less_the_share_ordered_differently()
 BETTER = {"DPO": 0.0, "local": 0.02, "global": 0.05}
 
 
-def made_up(outside: float, seeds: int = 16) -> dict[str, pl.DataFrame]:
+def made_up(outside: float, seeds: int = 32) -> dict[str, pl.DataFrame]:
     """Likelihoods that rise with n and by model, and ``outside`` times as much out of distribution."""
     rows = []
     for model, start in (("global", 0), ("global", 1), ("local", 0), ("DPO", 0)):

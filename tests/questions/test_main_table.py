@@ -14,7 +14,7 @@ WINS |= {"RLHF, RLOO": 0.6, "RLHF, PPO": 0.4, "RLHF, exact": 0.6, "best of n": 0
 WINS |= {"RLHF, optimum": 0.66, "restricted MLE, optimum": 0.66}
 
 
-def made_up_tables(seeds: int = 16) -> pl.DataFrame:
+def made_up_tables(seeds: int = 32) -> pl.DataFrame:
     """Win rates as above with noise that all arms of a seed share."""
     noise = np.random.default_rng(0).normal(scale=0.1, size=seeds)
     columns = {"horizon": 4, "pairs": 1280, "gold_order": 2, "verifier_order": 2, "beta": 1.0}
@@ -71,7 +71,7 @@ def test_no_nan_hides_in_a_largest_difference():
     tables = pl.concat([made_up_tables(), made_up_tables().with_columns(pairs=pl.lit(320))], how="vertical_relaxed")
     found = main_table.findings({"tables": tables.with_columns(lost.alias("RLHF, optimum: win_rate"))})
     (control,) = (finding for finding in found if finding.control)
-    assert (control.interval.seeds, control.interval.failed) == (15, 1)
+    assert (control.interval.seeds, control.interval.failed) == (31, 1)
 
 
 def test_costs_by_hand():

@@ -49,7 +49,7 @@ def test_mass_in_the_hole_is_a_sum_over_its_responses(task):
     assert float(experiment.mass_in(hole, task.optimal, task)) == pytest.approx(expected)
 
 
-def made_up(excess, regrets, seeds=16):
+def made_up(excess, regrets, seeds=32):
     """Excess mass of DPO times the share withheld, and the regret of each arm as a function of that share."""
     rows = []
     for seed, share, penalty in itertools.product(range(seeds), (0.0, 0.1, 0.6), experiment.PENALTIES):

@@ -74,7 +74,7 @@ def made_up(policy_floor, reward_floor, size):
         return (floor if order < 2 else 0.0) + order * size / pairs
 
     fits, limits = [], []
-    for seed, policy, verifier in itertools.product(range(16), (1, 2, 4), (1, 2)):
+    for seed, policy, verifier in itertools.product(range(32), (1, 2, 4), (1, 2)):
         row = {"seed": seed, "gold_order": 2, "policy_order": policy, "verifier_order": verifier}
         row |= {"status": "ok", "penalty_dpo": 1.0, "penalty_rlhf": 1.0}
         wobble = 1 + 0.01 * seed
@@ -91,7 +91,7 @@ def made_up(policy_floor, reward_floor, size):
 def made_up_arms(remaining):
     """RLHF is 0.4 better with few pairs and ``remaining`` times that with the most; 0.1 where counts are even."""
     rows = []
-    for seed, skew, pairs, free in itertools.product(range(16), (1.0, 100.0), (64, 1024), (0, 1)):
+    for seed, skew, pairs, free in itertools.product(range(32), (1.0, 100.0), (64, 1024), (0, 1)):
         gap = (0.4 if skew > 1 else 0.1) * (1 if pairs == 64 else remaining) * (1 + 0.01 * seed) * (1 - free)
         rows.append(
             {"seed": seed, "skew": skew, "pairs": pairs, "free": free, "beta": 1.0, "status": "ok"}
@@ -141,7 +141,7 @@ FAILED = pl.when(pl.col("seed") == 0).then(pl.lit("not converged")).otherwise("s
 def test_fits_that_did_not_converge_are_failed_seeds():
     tables = made_up_arms(1.0)
     tables["arms"] = tables["arms"].with_columns(status=FAILED)
-    assert {(f.interval.seeds, f.interval.failed) for f in experiment.findings(tables)} == {(15, 1)}
+    assert {(f.interval.seeds, f.interval.failed) for f in experiment.findings(tables)} == {(31, 1)}
 
 
 def test_bad_settings_are_refused():

@@ -62,7 +62,7 @@ def test_rewards_are_compared_at_one_nat():
     np.testing.assert_allclose(experiment.at_matched_kl(nats, gold), [1.0, 5.0, np.nan])
 
 
-def made_up(decline, simple, seeds=16):
+def made_up(decline, simple, seeds=32):
     """Frontiers over d in [0, 2] that rise to 2 and decline; the simple verifier is ``simple`` higher at any d."""
     frontiers, offline, gold = [], [], []
     for seed in range(seeds):
@@ -133,7 +133,7 @@ def test_points_that_did_not_converge_are_failed_seeds():
         status=pl.when(pl.col("seed") == 0).then(pl.lit("not converged")).otherwise("status")
     )
     for finding in experiment.findings(tables):
-        assert (finding.interval.seeds, finding.interval.failed) == ((16, 0) if finding.control else (15, 1))
+        assert (finding.interval.seeds, finding.interval.failed) == ((32, 0) if finding.control else (31, 1))
 
 
 def test_bad_settings_are_refused():

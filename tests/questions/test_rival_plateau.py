@@ -71,7 +71,7 @@ def test_the_target_lies_in_both_reward_classes():
 def made_up(floor: float):
     """KLs of 9/n over a table; d_eff 1 against 9 over features; a floor under the forward KL on a fixed sample."""
     rows, dimensions = [], []
-    for rewards, small, seed in itertools.product(("table", "features"), (0, 1), range(16)):
+    for rewards, small, seed in itertools.product(("table", "features"), (0, 1), range(32)):
         if (rewards == "features") != bool(small):
             continue
         gold = {"rewards": rewards, "vocabulary": 3, "gamma": 0.5, "dimension": 1, "small": small, "seed": seed}

@@ -38,9 +38,9 @@ PRICES = {64: 3.0, 1024: 0.5}  # what the search costs, in units of terms ln(7/t
 
 
 def made_up(prices=PRICES, advantage=8.0):
-    """Records of 16 seeds with d = 7: known support at d_eff/(2n), DPO and dense ``advantage`` times worse."""
+    """Records of 32 seeds with d = 7: known support at d_eff/(2n), DPO and dense ``advantage`` times worse."""
     fits, dimensions = [], []
-    for terms, seed in itertools.product((2, 7), range(16)):
+    for terms, seed in itertools.product((2, 7), range(32)):
         size = terms * (1 + 0.1 * seed)
         shared = {"terms": terms, "beta": 1.0, "horizon": 3, "seed": seed}
         dimensions += [shared | {"known": known, "effective_dimension": size * (1 if known else 9)} for known in (0, 1)]

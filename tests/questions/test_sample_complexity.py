@@ -12,7 +12,7 @@ from gvgap_jax.sweep import load
 
 
 def made_up_fits(dpo_needs: float):
-    """Regret 1/n for RLHF and ``dpo_needs``/n for DPO, in every cell of a horizon-6 sweep with 16 seeds."""
+    """Regret 1/n for RLHF and ``dpo_needs``/n for DPO, in every cell of a horizon-6 sweep with 32 seeds."""
     rows = [
         {
             "arm": arm, "horizon": 6, "gold_order": 2, "order": order, "pairs": pairs, "seed": seed, "penalty": 1.0,
@@ -20,7 +20,7 @@ def made_up_fits(dpo_needs: float):
         }
         for arm, order in (("DPO", 6), ("RLHF", 1), ("RLHF", 2), ("restricted MLE", 2))
         for pairs in (64, 512, 4096)
-        for seed in range(16)
+        for seed in range(32)
     ]  # fmt: skip
     return pl.DataFrame(rows)
 
@@ -42,7 +42,7 @@ def test_a_fit_without_a_number_is_a_failed_seed():
         .alias("regret")
     )
     interval = sample_complexity.pair_ratio(fits, "gold").at()
-    assert (interval.seeds, interval.failed) == (15, 1)
+    assert (interval.seeds, interval.failed) == (31, 1)
 
 
 def test_lost_chunk_is_computed_again_to_the_same_bits(records, tmp_path):

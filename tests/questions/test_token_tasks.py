@@ -72,7 +72,7 @@ def test_pairs_are_the_same_whatever_labels_them_and_every_fifth_is_held_out():
     assert accuracy > 0.7 > 0.65 > coin_accuracy
 
 
-def made_up_fits(seeds: int = 16, drift: float = 0.01) -> pl.DataFrame:
+def made_up_fits(seeds: int = 32, drift: float = 0.01) -> pl.DataFrame:
     """Arms that gain the shares above where checking is easy, DPO what RLHF gains elsewhere, and nothing from coins."""
     rows = []
     for seed, (family, informed) in itertools.product(
@@ -121,12 +121,12 @@ def test_known_gains_are_found_and_paired_by_seed(fits):
     assert gain.interval.high - gain.interval.low < 1e-6  # what arms of a seed share is gone
     assert gain.verdict == "supported"
     assert found["token_counts, 500 pairs: RL on the gold reward"].interval.estimate == pytest.approx(
-        0.95 + 0.01 * 30 / 16
+        0.95 + 0.01 * 61 / 32
     )
     contrast = next(finding for claim, finding in found.items() if "where it is not" in claim)
     assert contrast.interval.estimate == pytest.approx(0.3)
     lost = next(finding for claim, finding in found.items() if claim.startswith("token_counts") and "lost" in claim)
-    assert lost.interval.estimate == pytest.approx(0.35 - (0.05 - 0.01 * 30 / 16))
+    assert lost.interval.estimate == pytest.approx(0.35 - (0.05 - 0.01 * 61 / 32))
 
 
 def test_no_gap_where_there_is_none(fits):
