@@ -90,12 +90,13 @@ def scene_of(program: Program, cell: dict, backend: Backend) -> tuple[Scene, tas
 
 def tuned(
     fit: Callable[[Float[Array, ""]], Fit],
-    held_out_loss: Callable[[Params], Float[Array, ""]],
+    loss: Callable[[Params, Preferences], Float[Array, ""]],
+    held_out: HeldOut,
     learning_rates: tuple[float, ...],
 ) -> Fit:
-    """The fit of the learning rate with the lowest held-out loss."""
+    """The fit of the learning rate with the lowest loss on the held-out pairs."""
     fits = jax.vmap(fit)(jnp.array(learning_rates))
-    return optimize.lowest(jax.vmap(held_out_loss)(fits.params), fits)
+    return optimize.lowest(jax.vmap(partial(loss, batch=held_out.pairs))(fits.params), fits)
 
 
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int, rates) -> Fit:
@@ -110,7 +111,7 @@ def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss,
     def fit(learning_rate):
         return optimize.descend(key, start, draw, loss, learning_rate, epochs * scene.program.rounds)
 
-    return tuned(fit, partial(loss, batch=scene.problem.held_out.pairs), rates)
+    return tuned(fit, loss, scene.problem.held_out, rates)
 
 
 def _local_loss(scene: Scene):
@@ -174,7 +175,7 @@ def _sampled(scene: Scene, reward: Fit, method, samples: int, steps: int) -> Out
     def fit(learning_rate):
         return method(scene.key, policy, start, environment, sizes, learning_rate)
 
-    best = tuned(fit, partial(_local_loss(scene), batch=scene.problem.held_out.pairs), scene.backend.learning_rates)
+    best = tuned(fit, _local_loss(scene), scene.problem.held_out, scene.backend.learning_rates)
     cost = Cost.of_reward_model(program.trained) + Cost.of_samples(sizes.responses) + Cost.of_steps(sizes)
     return _ended(scene, best._replace(converged=best.converged & reward.converged), cost)
 

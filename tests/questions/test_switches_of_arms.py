@@ -17,7 +17,7 @@ from experiments.questions import (
 )
 from experiments.questions.main_table_costs import Cost
 from experiments.questions.rival_misspecification import THETA
-from gvgap_jax import TokenTree, algorithms, metrics, policies, verifiers
+from gvgap_jax import HeldOut, TokenTree, algorithms, metrics, policies, verifiers
 from gvgap_jax.soft_rl import soft_optimal_policy
 from tests.questions.test_switches import SPREAD, beats, cell_of, kl, regret, soft, tabular, two_stage
 from tests.questions.wiring import TOKENS, cells_of, same, wired
@@ -75,6 +75,26 @@ def test_labels_of_online_arms_are_sharp_or_soft(table):
     assert len(soft_labels.weight) == 2 * len(sharp.weight) * main_table_arms.SAMPLES // 2
 
 
+def test_one_round_of_online_dpo_has_its_labels_from_the_reward_model(table):
+    """Sharp ones never contradict it, soft ones do."""
+    _, row, scene, _ = table
+    sampled = [fit for fit in row.fits if fit["kind"] == "sampled"]
+
+    def agrees(batch, model):
+        chosen, rejected = (
+            scene.verifier.score(model["params"], jnp.asarray(batch.prompts), jnp.asarray(side))
+            for side in (batch.chosen, batch.rejected)
+        )
+        return np.all(chosen >= rejected)
+
+    from_sft, from_dpo, soft_labels = (
+        [agrees(sampled[RATES * number]["batch"], model) for model in by_rate(sampled, 0)] for number in (3, 4, 5)
+    )
+    assert any(from_sft)
+    assert any(from_dpo)
+    assert not any(soft_labels)
+
+
 def test_an_online_arm_reads_the_one_reward_model(table):
     _, row, scene, _ = table
     sampled = [fit for fit in row.fits if fit["kind"] == "sampled"]
@@ -126,7 +146,10 @@ def test_the_learning_rate_is_chosen_by_the_lowest_held_out_loss(best):
         zero = jnp.zeros(())
         return algorithms.Fit(rate, zero, zero, zero, zero, jnp.zeros((), int), jnp.array(True))
 
-    chosen = main_table_arms.tuned(fit, lambda params: jnp.abs(params - rates[best]), rates)
+    def loss(params, batch):
+        return jnp.abs(params - batch)
+
+    chosen = main_table_arms.tuned(fit, loss, HeldOut(jnp.array(rates[best])), rates)
     assert chosen.params == pytest.approx(rates[best])
 
 
