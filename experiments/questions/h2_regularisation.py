@@ -57,7 +57,7 @@ BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
 # Reward, wider than elsewhere: with forward KL a reward off by e moves the policy by up to e / (beta pi_ref), and
 # single precision leaves more there than the solver's tolerance.
 EQUAL = 1e-2
-SETTINGS = algorithms.Settings(tolerance=1e-4, newton_steps=200)  # forward KL is not convex: more steps than usual
+SETTINGS = algorithms.Settings(newton_steps=200)  # forward KL is not convex: more steps than usual
 
 
 @dataclass(frozen=True)
