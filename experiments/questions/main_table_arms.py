@@ -96,7 +96,7 @@ def tuned(
 ) -> Fit:
     """The fit of the learning rate with the lowest loss on the held-out pairs."""
     fits = jax.vmap(fit)(jnp.array(learning_rates))
-    return optimize.lowest(jax.vmap(partial(loss, batch=held_out.pairs))(fits.params), fits)
+    return optimize.lowest(jax.vmap(lambda params: loss(params, held_out.pairs))(fits.params), fits)
 
 
 def _epochs(scene: Scene, key: PRNGKey, start: Params, pairs: Preferences, loss, epochs: int, rates) -> Fit:

@@ -17,7 +17,7 @@ from experiments.questions import (
 )
 from gvgap_jax import TokenTree, metrics, policies, verifiers
 from tests import helpers
-from tests.questions.wiring import another, cells_of, same, wired
+from tests.questions.wiring import another, cells_of, same, unchanged, wired
 
 
 def cell_of(name, backend="tree", numbers=None, **labels):
@@ -334,10 +334,8 @@ def beats(reward):
 def test_h6a_coins_know_nothing_of_the_gold_reward(backend):
     (cell, *_) = cells_of("h6a_model_sizes", backend, labels="coin")
     assert cell.numbers["informed"] == 0
-    coins, others = (wired("h6a_model_sizes", cell, backend, poison=each) for each in (lambda reward: reward, another))
+    coins, others = (wired("h6a_model_sizes", cell, backend, poison=each) for each in (unchanged, another))
     assert same(coins.pairs[0], others.pairs[0])
-    gold, other = (
-        wired("h6a_model_sizes", cell, backend, informed=1, poison=each) for each in (lambda reward: reward, another)
-    )
+    gold, other = (wired("h6a_model_sizes", cell, backend, informed=1, poison=each) for each in (unchanged, another))
     assert not same(gold.pairs[0], other.pairs[0])
     assert same(gold.pairs[0].prompts, coins.pairs[0].prompts)

@@ -20,7 +20,7 @@ from experiments.questions.rival_misspecification import THETA
 from gvgap_jax import HeldOut, TokenTree, algorithms, metrics, policies, verifiers
 from gvgap_jax.soft_rl import soft_optimal_policy
 from tests.questions.test_switches import SPREAD, beats, cell_of, kl, regret, soft, tabular, two_stage
-from tests.questions.wiring import TOKENS, cells_of, same, wired
+from tests.questions.wiring import TOKENS, another, cells_of, same, unchanged, wired
 from theory.rivals import ARMS
 
 
@@ -445,5 +445,7 @@ def test_token_arms_differ_in_the_reward_that_they_read():
         batch = fit["batch"]
         read = verifier.score(model["params"], jnp.asarray(batch.prompts), jnp.asarray(batch.responses))
         np.testing.assert_allclose(batch.reward.reshape(-1), read)
-    informed, coin = (wired("token_tasks", cell, informed=informed).pairs[0] for informed in (1, 0))
-    assert same(informed.prompts, coin.prompts)
+    coins, others = (wired("token_tasks", cell, informed=0, poison=gold).pairs[0] for gold in (unchanged, another))
+    assert same(coins, others), "coins know nothing of the gold reward"
+    assert same(coins.prompts, row.pairs[0].prompts)
+    assert not same(coins, row.pairs[0])

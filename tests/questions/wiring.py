@@ -77,9 +77,12 @@ class Outcome(NamedTuple):
     reward: Any
 
 
-def wired(
-    name: str, cell, backend: str = "tree", poison=lambda reward: reward, given=None, patches=(), **changes
-) -> Outcome:
+def unchanged(reward):
+    """The row's own gold reward."""
+    return reward
+
+
+def wired(name: str, cell, backend: str = "tree", poison=unchanged, given=None, patches=(), **changes) -> Outcome:
     """A row whose gold reward is what ``poison`` makes of it; its labels are drawn, or those ``given``.
 
     ``changes`` are numbers of the cell, ``patches`` what else to replace: (object, name, value).
