@@ -150,7 +150,7 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
 
 
 def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
-    """Offline likelihood in the class, and with the penalty, of RLHF's verifiers: no gap, by Theorems 2.2 and 3.1.
+    """Offline likelihood in the class, and with the penalty, of RLHF's verifiers: by Theorems 2.2 and 3.1 no gap.
 
     Where order = H that class holds every policy. Only data sets for which both methods selected the same penalty
     count, as held-out losses can tie to rounding; the claims say how many did.
@@ -159,14 +159,14 @@ def equality_findings(gaps: pl.DataFrame) -> list[Finding]:
     # Not of logarithms: with one token a regret can be rounding alone.
     difference = pl.col("restricted_regret") - pl.col("rlhf_regret")
     rows = []
-    for claim, here, control in (
-        ("order = H, policies penalised as verifiers are: DPO's likelihood against RLHF", gaps.filter(CLOSED), True),
-        ("order < H, likelihood over policies optimal for verifiers alone: against RLHF", gaps.filter(OPEN), False),
+    for claim, here in (
+        ("order = H, policies penalised as verifiers are: DPO's likelihood against RLHF", gaps.filter(CLOSED)),
+        ("order < H, likelihood over policies optimal for verifiers alone: against RLHF", gaps.filter(OPEN)),
     ):
         if len(here):
             share = len(here.filter(same_penalty)) / len(here)
             claim = f"{claim}, largest difference of regret ({share:.1%} selected the same penalty)"
-            rows.append(equality(claim, here, difference, where=same_penalty)._replace(control=control))
+            rows.append(equality(claim, here, difference, where=same_penalty))
     return rows
 
 
