@@ -87,8 +87,8 @@ def predict(config: Config, golds: int = 8) -> Prediction:
     Raises:
       ValueError: there are fewer than 2 gold rewards, or the orders are beyond what the tree has.
     """
-    if golds < 2:
-        raise ValueError(f"golds must be at least 2, or there is no interval over them, got {golds}.")
+    if golds < 4:
+        raise ValueError(f"golds must be at least 4, or there is no interval over them, got {golds}.")
     classes = [cell for cell in phase_diagram.cells(config) if cell.table == "dimensions"]
     if not classes:
         raise ValueError(
