@@ -26,7 +26,7 @@ def bench(
     preset: Literal["quick", "paper", "full"] = "quick",
     kills: int = 20,
 ) -> None:
-    """Measure speed, memory and the coverage of intervals, or show that nothing is lost to kills.
+    """Measure speed, memory and intervals, or what kills lose.
 
     Args:
       what: is measured; ``python -m experiments list`` has a line on each.

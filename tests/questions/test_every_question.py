@@ -209,6 +209,7 @@ def test_every_setting_in_the_records_can_be_named_by_an_estimand(name, backend)
 @every_question
 def test_one_finding_is_primary_and_what_is_at_a_bound_has_a_margin(records, name):
     found = decided(questions()[name].findings(tables_of(records(name))))
-    assert sum(finding.primary for finding in found) == 1
+    claims = [finding for finding in found if not finding.control]
+    assert [finding.primary for finding in claims] == [True, *[False] * len(claims)][: len(claims)]
     assert all(finding.margin > (finding.unit == "times") for finding in found if finding.direction == "at")
-    assert all(finding.undecided and "a verdict needs 16" in finding.verdict for finding in found)
+    assert all(finding.undecided and "a verdict needs" in finding.verdict for finding in found)
