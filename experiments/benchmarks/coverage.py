@@ -6,10 +6,10 @@ interval of each set. The share of the intervals that hold the estimate is their
 bound, of the binomial distribution (Clopper and Pearson, 1934), at 95 %.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -80,7 +80,7 @@ def coverage(found: Estimate, seeds: int, sets: int, key: np.random.Generator) -
     """How many of so many sets of seeds have an interval that holds the estimate of all."""
     values, bounds = found.sample.values, found.rule.bounds
     if bounds is intervals.bootstrap_t:
-        bounds = partial(bounds, resamples=RESAMPLES)
+        bounds = partial(intervals.bootstrap_t, resamples=RESAMPLES)
     values = values[np.isfinite(values.reshape(len(values), -1)).all(axis=1)]
     with np.errstate(all="ignore"):
         truth, held = bounds(values, LEVEL)[0], 0
@@ -98,7 +98,7 @@ def lower_bound(held: int, sets: int) -> float:
 
 
 def measure(
-    records: str, gaps: pl.DataFrame, sets: int = SETS, progress: Callable[[list], Iterator] = iter
+    records: str, gaps: pl.DataFrame, sets: int = SETS, progress: Callable[[list], Iterable] = iter
 ) -> list[Row]:
     """Coverage of every kind of finding at every number of seeds."""
     rows, key = [], np.random.default_rng(0)
@@ -114,7 +114,8 @@ def measure(
 
 def main(out: Path) -> None:
     """Run both grids into ``out``, where they are found again, and write coverage.csv and coverage.md."""
-    found, module, rows = machine(), questions()["h6b_horizon"], []
+    found, rows = machine(), []
+    module: Any = questions()["h6b_horizon"]
     warn_if_busy(found)
     for records, grid in GRIDS.items():
         plan, folder = make_plan("h6b_horizon", module, grid), folder_at(out / records.replace(" ", "-"))

@@ -59,8 +59,8 @@ def made_up(seeds=64):
 
 def test_every_kind_of_rule_is_measured_at_every_number_of_seeds():
     rows = coverage.measure("made up", made_up(), sets=10)
-    rules = {rule.words.format(unit="seeds") for rule in (intervals.MEAN, intervals.GEOMETRIC, intervals.RATIO)}
-    assert {row.rule for row in rows} == rules
+    rules = intervals.MEAN, intervals.GEOMETRIC, intervals.RATIO, intervals.PERCENTILE
+    assert {row.rule for row in rows} == {rule.words.format(unit="seeds") for rule in rules}
     assert {row.seeds for row in rows} == set(coverage.SIZES)
     assert len(rows) == 8 * len(coverage.SIZES)
     assert all(row.lower < row.coverage <= 1 for row in rows)
