@@ -5,14 +5,16 @@ controls are broken in ``test_token_tasks``.)
 """
 
 import functools
+import json
 
 import polars as pl
 import pytest
 
 from experiments.questions import questions
 from gvgap_jax.sweep import load
+from tests.house.golden_plans import GOLDEN
 
-SEEDS = 16
+SEEDS = 18  # so many that every control can be decided, and even: two seeds are repeated
 
 
 def as_it_is(frame: pl.DataFrame) -> pl.DataFrame:
@@ -132,7 +134,11 @@ def test_a_control_passes_where_it_holds_and_not_where_it_is_broken(many_seeds, 
     assert not any(after.values()), after
 
 
-@pytest.mark.parametrize("name", [name for name in questions() if name not in BROKEN_ELSEWHERE])
+# Every question whose records people keep; one that somebody is writing is not among them yet.
+KEPT = {key.split()[0] for key in json.loads(GOLDEN.read_text(encoding="utf-8"))["plans"]}
+
+
+@pytest.mark.parametrize("name", sorted(KEPT - BROKEN_ELSEWHERE))
 def test_no_control_is_left_out(many_seeds, name):
     parts = [part for question, part in BREAKS if question == name]
     assert all(any(part in claim for part in parts) for claim in controls_of(name, many_seeds(name)))

@@ -28,7 +28,7 @@ def test_an_honest_estimator_passes():
     assert run.verdict == "supported"
     assert slope.control
     assert slope.verdict == "equal within 0.2"
-    assert bias.verdict == "equal within 0.2"
+    assert bias.verdict == "equal within 0.02"
 
 
 def test_a_wrong_rate_and_a_bias_are_seen():
