@@ -53,7 +53,7 @@ def test_the_guide_adds_an_experiment_with_one_file(project):
     assert "results/figures/label_noise.png" in first
     assert (project / "results/figures/label_noise.png").stat().st_size > 5000
     assert "0 cells computed, 4 found done" in printed(TINY, project)
-    assert re.search(r"\b[4-9] passed", printed(test, project))
+    assert re.search(r"\b[12]\d passed", printed(test, project))
     printed(report, project)
     page = (project / "results/report.html").read_text(encoding="utf-8")
     assert "Do noisier labels widen the gap?" in page
