@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
@@ -320,7 +321,7 @@ def _fit_margins(params: Params, margins, problem: Problem, settings: Settings, 
 def _check_held_out(pairs: Preferences) -> None:
     """Raise ValueError where no pair is held out; in a compiled program the fit has not converged instead."""
     total = jnp.sum(pairs.weight)
-    if not isinstance(total, jax.core.Tracer) and total == 0:
+    if not isinstance(total, Tracer) and total == 0:
         raise ValueError("no pair is held out, so that nothing can be selected by: give at least 5 pairs, or more.")
 
 

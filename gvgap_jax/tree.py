@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float, Int
 
 from gvgap_jax.runtime.machine import total_memory
@@ -138,7 +139,7 @@ class TokenTree:
                 raise ValueError(f"{self}: {name} must have {length} tokens, got {tokens.shape[-1]}.")
         tokens = jnp.concatenate([prompts, responses], axis=-1)
         known = jnp.all((tokens >= 0) & (tokens < self.vocabulary), axis=-1)
-        if not isinstance(known, jax.core.Tracer) and not known.all():
+        if not isinstance(known, Tracer) and not known.all():
             row = int(jnp.argmin(known))
             raise ValueError(
                 f"{self}: tokens must be between 0 and {self.vocabulary - 1}, got {tokens[row].tolist()} in row {row}."

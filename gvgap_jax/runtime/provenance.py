@@ -22,7 +22,7 @@ def environment() -> Provenance:
         "versions": {name: version(name) for name in ("gvgap_jax", "jax", "jaxlib", "numpy", "optax", "flax")},
         "device": jax.local_devices()[0].device_kind,
         "devices": jax.local_device_count(),
-        "precision": jax.config.jax_default_matmul_precision or "default",
+        "precision": jax.config.jax_default_matmul_precision or "default",  # pyright: ignore
     }
 
 
