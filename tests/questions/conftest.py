@@ -18,8 +18,10 @@ from tests.helpers import products
 def compiled_fast():
     """Programs that run a few cells once: a third of the time goes into making them fast, which nobody sees."""
     jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="session")
