@@ -39,7 +39,7 @@ def style(height: float) -> Iterator[None]:
 
 def means(by_seed) -> np.ndarray:
     """Means [x] over the seeds of ``by_seed`` [seeds, x] that have a number; NaN where none has."""
-    return np.array([over_seeds(column).estimate for column in np.asarray(by_seed, float).T])
+    return np.ma.masked_invalid(np.asarray(by_seed, float)).mean(axis=0).filled(np.nan)
 
 
 def curve(axis, x, by_seed, label: str, marker: str = "o", interval=over_seeds, **look) -> None:
