@@ -23,6 +23,7 @@ from experiments.kit import intervals
 from experiments.kit.gap import LOG_DIMENSIONS, LOG_RATIO
 from experiments.kit.intervals import LEVEL, Estimate
 from experiments.kit.per_seed import by_seed
+from experiments.kit.terminal import markdown
 from experiments.questions import questions
 from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
 
@@ -131,7 +132,7 @@ def main(out: Path) -> None:
     console.print(shown)
     console.print(f"in brackets the lower bound, which a verdict asks to be {ENOUGH} or more")
     tables.write(out, found, coverage=[row._asdict() for row in rows])
-    (out / "coverage.md").write_text(markdown(rows), encoding="utf-8")
+    (out / "coverage.md").write_text(documented(rows), encoding="utf-8")
 
 
 def wide(rows: list[Row]) -> list[tuple[str, ...]]:
@@ -143,8 +144,6 @@ def wide(rows: list[Row]) -> list[tuple[str, ...]]:
     return [tuple(line) for line in lines.values()]
 
 
-def markdown(rows: list[Row]) -> str:
+def documented(rows: list[Row]) -> str:
     """The table of the documentation."""
-    headings = ("finding", "records", "skewness", *(f"{seeds} seeds" for seeds in SIZES))
-    lines = [headings, ["---"] * len(headings), *wide(rows)]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown(("finding", "records", "skewness", *(f"{seeds} seeds" for seeds in SIZES)), wide(rows)) + "\n"

@@ -5,7 +5,7 @@ import re
 import shlex
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NoReturn
 
 from rich import box
@@ -85,3 +85,9 @@ def stop(caught: list[int]) -> NoReturn:
 def this_command() -> str:
     """The command that was given, to be given again."""
     return f"{PROGRAM} {shlex.join(sys.argv[1:])}"
+
+
+def markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as Markdown has it; a bar within a cell is no border."""
+    lines = [headings, ["---"] * len(headings), *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

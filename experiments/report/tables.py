@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from experiments.kit.findings import Finding, tally
+from experiments.kit.terminal import markdown
 from experiments.report.evidence import Evidence
 from experiments.report.page import Section, between, number, sections
 
@@ -52,7 +53,7 @@ def _verdicts(ordered: Sequence[Section]) -> str:
         "controls",
         "primary finding on transformers",
     )
-    return _markdown(headings, rows)
+    return markdown(headings, rows)
 
 
 def _on_transformers(evidence: Evidence | None) -> str:
@@ -80,9 +81,4 @@ def _figures(evidence: Sequence[Evidence]) -> str:
         )
         for each in evidence
     ]
-    return _markdown(("figure", "command", "records", "of the paper"), rows)
-
-
-def _markdown(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *rows]
-    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+    return markdown(("figure", "command", "records", "of the paper"), rows)

@@ -64,7 +64,7 @@ def test_every_kind_of_rule_is_measured_at_every_number_of_seeds():
     assert {row.seeds for row in rows} == set(coverage.SIZES)
     assert len(rows) == 8 * len(coverage.SIZES)
     assert all(row.lower < row.coverage <= 1 for row in rows)
-    lines = coverage.markdown(rows).splitlines()
+    lines = coverage.documented(rows).splitlines()
     assert lines[0].startswith("| finding | records | skewness | 8 seeds |")
     assert len(lines) == 2 + 8
     assert f"| {rows[3].coverage:.3f} ({rows[3].lower:.3f}) |" in lines[2]
