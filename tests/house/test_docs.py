@@ -88,6 +88,11 @@ def test_pages_are_not_long(page):
     assert (TEXTS | BESIDE)[page].count("\n") <= 350
 
 
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "<!-- table:" in text])
+def test_tables_made_from_records_name_no_folder_of_the_machine_that_made_them(page):
+    assert not re.findall(r"--out /\S*", TEXTS[page])
+
+
 @pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if CELL.search(text)])
 def test_what_the_cells_of_a_page_use_is_there(page):
     source = NOT_PYTHON.sub("", "\n".join(CELL.findall(TEXTS[page])))
