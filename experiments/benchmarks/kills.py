@@ -251,6 +251,8 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
     unexpected, stale = [], []
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
+        if path.suffix == files.DIGEST and path.with_suffix("").exists():
+            continue
         is_lock = path.parent.name == files.LOCKS and (folder / f"{path.name}.parquet").exists()
         is_unfinished = path.parent == folder and path.name.startswith(".")
         is_chunk = path.suffix == ".parquet" and name.removesuffix(".parquet") in plan

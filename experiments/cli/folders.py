@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from experiments.kit.terminal import console, table
 from gvgap_jax.runtime import files
-from gvgap_jax.sweep import folder_at, records, store
+from gvgap_jax.sweep import folder_at, records
 
 
 class ProgramStatus(NamedTuple):
@@ -105,7 +105,7 @@ def status(folder: str) -> None:
     )
     for name, reason in records.failures(path).items():
         console.print(f"[red]{name} failed: {escape(reason)}[/red]", soft_wrap=True)
-    aside = path / store.SET_ASIDE
+    aside = path / files.SET_ASIDE
     if aside.exists():
         console.print(f"[yellow]set aside: {', '.join(sorted(file.name for file in aside.iterdir()))}[/yellow]")
 

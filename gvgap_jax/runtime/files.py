@@ -5,10 +5,14 @@ Addresses like ``gs://…``, ``s3://…`` and ``memory://…`` are universal_pat
 
 import contextlib
 import errno
+import hashlib
 import io
+import itertools
 import json
 import os
-from collections.abc import Iterator
+import re
+import warnings
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -16,11 +20,30 @@ import filelock
 import polars as pl
 from upath import UPath
 
+from gvgap_jax.runtime.messages import reason
+
 LOCKS = ".locks"
+SET_ASIDE = "set_aside"
+DIGEST = ".sha256"
+LINE = re.compile(r"(?P<digest>[0-9a-f]{64}) [ *](?P<name>.+)")
 MADE_BY = "gvgap_jax"  # key of the provenance in a file's metadata
 
 Folder = UPath | Path
 Provenance = dict[str, Any]
+NO_TABLE = (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError, OverflowError, MemoryError)
+
+_warned_of: set[str] = set()
+
+
+class Damaged(ValueError):  # noqa: N818  a state of a file
+    """A file does not hold what was written under its name: ``what`` is a phrase that says why."""
+
+    def __init__(self, path: Folder, what: str):
+        super().__init__(f"{path} {what}. Move it away and run the command that made it again.")
+        self.path, self.what = path, what
+
+    def __reduce__(self):
+        return type(self), (self.path, self.what)
 
 
 def folder_at(path: str | Folder) -> Folder:
@@ -55,8 +78,32 @@ def explained(folder: Folder) -> Iterator[None]:
         raise OSError(error.errno, f"{folder} cannot be written: {reason}. Chunks stored so far are kept") from error
 
 
+def digest_file(path: Folder) -> Folder:
+    """The file beside a file that has the digest of its bytes, in the format of ``sha256sum``."""
+    return path.with_name(path.name + DIGEST)
+
+
 def write(path: Folder, content: bytes) -> None:
-    """Write a whole file or none; one process at a time. An object store does so by itself."""
+    """Write a whole file or none, and its digest beside it; one process at a time.
+
+    The digest is written first. While it replaces another file the digests of both stand there: a kill leaves at any
+    moment a file of which one line is right.
+    """
+    beside, new, old = digest_file(path), _digest(content), _digest_of_whole(path)
+    _put(beside, _lines(path.name, {new: None, old: None} if old else {new: None}))
+    try:
+        _put(path, content)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            if not path.exists():
+                beside.unlink(missing_ok=True)
+        raise
+    if old not in (None, new):
+        _put(beside, _lines(path.name, {new: None}))
+
+
+def _put(path: Folder, content: bytes) -> None:
+    """Write a whole file or none. An object store does so by itself."""
     if not is_local(path):
         path.write_bytes(content)
         return
@@ -70,6 +117,82 @@ def write(path: Folder, content: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_bytes(path: Folder) -> bytes:
+    """The bytes of a file, which are right by its digest where it has one: no parser need see others.
+
+    Raises:
+      OSError: it cannot be read.
+      Damaged: they are not those that were written under its name.
+    """
+    return _read(path)[0]
+
+
+def _read(path: Folder) -> tuple[bytes, bool]:
+    """The bytes, and whether there is a digest that says that they are right."""
+    for _ in range(2):  # another process may be replacing the file between these two lines
+        content = path.read_bytes()
+        known = _digests(path)
+        if known is None or _digest(content) in known:
+            return content, known is not None
+    raise Damaged(path, f"is damaged: its bytes are not those of {digest_file(path).name}")
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _lines(name: str, digests: Iterable[str]) -> bytes:
+    return "".join(f"{digest}  {name}\n" for digest in digests).encode()
+
+
+def _digests(path: Folder) -> set[str] | None:
+    """The digests that its file of digests gives a file; None where there is no such file."""
+    beside = digest_file(path)
+    try:
+        lines = beside.read_bytes().decode(errors="replace").splitlines()
+    except FileNotFoundError:
+        return None
+    found = [LINE.fullmatch(line) for line in lines]
+    others = [match["name"] for match in found if match and match["name"] != path.name]
+    if others:
+        raise Damaged(path, f"was written as {others[0]}, by {beside.name}")
+    if not found or not all(found):
+        raise Damaged(path, f"cannot be trusted: {beside.name} is damaged")
+    return {match["digest"] for match in found if match}
+
+
+def _digest_of_whole(path: Folder) -> str | None:
+    """Of the file that is there and whole."""
+    try:
+        return _digest(read_bytes(path))
+    except (OSError, Damaged):
+        return None
+
+
+def remove(path: Folder) -> None:
+    """Remove a file, if it is there, and its digest."""
+    path.unlink(missing_ok=True)
+    digest_file(path).unlink(missing_ok=True)
+
+
+def set_aside(path: Folder) -> Folder:
+    """Move a file, whatever it is, and its digest into the folder ``set_aside`` beside it; the place where it is now.
+
+    Raises:
+      OSError: it cannot be moved.
+    """
+    folder = path.parent / SET_ASIDE
+    with explained(folder):
+        folder.mkdir(exist_ok=True)
+        taken = {each.name for each in folder.iterdir()}
+        names = itertools.chain([path.name], (f"{path.name}.{number}" for number in itertools.count(2)))
+        name = next(name for name in names if name not in taken and name + DIGEST not in taken)
+        for there, then in ((path, name), (digest_file(path), name + DIGEST)):
+            with contextlib.suppress(FileNotFoundError):  # another process has just done so, or it has no digest
+                there.rename(str(folder / then))
+    return folder / name
 
 
 def lock_of(folder: Path, name: str) -> filelock.BaseFileLock:
@@ -95,27 +218,68 @@ def table_of(name: str) -> str:
 
 
 def read(path: Folder) -> pl.DataFrame:
-    return pl.read_parquet(io.BytesIO(path.read_bytes()))
+    """The table in a file that ``save`` wrote; raises what ``read_with_maker`` does."""
+    return read_with_maker(path)[0]
 
 
 def made_by_of(path: Folder) -> Any:
-    source = str(path) if is_local(path) else io.BytesIO(path.read_bytes())
-    return json.loads(pl.read_parquet_metadata(source)[MADE_BY])
+    """What made the table in a file, as ``save`` was told; raises what ``read_with_maker`` does."""
+    return _parsed(path, _made_by, _read_own(path))
+
+
+def read_with_maker(path: Folder) -> tuple[pl.DataFrame, Any]:
+    """The table in a file that ``save`` wrote, and what made it. Warns once a folder of files that have no digest.
+
+    Raises:
+      OSError: it cannot be read.
+      Damaged: it is not what was written under its name, or no such table.
+    """
+    content = _read_own(path)
+    return _parsed(path, pl.read_parquet, content), _parsed(path, _made_by, content)
+
+
+def _read_own(path: Folder) -> bytes:
+    content, digested = _read(path)
+    folder = str(path.parent)
+    if not digested and folder not in _warned_of:
+        _warned_of.add(folder)
+        warnings.warn(
+            f"{folder} has files without digests, such as {path.name}, as earlier versions wrote them: if their bytes "
+            "were changed since, nobody will notice.",
+            stacklevel=4,
+        )
+    return content
+
+
+def _made_by(file: io.BytesIO) -> Any:
+    metadata = pl.read_parquet_metadata(file)
+    if MADE_BY not in metadata:
+        raise ValueError("nothing in it says what made it")
+    return json.loads(metadata[MADE_BY])
+
+
+def _parsed(path: Folder, parse: Callable[[io.BytesIO], Any], content: bytes) -> Any:
+    try:
+        return parse(io.BytesIO(content))
+    except NO_TABLE as error:
+        raise Damaged(path, f"is no table of records, truncated perhaps ({reason(error)[:80]})") from error
 
 
 def read_json(path: Folder) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
+      OSError: it cannot be read.
       ValueError: there is none in it.
     """
+    content = read_bytes(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        found = json.loads(content)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no JSON object ({error}): it is damaged; fetch or make it again.") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is no JSON object, but a {type(content).__name__}; fetch or make it again.")
-    return content
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no JSON object, but a {type(found).__name__}; fetch or make it again.")
+    return found
 
 
 def save(folder: Folder, name: str, records: pl.DataFrame, made_by: Provenance) -> None:
@@ -128,7 +292,7 @@ def save(folder: Folder, name: str, records: pl.DataFrame, made_by: Provenance) 
     records.write_parquet(buffer, metadata={MADE_BY: json.dumps(made_by)})
     with explained(folder):
         write(chunk_file(folder, name), buffer.getvalue())
-        failure_file(folder, name).unlink(missing_ok=True)
+        remove(failure_file(folder, name))
 
 
 def save_failure(folder: Folder, name: str, reason: str) -> None:

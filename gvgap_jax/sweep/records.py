@@ -13,8 +13,10 @@ from gvgap_jax.runtime.files import (
     chunk_file,
     folder_at,
     made_by_of,
-    read,
+    read_bytes,
     read_json,
+    read_with_maker,
+    remove,
     save,
     table_of,
 )
@@ -98,7 +100,7 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     missing = len(sizes) - len(present)
     if missing:
         warnings.warn(f"{folder}: {missing} of {len(sizes)} chunks of {table!r} are not computed yet.", stacklevel=2)
-    chunks = dict(_chunks(root, table, there))
+    chunks = dict(_chunks(root, table, there, plan))
     for name in present:
         records, made_by = chunks[name]
         if len(records) != sizes[name] or made_by["chunk"] != name:
@@ -109,17 +111,18 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     return pl.concat([chunks[name][0] for name in present])
 
 
-def _chunks(folder: Folder, table: str, there: Stored) -> Iterator[tuple[str, tuple[pl.DataFrame, Provenance]]]:
+def _chunks(
+    folder: Folder, table: str, there: Stored, plan: dict
+) -> Iterator[tuple[str, tuple[pl.DataFrame, Provenance]]]:
     """Every stored chunk of a table: its name, records and provenance."""
     if table in there.compacted.values():
-        path = chunk_file(folder, table)
-        together, start = read(path), 0
-        for name, made_by in made_by_of(path).items():
+        (together, makers), start = read_with_maker(chunk_file(folder, table)), 0
+        for name, made_by in makers.items():
             yield name, (together[start : start + made_by["rows"]], made_by)
             start += made_by["rows"]
     for name in sorted(there.single):
-        if table_of(name) == table and name not in there.compacted:
-            yield name, (read(chunk_file(folder, name)), made_by_of(chunk_file(folder, name)))
+        if table_of(name) == table and name in plan and name not in there.compacted:
+            yield name, read_with_maker(chunk_file(folder, name))
 
 
 def provenances(folder: Folder) -> dict[str, Provenance]:
@@ -132,7 +135,7 @@ def provenances(folder: Folder) -> dict[str, Provenance]:
 
 def failures(folder: Folder) -> dict[str, str]:
     """Chunks that could not be computed, and why."""
-    return {path.stem: path.read_text(encoding="utf-8") for path in folder.glob("*.failed")}
+    return {path.stem: read_bytes(path).decode(errors="replace") for path in folder.glob("*.failed")}
 
 
 def compact(folder: Folder) -> dict[str, int]:
@@ -147,13 +150,13 @@ def compact(folder: Folder) -> dict[str, int]:
     there, plan = stored(folder), manifest(folder)["chunks"]
     counts = {}
     for table in sorted({table_of(name) for name in plan}):
-        kept = {name: chunk for name, chunk in _chunks(folder, table, there) if name in plan}
+        kept = {name: chunk for name, chunk in _chunks(folder, table, there, plan) if name in plan}
         if not kept:
             continue
         names = [name for name in plan if name in kept]
         makers = {name: kept[name][1] | {"rows": len(kept[name][0])} for name in names}
         save(folder, table, pl.concat([kept[name][0] for name in names]), makers)
         for name in names:
-            chunk_file(folder, name).unlink(missing_ok=True)
+            remove(chunk_file(folder, name))
         counts[table] = len(names)
     return counts

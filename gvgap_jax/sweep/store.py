@@ -10,15 +10,22 @@ import json
 from pathlib import Path
 
 import filelock
-import polars as pl
 
 from gvgap_jax.runtime import messages
-from gvgap_jax.runtime.files import Folder, explained, is_local, lock_of, made_by_of, read, write
+from gvgap_jax.runtime.files import (
+    SET_ASIDE,
+    Damaged,
+    Folder,
+    explained,
+    is_local,
+    lock_of,
+    read_with_maker,
+    set_aside,
+    write,
+)
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep.grid import Chunk, Plan
 from gvgap_jax.sweep.records import MANIFEST, exists, manifest
-
-SET_ASIDE = "set_aside"
 
 
 def open_folder(folder: Folder, plan: Plan) -> list[str]:
@@ -121,21 +128,20 @@ def _set_bad_files_aside(folder: Folder, plan: Plan) -> list[str]:
         chunk = known.get(path.stem)
         reason = "is no chunk of this plan" if chunk is None else _what_is_wrong(path, chunk)
         if reason:
-            aside = folder / SET_ASIDE
-            with explained(folder):
-                aside.mkdir(exist_ok=True)
-                with contextlib.suppress(FileNotFoundError):  # another process has just done so
-                    path.rename(str(aside / path.name))
-            notes.append(f"{path.name} {reason}: set aside in {aside}.")
+            set_aside(path)
+            notes.append(f"{path.name} {reason}: set aside in {folder / SET_ASIDE}.")
     return notes
 
 
 def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
     """Why a file is not the chunk that it is called, or nothing."""
     try:
-        records, made_for = read(path), made_by_of(path).get("chunk")
-    except (pl.exceptions.PolarsError, OSError, ValueError, KeyError) as error:
-        return f"cannot be read, truncated perhaps ({messages.reason(error)[:80]})"
+        records, made_by = read_with_maker(path)
+    except Damaged as error:
+        return error.what
+    except OSError as error:
+        return f"cannot be read ({messages.reason(error)})"
+    made_for = made_by.get("chunk")
     if made_for != chunk.name:
         return f"was made as {made_for}"
     if len(records) != chunk.size:

@@ -10,7 +10,7 @@ import pytest
 from experiments.benchmarks import kills
 from experiments.cli import main as command
 from gvgap_jax.runtime import files
-from gvgap_jax.sweep import records, store
+from gvgap_jax.sweep import records
 
 ARGUMENTS = ("equivalence", "--grid.horizon", "1", "--grid.pairs", "16", "--seeds", "300")
 
@@ -81,8 +81,8 @@ def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demo
     (copy / f".{chunk}.parquet.host.1").touch()
     assert compared(demonstrated, copy).same
     assert compared(demonstrated, copy).stale == 2
-    (copy / store.SET_ASIDE).mkdir()
-    (copy / store.SET_ASIDE / f"{chunk}.parquet").touch()
+    (copy / files.SET_ASIDE).mkdir()
+    (copy / files.SET_ASIDE / f"{chunk}.parquet").touch()
     assert compared(demonstrated, copy).unexpected == (f"set_aside/{chunk}.parquet",)
 
 

@@ -10,7 +10,7 @@ from experiments.kit.backends import on_backend
 from experiments.kit.findings import Finding
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
-from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan, store
+from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan
 from tests.kit.fixed import fixed
 from tests.report.toy_questions import install
 
@@ -57,8 +57,8 @@ def test_status_of_a_half_done_folder(half, capsys):
 
 def test_status_names_what_failed_and_what_was_set_aside(half, capsys):
     files.save_failure(folder_at(half), "distances-0", "[it] rained")
-    (half / store.SET_ASIDE).mkdir()
-    (half / store.SET_ASIDE / "odd.parquet").touch()
+    (half / files.SET_ASIDE).mkdir()
+    (half / files.SET_ASIDE / "odd.parquet").touch()
     printed = printed_by(capsys, "status", half)
     assert "distances-0 failed: [it] rained" in printed
     assert "set aside: odd.parquet" in printed
@@ -77,7 +77,7 @@ def test_damaged_files_are_named_when_a_run_goes_on(half, capsys):
     (victim,) = half.glob("distances-*.parquet")
     victim.write_bytes(b"not parquet at all")
     printed = printed_by(capsys, *TINY, "--out", half)
-    assert f"{victim.name} cannot be read" in printed
+    assert f"{victim.name} is damaged" in printed
     assert "10 cells computed" in printed
 
 
