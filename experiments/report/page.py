@@ -65,7 +65,7 @@ def sections(evidence: Sequence[Evidence]) -> list[Section]:
 
 
 def page(evidence: Sequence[Evidence]) -> str:
-    """The report as HTML; styles and images are in it."""
+    """The report as HTML in UTF-8; styles and images are in it, and it may load or run nothing else."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -82,13 +82,14 @@ def page(evidence: Sequence[Evidence]) -> str:
     sides = [each for section in ordered for each in section.sides]
     failing = [(each, finding) for each in sides for finding in each.controls if not finding.passes]
     template = environment.get_template("page.html.jinja")
-    return template.render(
+    text = template.render(
         sections=ordered,
         controls=[finding for finding in findings if finding.control],
         failing=failing,
         simultaneous=SIMULTANEOUS,
         meanings=MEANINGS,
     )
+    return text.encode(errors="backslashreplace").decode()  # a path may hold bytes that are no text
 
 
 def number(value: float) -> str:
@@ -126,7 +127,7 @@ def prose(text: str) -> Markup:
 
 def embedded(content: bytes | str, kind: str) -> str:
     """Content as a data: address."""
-    encoded = base64.b64encode(content if isinstance(content, bytes) else content.encode())
+    encoded = base64.b64encode(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
     return f"data:{kind};base64,{encoded.decode()}"
 
 

@@ -117,7 +117,7 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     unique = dict(zip(names, asked, strict=True))
     before = _before(tokenizer, how)
     room = how.prompt_tokens - len(before)
-    texts = [_tried(how.prompt, prompt, tokenizer) for prompt in unique.values()]
+    texts = how.prompts(list(unique.values()), tokenizer)
     pieces = dict(zip(unique, _tokenised(texts, tokenizer, _Piece), strict=True))
     pieces |= _shortened(
         {name: unique[name] for name in unique if len(pieces[name].tokens) > room}, tokenizer, how, room
@@ -138,28 +138,22 @@ def _responses(asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Token
             return _Piece(ended[: how.response_tokens])
         return _Piece([], f"is longer than {how.response_tokens} tokens")
 
-    texts = [_tried(how.response, prompt, answer, tokenizer) for prompt, answer in zip(asked, answers, strict=True)]
-    return _tokenised(texts, tokenizer, fit)
+    return _tokenised(how.responses(asked, answers, tokenizer), tokenizer, fit)
 
 
-def _tokenised(texts: Sequence[str | _Piece], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]) -> list[_Piece]:
-    """The pieces of texts, a batch of them at a time; what has a problem already stays."""
+def _tokenised(
+    texts: Sequence[str | ValueError], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]
+) -> list[_Piece]:
+    """The pieces of texts, a batch of them at a time; what has a problem already keeps it."""
     found = []
     for batch in _batches(texts):
         tokens = iter(tokenizer.encode_batch([text for text in batch if isinstance(text, str)]))
-        found += [fit(next(tokens)) if isinstance(text, str) else text for text in batch]
+        found += [fit(next(tokens)) if isinstance(text, str) else _Piece([], str(text)) for text in batch]
     return found
 
 
 def _batches(values: Sequence) -> list[Sequence]:
     return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
-
-
-def _tried(make: Callable[..., str], *arguments: Any) -> str | _Piece:
-    try:
-        return make(*arguments)
-    except ValueError as error:
-        return _Piece([], str(error))
 
 
 def _before(tokenizer: Tokenizer, how: Format) -> list[int]:
@@ -178,21 +172,30 @@ def _shortened(prompts: dict[str, Prompt], tokenizer: Tokenizer, how: Format, ro
     waiting = {name: fields for name, fields in parsed.items() if how.shorten and isinstance(fields, dict)}
     for names in _batches(list(waiting)):
         while names:
-            texts = [how.query(waiting[name], tokenizer) for name in names]
-            tried = dict(zip(names, tokenizer.inner.encode_batch(texts, add_special_tokens=False), strict=True))
+            texts = dict(zip(names, how.queries([waiting[name] for name in names], tokenizer), strict=True))
+            found |= {name: _Piece([], str(text)) for name, text in texts.items() if isinstance(text, ValueError)}
+            names = [name for name in names if isinstance(texts[name], str)]
+            encodings = tokenizer.inner.encode_batch([texts[name] for name in names], add_special_tokens=False)
+            tried = dict(zip(names, encodings, strict=True))
             found |= {name: _Piece(each.ids, shortened=True) for name, each in tried.items() if len(each.ids) <= room}
             names = [name for name in names if found[name].problem and waiting[name][how.shorten or ""]]
-            waiting |= {name: _cut(waiting[name], tried[name], tokenizer, how, room) for name in names}
+            waiting |= _cut({name: waiting[name] for name in names}, tried, tokenizer, how, room)
     return found
 
 
-def _cut(fields: Fields, encoding: Any, tokenizer: Tokenizer, how: Format, room: int) -> Fields:
-    """The next cut that could be short enough: those that leave far too much are passed over, or a long text without
+def _cut(
+    waiting: dict[str, Fields], tried: dict[str, Any], tokenizer: Tokenizer, how: Format, room: int
+) -> dict[str, Fields]:
+    """The next cuts that could be short enough: those that leave far too much are passed over, or a long text without
     newlines would take hours."""
     name = how.shorten or ""
-    head = how.query(fields | {name: "\0"}, tokenizer).find("\0")
-    reach = encoding.offsets[room + SLACK][0] - head if len(encoding.ids) > room + SLACK else len(fields[name])
-    return fields | {name: _shorter(fields[name], max(reach, 0))}
+    heads = how.queries([fields | {name: "\0"} for fields in waiting.values()], tokenizer)
+    cut = {}
+    for (row, fields), head in zip(waiting.items(), heads, strict=True):
+        ids, offsets = tried[row].ids, tried[row].offsets
+        reach = offsets[room + SLACK][0] - str(head).find("\0") if len(ids) > room + SLACK else len(fields[name])
+        cut[row] = fields | {name: _shorter(fields[name], max(reach, 0))}
+    return cut
 
 
 def _shorter(text: str, most: int) -> str:

@@ -2,10 +2,12 @@
 
 import re
 import string
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
+from gvgap_jax.lm.data.rendering import Asked
 from gvgap_jax.lm.data.tokenizer import Fields, Messages, Prompt, Tokenizer
 
 
@@ -77,31 +79,61 @@ class Format:
             raise ValueError("has not the form of the template")
         return match.groupdict()
 
-    def query(self, parsed: Fields | Messages, tokenizer: Tokenizer) -> str:
-        """The text of what ``parse`` returns, up to where a response begins; raises as ``Tokenizer.render``."""
-        if self.chat or isinstance(parsed, list):
-            return tokenizer.render(self._messages(parsed), ask=True)
-        return self.template.format_map(parsed)
-
-    def prompt(self, prompt: Prompt, tokenizer: Tokenizer) -> str:
-        """The text of a prompt, of whatever length; raises as ``parse`` and ``query``."""
-        return self.query(self.parse(prompt), tokenizer)
-
-    def response(self, prompt: Prompt, answer: str, tokenizer: Tokenizer) -> str:
-        """The text that follows the prompt, of whatever length.
+    def queries(self, parsed: Sequence[Fields | Messages], tokenizer: Tokenizer) -> list[str | ValueError]:
+        """Texts of what ``parse`` returns, up to where responses begin, or why the chat template refuses them.
 
         Raises:
-          ValueError: as ``prompt``, or the chat template writes the prompt of a conversation in another way.
+          ValueError: as ``Tokenizer.render_batch``.
         """
-        answer = self.separator + answer.lstrip() if self.separator else answer
+        chats = [self.chat or isinstance(each, list) for each in parsed]
+        asked = [Asked(self._messages(each), True) for each, chat in zip(parsed, chats, strict=True) if chat]
+        rendered = iter(tokenizer.render_batch(asked) if asked else [])
+        return [
+            next(rendered) if chat else self.template.format_map(each)  # pyright: ignore[reportArgumentType]
+            for each, chat in zip(parsed, chats, strict=True)
+        ]
+
+    def prompts(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[str | ValueError]:
+        """The texts of prompts, of whatever length, or what is wrong with them; raises as ``queries``."""
+        return _where_good([self._parsed(each) for each in prompts], lambda good: self.queries(good, tokenizer))
+
+    def prompt(self, prompt: Prompt, tokenizer: Tokenizer) -> str:
+        """The text of a prompt; raises as ``parse`` and ``Tokenizer.render``."""
+        return _only(self.prompts([prompt], tokenizer))
+
+    def responses(
+        self, prompts: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer
+    ) -> list[str | ValueError]:
+        """The texts that follow prompts, of whatever length, or what is wrong; raises as ``queries``.
+
+        Wrong is, besides what is wrong with a prompt, a chat template that writes it in another way before its answer.
+        """
+        answers = [self.separator + each.lstrip() if self.separator else each for each in answers]
         if not self.chat:
-            return answer
-        messages = self._messages(self.parse(prompt))
-        asked = tokenizer.render(messages, ask=True)
-        whole = tokenizer.render([*messages, {"role": "assistant", "content": answer}], ask=False)
-        if not whole.startswith(asked):
-            raise ValueError("is not written behind the prompt by the chat template")
-        return whole[len(asked) :]
+            return list(answers)
+
+        def behind(good: list[tuple[Messages, str]]) -> list[str | ValueError]:
+            asked = [Asked(messages, True) for messages, _ in good]
+            whole = [Asked([*messages, {"role": "assistant", "content": answer}], False) for messages, answer in good]
+            texts = tokenizer.render_batch(asked + whole)
+            return [_rest(*both) for both in zip(texts[: len(good)], texts[len(good) :], strict=True)]
+
+        parsed = [self._parsed(each) for each in prompts]
+        talks = [
+            each if isinstance(each, ValueError) else (self._messages(each), answer)
+            for each, answer in zip(parsed, answers, strict=True)
+        ]
+        return _where_good(talks, behind)
+
+    def response(self, prompt: Prompt, answer: str, tokenizer: Tokenizer) -> str:
+        """The text that follows one prompt; ValueError for what ``responses`` finds wrong."""
+        return _only(self.responses([prompt], [answer], tokenizer))
+
+    def _parsed(self, prompt: Prompt) -> Fields | Messages | ValueError:
+        try:
+            return self.parse(prompt)
+        except ValueError as error:
+            return error
 
     def _messages(self, parsed: Fields | Messages) -> Messages:
         if isinstance(parsed, list):
@@ -120,6 +152,28 @@ TRANSCRIPT = Format(separator=" ")
 
 CHAT = Format(chat=True)
 """Messages through the tokenizer's own template."""
+
+
+def _where_good(values: Sequence[Any], make: Callable[[list[Any]], list[str | ValueError]]) -> list[str | ValueError]:
+    """What is made of the values, all at once; errors among them stay where they are."""
+    made = iter(make([each for each in values if not isinstance(each, ValueError)]))
+    return [each if isinstance(each, ValueError) else next(made) for each in values]
+
+
+def _rest(asked: str | ValueError, whole: str | ValueError) -> str | ValueError:
+    for each in (asked, whole):
+        if isinstance(each, ValueError):
+            return each
+    if not str(whole).startswith(str(asked)):
+        return ValueError("is not written behind the prompt by the chat template")
+    return str(whole)[len(str(asked)) :]
+
+
+def _only(texts: list[str | ValueError]) -> str:
+    (text,) = texts
+    if isinstance(text, ValueError):
+        raise text
+    return text
 
 
 @cache

@@ -1,15 +1,13 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
-import jinja2
 import numpy as np
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from gvgap_jax.lm.data import rendering
+from gvgap_jax.lm.data.rendering import Asked
 from gvgap_jax.runtime import hub
 from gvgap_jax.runtime.files import Folder, folder_at, is_local, read_json
 from gvgap_jax.runtime.packages import optional
@@ -79,14 +77,20 @@ class Tokenizer:
         ``strftime_now`` is left undefined: the same messages give the same text on another day.
 
         Raises:
-          ValueError: there is no template, or it refuses the messages.
+          ValueError: there is no template, it refuses the messages, or it needs more time, memory or text than it may.
         """
-        try:
-            return _compiled(self.template).render(
-                self.named, messages=messages, add_generation_prompt=ask, tools=None, documents=None
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise ValueError(f"the chat template refuses the messages: {error}") from error
+        (text,) = self.render_batch([Asked(messages, ask)])
+        if isinstance(text, ValueError):
+            raise text
+        return text
+
+    def render_batch(self, asked: Sequence[Asked]) -> list[str | ValueError]:
+        """The text of each row through the chat template, or why it refuses this row.
+
+        Raises:
+          ValueError: there is no template, or it ends or delays the process that renders it.
+        """
+        return rendering.rendered(self.template, self.named, asked)
 
     def _before_end(self, row) -> list[int]:
         over = np.flatnonzero(row == self.end)
@@ -157,19 +161,3 @@ def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
     if isinstance(found, list):
         found = {each["name"]: each["template"] for each in found}.get("default")
     return found
-
-
-@cache
-def _compiled(template: str) -> jinja2.Template:
-    def raise_exception(message: str):
-        raise jinja2.TemplateError(message)
-
-    def to_json(value, ensure_ascii=False, **options):  # jinja2's own escapes for HTML
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
-    return environment.from_string(template)
