@@ -17,8 +17,9 @@ from experiments.benchmarks.solvers import fastest
 from experiments.questions import sample_complexity
 from gvgap_jax.runtime.devices import over_devices, rows_over_devices
 from gvgap_jax.sweep import Grid
+from gvgap_jax.sweep.cells import Batch, batches
 from gvgap_jax.sweep.compute import Result, compute
-from gvgap_jax.sweep.grid import Batch, batches, chunks
+from gvgap_jax.sweep.plan import chunks
 
 
 class Throughput(NamedTuple):
@@ -81,7 +82,11 @@ def fits_of(arm: str, horizon: int, order: int, pairs: tuple[int, ...], most: in
     (batch,) = (batch for batch in found if batch.labels["arm"] == arm)
     own = horizon if arm == "DPO" else order
     index = np.flatnonzero((batch.columns["gold_order"] == order) & (batch.columns["order"] == own))[:most]
-    return batch._replace(columns={name: values[index] for name, values in batch.columns.items()})
+    return batch._replace(
+        numbers={name: values[index] for name, values in batch.columns.items()},
+        seeds=range(1),
+        points=batch.points[index % len(batch.points)],
+    )
 
 
 def computed(batch: Batch, rows: int, most: int | None = None) -> list[Result]:

@@ -14,7 +14,7 @@ from experiments.questions import questions
 from gvgap_jax.runtime.messages import unknown
 from gvgap_jax.sweep import Grid
 from gvgap_jax.sweep.engines import Ray, Slurm
-from gvgap_jax.sweep.grid import shard
+from gvgap_jax.sweep.plan import shard
 
 ALIASES = {"pairs": ["--grid.n"]}
 Parsed = TypeVar("Parsed")

@@ -11,7 +11,8 @@ from experiments.kit.presets import BACKEND_NAMES
 from experiments.kit.terminal import PROGRAM, console, names, table
 from experiments.questions import questions
 from experiments.tldr.settings import PRESETS as RECIPES
-from gvgap_jax.sweep.grid import Grid, batches, number_of_points
+from gvgap_jax.sweep.cells import batches
+from gvgap_jax.sweep.grid import Grid, number_of_points
 from theory.__main__ import CHECKS
 
 OTHERS = {

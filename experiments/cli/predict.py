@@ -22,7 +22,7 @@ from experiments.kit.terminal import console, explain, table
 from experiments.questions import phase_diagram, phase_diagram_records
 from experiments.questions.phase_diagram import Config, Program
 from experiments.questions.phase_diagram_records import RANGE
-from gvgap_jax.sweep.grid import Cell
+from gvgap_jax.sweep.cells import Cell
 
 
 class Arm(NamedTuple):

@@ -77,7 +77,7 @@ class Config:
     def __post_init__(self):
         check(self)
         check_gold_order(self)
-        if not np.isfinite(self.tilt):
+        if not -np.inf < self.tilt < np.inf:
             raise ValueError(f"tilt must be a finite number, got {self.tilt}.")
 
 

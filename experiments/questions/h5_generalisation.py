@@ -144,7 +144,7 @@ def _labels(model: str, tree: TokenTree) -> dict[str, str | int]:
 
 def _numbers(config: Config) -> dict[str, int | float]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order}
-    return numbers | {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
+    return numbers | {name: getattr(config, name) for name in ("beta", "temperature", "reference_scale")}
 
 
 def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:

@@ -165,7 +165,7 @@ def cells(config: Config | TransformerConfig, backend: Backend = TREE) -> list[C
         return []
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, **orders}
     numbers |= {"pairs": config.pairs, "samples": config.samples}
-    numbers |= {name: float(getattr(config, name)) for name in ("human_beta", "temperature", "reference_scale")}
+    numbers |= {name: getattr(config, name) for name in ("human_beta", "temperature", "reference_scale")}
     numbers |= {"informed": int(config.labels == "gold")}
     return [Cell("fits", program, labels | widths, numbers)]
 

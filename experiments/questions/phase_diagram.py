@@ -23,7 +23,7 @@ from experiments.kit.problems import METHODS, problem_of, record_of, task_of
 from experiments.questions.phase_diagram_figures import CAPTIONS, draw
 from experiments.questions.phase_diagram_records import FACTOR, IN_RANGE, SAME_CLASS, collapse, explained, gaps, ratios
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep.grid import Cell, Grid
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
 
 MEANING = 2
@@ -180,7 +180,7 @@ def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], ve
     program = Program(arm, kind, tree, padded, config.task, None if config.task in AT_DATA else config.gold_order)
     labels = {"task": config.task, "vocabulary": tree.vocabulary, "horizon": tree.horizon, "arm": arm, "policy": kind}
     numbers: dict[str, int | float] = {"gold_order": config.gold_order}
-    numbers |= {name: float(getattr(config, name)) for name in ("beta", "temperature", "reference_scale")}
+    numbers |= {name: getattr(config, name) for name in ("beta", "temperature", "reference_scale")}
     numbers |= {"policy_order": policy_order, "verifier_order": verifier_order}
     if not fitted:
         return Cell("dimensions", program, labels, numbers)

@@ -103,7 +103,7 @@ def cells(config: Config) -> list[Cell]:
         return []
     tree = TokenTree(config.vocabulary, config.horizon)
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "pairs": config.pairs}
-    numbers |= {"unseen": float(config.unseen), "beta": float(config.beta), "temperature": 1.0, "reference_scale": 0.0}
+    numbers |= {"unseen": config.unseen, "beta": config.beta, "temperature": 1.0, "reference_scale": 0.0}
     orders = {"DPO": [config.horizon], "RLHF": sorted({config.gold_order, config.horizon})}
     made = []
     for method in orders:

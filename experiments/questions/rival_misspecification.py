@@ -105,7 +105,7 @@ def cells(config: Config) -> list[Cell]:
     """
     numbers: dict[str, int | float] = {"beta": config.beta}
     if config.setting == "arms":
-        numbers |= {"skew": float(config.skew), "pairs": config.pairs}
+        numbers |= {"skew": config.skew, "pairs": config.pairs}
         return [Cell("arms", Program("arms", ARMS, 0), {}, numbers | {"free": free}) for free in POLICIES]
     if max(config.gold_order, config.policy_order, config.verifier_order) > config.horizon:
         return []

@@ -105,7 +105,7 @@ def cells(config: Config) -> list[Cell]:
     tree, size = TokenTree(config.vocabulary, config.horizon), preferences.padded(config.pairs)
     labels: dict[str, str | int] = {"horizon": config.horizon}
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "temperature": 1.0}
-    numbers["reference_scale"] = float(config.reference_scale)
+    numbers["reference_scale"] = config.reference_scale
     fitted = numbers | {"pairs": config.pairs}
     orders = sorted({config.gold_order, config.horizon})
     made = [Cell("gold", Program("gold", tree, 0), labels, numbers | {"beta": 1.0})]

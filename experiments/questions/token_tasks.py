@@ -154,7 +154,7 @@ def cells(config: Config) -> list[Cell]:
     sizes = Sizes(*(getattr(config, name) for name in Sizes._fields))
     shape = llama(config.vocabulary, config.layers, config.width)
     program = Program(config.family, sizes, shape, config.pairs, config.steps)
-    numbers = {"beta": float(config.beta), "informed": int(config.labels == "gold")}
+    numbers = {"beta": config.beta, "informed": int(config.labels == "gold")}
     return [Cell("fits", program, {name: getattr(config, name) for name in ("family", "pairs", *SIZE)}, numbers)]
 
 

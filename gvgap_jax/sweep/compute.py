@@ -23,7 +23,8 @@ from gvgap_jax.runtime.devices import (
     rows_over_devices,
 )
 from gvgap_jax.runtime.machine import give_back_memory
-from gvgap_jax.sweep.grid import Chunk, Columns
+from gvgap_jax.sweep.cells import Columns
+from gvgap_jax.sweep.plan import Chunk
 
 
 class Result(NamedTuple):
@@ -89,7 +90,7 @@ def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
 
 def program_of(chunk: Chunk) -> tuple[Hashable, tuple[tuple[str, str], ...], int]:
     """What a chunk's program is compiled for: the static configuration, names and dtypes of the columns, the rows."""
-    columns = tuple((name, values.dtype.str) for name, values in chunk.batch.columns.items())
+    columns = tuple((name, values.dtype.str) for name, values in chunk.columns.items())
     return chunk.batch.program, columns, chunk.rows
 
 
@@ -153,7 +154,7 @@ def _records(chunk: Chunk, results: dict[str, np.ndarray]) -> pl.DataFrame:
     outputs = {name: values[: chunk.size] for name, values in results.items()}
     constants = [pl.lit(value).alias(name) for name, value in chunk.batch.labels.items()]
     status = pl.Series("status", list(_statuses(outputs)))
-    return pl.DataFrame(chunk.batch.columns | outputs).select(*constants, pl.all(), status)
+    return pl.DataFrame(chunk.columns | outputs).select(*constants, pl.all(), status)
 
 
 def _statuses(outputs: dict[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from gvgap_jax.runtime.packages import optional
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.sweep import records
 from gvgap_jax.sweep.compute import Result, compute
-from gvgap_jax.sweep.grid import Chunk, Plan
+from gvgap_jax.sweep.plan import Chunk, Plan
 from gvgap_jax.sweep.run import Claim, Engine, Report, Run, by_programs, cells_of, missing, run_plan
 
 RETRIES = 3  # of a chunk whose worker died
@@ -87,7 +87,7 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
         while True:
             while len(running) < AHEAD * room and (chunk := next(queue, None)) is not None:
                 if claim(chunk):
-                    running[task.remote(run, chunk)] = chunk
+                    running[task.remote(run, chunk.alone())] = chunk
             if not running:
                 return
             (ready,), _ = ray.wait(list(running), num_returns=1)

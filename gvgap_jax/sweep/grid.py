@@ -1,20 +1,16 @@
-"""Grids as data: axes over the fields of an experiment's ``Config``, and the batches of cells that they make."""
+"""Grids as data: axes over the fields of an experiment's ``Config``."""
 
 import dataclasses
-import hashlib
 import itertools
 import math
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, NamedTuple, Protocol
-
-import numpy as np
+from collections.abc import Mapping
+from typing import Any
 
 from gvgap_jax.runtime.messages import unknown
 
-Columns = dict[str, np.ndarray[Any, Any]]
-
 LARGEST_SEED = 2**31 - 1  # records have them as 32-bit numbers
-CHUNK = 128  # cells in one file, and at most so many in one call of a program
+
+Factor = dict[str, tuple]  # an axis, or a group of zipped ones: the values of each field, of one length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,109 +31,37 @@ class Grid:
     first_seed: int = 0
 
 
-class Cell(NamedTuple):
-    """A cell of an experiment before its seeds.
-
-    Attributes:
-      table: the table its records belong to.
-      program: what decides the compiled program; hashable, with a stable repr.
-      labels: columns of its records that are words, or that the program decides.
-      numbers: columns that are data: what varies without changing the program.
-    """
-
-    table: str
-    program: Hashable
-    labels: dict[str, str | int]
-    numbers: dict[str, int | float]
-
-
-class Batch(NamedTuple):
-    """Cells and seeds that share a compiled program and a table: ``Cell`` with columns of equal length for numbers."""
-
-    table: str
-    program: Hashable
-    labels: dict[str, str | int]
-    columns: Columns
-
-    @property
-    def size(self) -> int:
-        """Number of rows: cells times seeds."""
-        return len(self.columns["seed"])
-
-
-class Chunk(NamedTuple):
-    """Rows of a batch that are computed and stored together.
-
-    Attributes:
-      name: of its file: the table and a hash of everything that decides the records.
-      rows: the shape that the columns are padded to; all chunks of a batch have the same.
-    """
-
-    name: str
-    batch: Batch
-    rows: int
-
-    @property
-    def size(self) -> int:
-        """Number of rows, without padding."""
-        return self.batch.size
-
-    def padded(self) -> Columns:
-        """Columns of ``rows`` rows; the last one repeated."""
-        index = np.minimum(np.arange(self.rows), self.size - 1)
-        return {name: values[index] for name, values in self.batch.columns.items()}
-
-
-class Experiment(Protocol):
-    """What the sweep asks of an experiment's module.
-
-    Attributes:
-      MEANING: a number that grows when its records change their meaning.
-      Config: frozen dataclass of the settings of one point; it refuses what makes no sense.
-      cells: a point's cells, none where the point is impossible.
-      run: the pure function of a program and of one row's columns (as scalars) -> scalars.
-    """
-
-    MEANING: int
-    Config: type
-
-    @staticmethod
-    def cells(config, /) -> list[Cell]: ...
-
-    @staticmethod
-    def run(program, cell, /) -> dict: ...
-
-
-class Plan(NamedTuple):
-    """Everything a sweep will compute, decided by the experiment and the grid alone."""
-
-    experiment: str
-    meaning: int
-    grid: Grid
-    run: Callable[[Any, Any], dict]
-    chunks: list[Chunk]
-
-
-def make_plan(name: str, experiment: Experiment, grid: Grid) -> Plan:
-    """The plan of a grid; raises ValueError for a grid that is not sound (see ``batches``)."""
-    grouped = batches(experiment.Config, experiment.cells, grid)
-    defaults = {field.name: (field.default,) for field in dataclasses.fields(experiment.Config)}
-    grid = dataclasses.replace(grid, axes=defaults | dict(grid.axes))
-    cut = [chunk for batch in grouped for chunk in chunks(batch, name, experiment.MEANING)]
-    return Plan(name, experiment.MEANING, grid, experiment.run, cut)
-
-
 def number_of_points(grid: Grid) -> int:
     """How many points a grid has, impossible ones counted; none is made."""
-    return math.prod(len(factor) for factor in _factors(grid, list(grid.axes)))
+    return math.prod(map(length, _product(grid, list(grid.axes))))
 
 
 def points(config: type, grid: Grid) -> list:
     """Every ``config`` of the grid, in the order of its fields, the last one fastest.
 
     Raises:
-      ValueError: an axis is no field of ``config`` or is empty, zipped axes differ in length, there are no
-        seeds, or ``config`` refuses a point.
+      ValueError: see ``factors``, or ``config`` refuses a point.
+    """
+    product = factors(config, grid)
+    steps = itertools.product(*(range(length(factor)) for factor in product))
+    return [config(**dict(itertools.chain(*map(fields_at, product, point)))) for point in steps]
+
+
+def length(factor: Factor) -> int:
+    """How many values a factor has."""
+    return len(next(iter(factor.values())))
+
+
+def fields_at(factor: Factor, step: int) -> list[tuple[str, Any]]:
+    """The fields of a factor with one of its values."""
+    return [(name, values[step]) for name, values in factor.items()]
+
+
+def factors(config: type, grid: Grid) -> list[Factor]:
+    """The factors of a grid, whose product its points are, in the order of the fields of ``config``.
+
+    Raises:
+      ValueError: an axis is no field of ``config`` or is empty, zipped axes differ in length, or there are no seeds.
     """
     fields = [field.name for field in dataclasses.fields(config)]
     for name in [*grid.axes, *itertools.chain(*grid.zipped)]:
@@ -150,13 +74,11 @@ def points(config: type, grid: Grid) -> list:
         raise ValueError(f"seeds must be at least 1, got {grid.seeds}.")
     if not 0 <= grid.first_seed <= LARGEST_SEED - grid.seeds:
         raise ValueError(f"seeds are numbered from 0 to {LARGEST_SEED:,}, got {grid.seeds} from {grid.first_seed}.")
-    axes = [name for name in fields if name in grid.axes]
-    return [config(**dict(itertools.chain(*point))) for point in itertools.product(*_factors(grid, axes))]
+    return _product(grid, [name for name in fields if name in grid.axes])
 
 
-def _factors(grid: Grid, axes: list[str]) -> list[list[tuple[tuple[str, Any], ...]]]:
-    """Factors of the product: an axis, or a group of zipped ones; each a list of (field, value) tuples."""
-    factors, placed = [], set()
+def _product(grid: Grid, axes: list[str]) -> list[Factor]:
+    made, placed = [], set()
     for name in axes:
         if name in placed:
             continue
@@ -172,55 +94,20 @@ def _factors(grid: Grid, axes: list[str]) -> list[list[tuple[tuple[str, Any], ..
         if placed & set(group):
             raise ValueError(f"a field can be zipped once; {', '.join(sorted(placed & set(group)))} is zipped twice.")
         placed |= set(group)
-        values = zip(*(grid.axes[other] for other in group), strict=True)
-        factors.append([tuple(zip(group, value, strict=True)) for value in values])
-    return factors
+        once = dict.fromkeys(zip(*(grid.axes[other] for other in group), strict=True))
+        made.append(dict(zip(group, zip(*once, strict=True), strict=True)))
+    return made
 
 
-def batches(config: type, cells: Callable[[Any], list[Cell]], grid: Grid) -> list[Batch]:
-    """The cells of every point of the grid, grouped by compiled program, times the seeds.
-
-    A cell that several points ask for is there once. Seeds vary slowest, so that what a stopped sweep
-    has finished is whole seeds.
-
-    Raises:
-      ValueError: the grid is not sound (see ``points``), or none of its points has a cell.
-    """
-    groups: dict[Hashable, dict[tuple, None]] = {}
-    for point in points(config, grid):
-        for cell in cells(point):
-            key = (cell.table, cell.program, tuple(cell.labels.items()), tuple(cell.numbers))
-            groups.setdefault(key, {})[tuple(cell.numbers.values())] = None
-    if not groups:
-        raise ValueError(f"the grid has no cells: no point of {dict(grid.axes)} is possible. Look at its orders.")
-    return [_batch(*key, rows=list(rows), grid=grid) for key, rows in groups.items()]  # pyright: ignore
-
-
-def _batch(table: str, program: Hashable, labels: tuple, names: tuple[str, ...], rows: list[tuple], grid: Grid):
-    columns: Columns = {}
-    for name, values in zip(names, zip(*rows, strict=True), strict=True):
-        kind = np.int32 if all(isinstance(value, int) for value in values) else np.float32
-        columns[name] = np.tile(np.array(values, kind), grid.seeds)
-    columns["seed"] = np.repeat(grid.first_seed + np.arange(grid.seeds, dtype=np.int32), len(rows))
-    return Batch(table, program, dict(labels), columns)
-
-
-def chunks(batch: Batch, experiment: str, meaning: int, most: int = CHUNK) -> list[Chunk]:
-    """The batch in chunks of one shape, of at most ``most`` rows, each named by the hash of all that decides it."""
-    count = -(-batch.size // most)
-    rows = -(-batch.size // count)
-    parts = []
-    for start in range(0, batch.size, rows):
-        columns = {name: values[start : start + rows] for name, values in batch.columns.items()}
-        digest = hashlib.sha256(repr((experiment, meaning, batch.program, sorted(batch.labels.items()), rows)).encode())
-        for name, values in sorted(columns.items()):
-            digest.update(name.encode() + values.dtype.str.encode() + values.tobytes())
-        parts.append(Chunk(f"{batch.table}-{digest.hexdigest()[:16]}", batch._replace(columns=columns), rows))
-    return parts
-
-
-def shard(parts: list[Chunk], index: int, count: int) -> list[Chunk]:
-    """Every ``count``-th chunk from ``index`` on: the shards of a plan are disjoint, and all of it together."""
-    if not 0 <= index < count:
-        raise ValueError(f"a shard is i/n with 0 <= i < n, got {index}/{count}.")
-    return parts[index::count]
+def contains(grid: Grid, other: Grid) -> bool:
+    """Whether every point and every seed of the other grid is one of this grid. Both have the same axes."""
+    return (
+        sorted(map(sorted, grid.zipped)) == sorted(map(sorted, other.zipped))
+        and grid.first_seed <= other.first_seed
+        and other.first_seed + other.seeds <= grid.first_seed + grid.seeds
+        and all(
+            set(zip(*(other.axes[name] for name in sorted(factor)), strict=True))
+            <= set(zip(*(grid.axes[name] for name in sorted(factor)), strict=True))
+            for factor in _product(grid, list(grid.axes))
+        )
+    )

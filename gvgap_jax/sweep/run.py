@@ -15,7 +15,7 @@ from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.sweep import records, store
 from gvgap_jax.sweep.compute import PROGRAMS, Result, compiled, compute, program_of
-from gvgap_jax.sweep.grid import Chunk, Plan, shard
+from gvgap_jax.sweep.plan import Chunk, Plan, shard
 
 POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
 
@@ -144,7 +144,7 @@ def by_programs(chunks: list[Chunk]) -> list[list[Chunk]]:
     def part(chunk: Chunk) -> int:
         return numbers[program_of(chunk)] // PROGRAMS
 
-    ordered = sorted(chunks, key=lambda chunk: (part(chunk), chunk.batch.columns["seed"][0]))
+    ordered = sorted(chunks, key=lambda chunk: (part(chunk), chunk.first_seed))
     return [list(together) for _, together in itertools.groupby(ordered, part)]
 
 

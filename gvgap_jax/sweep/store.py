@@ -24,7 +24,7 @@ from gvgap_jax.runtime.files import (
     write,
 )
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep.grid import Chunk, Plan
+from gvgap_jax.sweep.plan import Chunk, Plan
 from gvgap_jax.sweep.records import MANIFEST, exists, manifest
 
 
@@ -146,7 +146,7 @@ def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
         return f"was made as {made_for}"
     if len(records) != chunk.size:
         return f"has {len(records)} rows instead of {chunk.size}"
-    for name, values in chunk.batch.columns.items():
+    for name, values in chunk.columns.items():
         if name not in records.columns or not (records[name].to_numpy() == values).all():
             return f"holds other cells than its name says (column {name!r})"
     return ""

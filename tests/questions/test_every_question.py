@@ -21,7 +21,7 @@ from experiments.kit.terminal import console
 from experiments.questions import questions
 from gvgap_jax import policies, verifiers
 from gvgap_jax.sweep import Grid, load, make_plan
-from gvgap_jax.sweep.grid import batches
+from gvgap_jax.sweep.cells import batches
 from tests.helpers import in_less_than_single_precision, products
 from tests.questions.conftest import products_of
 

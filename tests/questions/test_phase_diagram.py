@@ -14,7 +14,8 @@ from experiments.cli import predict
 from experiments.questions import phase_diagram, phase_diagram_figures, phase_diagram_records, sample_complexity
 from experiments.questions.phase_diagram import Config
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep.grid import Grid, batches
+from gvgap_jax.sweep import Grid
+from gvgap_jax.sweep.cells import batches
 
 TINY = Grid(
     {

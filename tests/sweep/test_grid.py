@@ -7,7 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from gvgap_jax.sweep.grid import Cell, Grid, batches, chunks, make_plan, number_of_points, points, shard
+from gvgap_jax.sweep.cells import Cell, batches
+from gvgap_jax.sweep.grid import Grid, number_of_points, points
+from gvgap_jax.sweep.plan import chunks, make_plan, shard
 from tests.sweep import toy_experiment as toy
 
 
@@ -84,7 +86,7 @@ def test_cells_are_grouped_by_program_and_data_is_batched():
 
 def test_seeds_are_counted_from_the_first():
     plan = make_plan("toy", toy, Grid({"power": (1, 2)}, seeds=3, first_seed=40))
-    seeds = {seed for chunk in plan.chunks for seed in chunk.batch.columns["seed"].tolist()}
+    seeds = {seed for chunk in plan.chunks for seed in chunk.columns["seed"].tolist()}
     assert seeds == {40, 41, 42}
     other = make_plan("toy", toy, Grid({"power": (1, 2)}, seeds=3))
     assert not {chunk.name for chunk in plan.chunks} & {chunk.name for chunk in other.chunks}
@@ -104,7 +106,7 @@ def test_chunks_share_one_shape_and_hold_every_row_once(most, shape, sizes):
     found = chunks(batch, "toy", 1, most)
     assert [chunk.size for chunk in found] == sizes
     for name, values in batch.columns.items():
-        np.testing.assert_array_equal(np.concatenate([chunk.batch.columns[name] for chunk in found]), values)
+        np.testing.assert_array_equal(np.concatenate([chunk.columns[name] for chunk in found]), values)
         for chunk in found:
             padded = chunk.padded()[name]
             assert len(padded) == shape

@@ -21,7 +21,7 @@ def maps():
 
 
 def seed_and_program(chunk):
-    return chunk.batch.columns["seed"][0], chunk.batch.program
+    return chunk.first_seed, chunk.batch.program
 
 
 def test_parts_have_few_programs_and_in_each_the_first_seeds_come_first(monkeypatch):
