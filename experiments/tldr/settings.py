@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from experiments.kit.presets import RESULTS, named_by
+from gvgap_jax.lm.judges.secrets import check_address
 from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
 
@@ -94,6 +95,7 @@ class Endpoint:
       cap: dollars that it may cost in all, at these prices.
       prompt_price: dollars per million tokens of prompts.
       answer_price: dollars per million tokens of answers.
+      plain_http: send the key unencrypted to another machine where the address says http.
     """
 
     model: str | None = None
@@ -102,6 +104,10 @@ class Endpoint:
     cap: float = float("inf")
     prompt_price: float = 0.0
     answer_price: float = 0.0
+    plain_http: bool = False
+
+    def __post_init__(self):
+        check_address(self.base_url, self.key_variable, self.plain_http)  # before it is stored with the run
 
 
 @dataclass(frozen=True)

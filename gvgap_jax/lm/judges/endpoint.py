@@ -4,18 +4,20 @@ import contextlib
 import hashlib
 import json
 import math
-import os
 import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import openai
+from anyio.from_thread import start_blocking_portal
 
+from gvgap_jax.lm.judges.client import Refused, client
+from gvgap_jax.lm.judges.secrets import Redaction, check_address, key_in
 from gvgap_jax.lm.judges.verdicts import (
     LETTERS,
     TLDR,
@@ -36,6 +38,7 @@ TABLE = (
 )
 REMINDER = "\n\nThe last line of the answer must be one letter and nothing else: A, B or C."
 REFUSED = "the request was refused"
+MOST_TOKENS = 10**9  # that a server may have counted
 KEPT = "All answers so far are kept; run again to go on."
 
 
@@ -44,20 +47,21 @@ class Endpoint:
     """A model behind a server, and what may be spent on it.
 
     Attributes:
-      model, base_url: as the server names the model, and its address, which mostly ends in /v1.
+      model, base_url: as the server names the model, and its address, which mostly ends in /v1; no key is in it.
       key_variable: environment variable that holds the key; a server that wants none takes any word.
       template: how a question is put.
       temperature: None to leave it to the server; some models take no other than their own.
       answer_tokens: most tokens of an answer, thoughts included.
       parallel: requests at a time.
-      timeout: seconds for each of them.
+      timeout: seconds for each of them; an answer that has begun may take a fifth more, and a second at least.
       max_retries: after 408, 409, 429, 5xx or no answer; waits double from 0.5 to 8 s, or are what the server says.
       prompt_price, answer_price: dollars per million tokens.
       cap: dollars that all the answers of this model in a cache folder may cost, those of earlier calls included.
       characters_per_token: to estimate prompts before they are counted by the server.
+      plain_http: send the key unencrypted to another machine where the address says http.
 
     Raises:
-      ValueError: sizes below 1, negative prices, a cap without prices.
+      ValueError: sizes below 1, negative prices, a cap without prices, or an address that would give the key away.
     """
 
     model: str
@@ -73,8 +77,10 @@ class Endpoint:
     answer_price: float = 0.0
     cap: float = math.inf
     characters_per_token: float = 4.0
+    plain_http: bool = False
 
     def __post_init__(self):
+        check_address(self.base_url, self.key_variable, self.plain_http)
         if min(self.answer_tokens, self.parallel, self.max_retries + 1) < 1:
             raise ValueError("Endpoint: answer_tokens and parallel must be at least 1, max_retries at least 0.")
         if min(self.timeout, self.characters_per_token) <= 0:
@@ -200,12 +206,15 @@ def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> d
         under_way = [_expected_tokens(settings, each) for each in (waiting[0], *flying.values())]
         return paid + sum(settings.dollars(*tokens) for tokens in under_way) <= settings.cap * (1 + 1e-9)
 
-    with _client(settings) as client, ThreadPoolExecutor(settings.parallel) as pool:
+    key = key_in(settings.key_variable, settings.base_url)
+    redact = Redaction(key)
+    asking = client(key, settings.base_url, redact, settings.timeout, settings.max_retries)
+    with redact.of_logs(), start_blocking_portal() as portal, portal.wrap_async_context_manager(asking):
         try:
             while waiting or flying:
                 while waiting and len(flying) < settings.parallel and next_fits():
                     prompt = waiting.popleft()
-                    flying[pool.submit(_answer, client, settings, prompt)] = prompt
+                    flying[portal.start_task_soon(_answer, asking, settings, redact, prompt)] = prompt
                 if not flying:
                     raise ValueError(
                         f"the next request could exceed the cap of ${settings.cap:g}: {len(answers)} of {len(prompts)} "
@@ -219,21 +228,34 @@ def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> d
     return answers
 
 
-def _answer(client: openai.OpenAI, settings: Endpoint, prompt: str) -> _Answer:
+async def _answer(asking: openai.AsyncOpenAI, settings: Endpoint, redact: Redaction, prompt: str) -> _Answer:
     try:
-        response: Any = client.chat.completions.create(**_request(settings, prompt))
+        response: Any = await asking.chat.completions.create(**_request(settings, prompt))
         choice, text = response.choices[0], response.choices[0].message.content or ""
+        finish, usage = choice.finish_reason or "", response.usage
+        if not isinstance(text, str) or not isinstance(finish, str):
+            raise TypeError("no text")
     except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        return _Answer("", f"{REFUSED} ({error.status_code}): {_said(error)}", 0, 0)
+        return _Answer("", f"{REFUSED} ({error.status_code}): {_said(error, redact)}", 0, 0)
     except openai.OpenAIError as error:
-        raise _explained(error, settings) from error
-    except (AttributeError, TypeError, IndexError, json.JSONDecodeError) as error:
-        message = f"what {settings.base_url} answers is no chat completion: does its address end in /v1? {KEPT}"
-        raise OSError(message) from error
-    tokens = _expected_tokens(settings, prompt)[0], math.ceil(len(text) / settings.characters_per_token)
-    if response.usage:
-        tokens = response.usage.prompt_tokens, response.usage.completion_tokens
-    return _Answer(text, choice.finish_reason or "", *tokens)
+        failure = _explained(error, settings, redact)
+    except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
+        failure = OSError(
+            f"what {settings.base_url} answers is no chat completion: does its address end in /v1? {KEPT}"
+        )
+    else:
+        text, finish = (redact(each.encode(errors="replace").decode()) for each in (text, finish))
+        return _Answer(text, finish, *_counted(usage) or _estimated(settings, prompt, text))
+    raise failure  # not from the error, which holds the request and its key
+
+
+def _counted(usage: Any) -> tuple[int, int] | None:
+    counts: Any = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
+    return counts if all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) else None
+
+
+def _estimated(settings: Endpoint, prompt: str, text: str) -> tuple[int, int]:
+    return _expected_tokens(settings, prompt)[0], math.ceil(len(text) / settings.characters_per_token)
 
 
 def _request(settings: Endpoint, prompt: str) -> dict[str, Any]:
@@ -245,39 +267,33 @@ def _request(settings: Endpoint, prompt: str) -> dict[str, Any]:
     return request if settings.temperature is None else request | {"temperature": settings.temperature}
 
 
-def _client(settings: Endpoint) -> openai.OpenAI:
-    key = os.environ.get(settings.key_variable)
-    if not key:
-        raise ValueError(
-            f"the environment variable {settings.key_variable} holds no key for {settings.base_url}: export it, or "
-            f"name another; for a server that wants no key, any word will do."
-        )
-    options: dict[str, Any] = {"timeout": settings.timeout, "max_retries": settings.max_retries}
-    return openai.OpenAI(api_key=key, base_url=settings.base_url, **options)
-
-
-def _explained(error: openai.OpenAIError, settings: Endpoint) -> Exception:
-    where = f"{settings.model} at {settings.base_url}"
+def _explained(error: openai.OpenAIError, settings: Endpoint, redact: Redaction) -> Exception:
+    where, said = f"{settings.model} at {settings.base_url}", _said(error, redact)
     tries = f"{settings.max_retries + 1} tries"
     match error:
+        case Refused():
+            return OSError(f"{where} {said}. {KEPT}")
         case openai.AuthenticationError() | openai.PermissionDeniedError():
             return ValueError(f"{where} refuses the key in {settings.key_variable} ({error.status_code}). {KEPT}")
         case openai.NotFoundError():
-            return ValueError(f"{where} is not there (404): name another model or address. {KEPT} ({_said(error)})")
+            return ValueError(f"{where} is not there (404): name another model or address. {KEPT} ({said})")
         case openai.RateLimitError():
             return OSError(
                 f"{where} has too many requests, or its account is empty, after {tries} (429): wait, or lower "
-                f"parallel. {KEPT} ({_said(error)})"
+                f"parallel. {KEPT} ({said})"
             )
+        case openai.APIStatusError() if 300 <= error.status_code < 400:
+            there = redact(str(error.response.headers.get("location"))).partition("?")[0][:200]
+            return ValueError(f"{where} redirects to {there}, where no key is sent: give that address. {KEPT}")
         case openai.APITimeoutError():
             return OSError(f"{where} did not answer within {settings.timeout:g} s, in {tries}. {KEPT}")
         case openai.APIConnectionError():
             return OSError(f"{where} cannot be reached, in {tries}: is the server up, the address right? {KEPT}")
-    return OSError(f"{where} failed. {KEPT} ({_said(error)})")
+    return OSError(f"{where} failed. {KEPT} ({said})")
 
 
-def _said(error: openai.OpenAIError) -> str:
-    return " ".join(str(error).split())[:200]
+def _said(error: openai.OpenAIError, redact: Redaction) -> str:
+    return " ".join(redact(str(error)).split())[:200]  # in this order: half a key is a key
 
 
 def _expected_tokens(settings: Endpoint, prompt: str) -> tuple[int, int]:
