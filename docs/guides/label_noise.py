@@ -5,7 +5,6 @@ temperature of the labels grows: at 0 a label is a fact, at infinity a coin. Bot
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -20,13 +19,14 @@ from experiments.kit.per_seed import curves_by_seed
 from experiments.kit.plots import DPO, RLHF, curve, legend_below, style
 from experiments.kit.presets import disjoint
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 1
 QUESTION = Question(
     label="rival: label noise",
     claim="Noisier labels widen the gap.",
     reported="Nothing: the paper has one temperature.",
+    axes=("temperature",),
 )
 
 
@@ -114,18 +114,14 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """One panel a horizon; bars are 95 % intervals over seeds."""
-    fits = load(folder, "fits")
-    horizons = sorted(fits["horizon"].unique())
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """Both methods over the temperature; bars are 95 % intervals over seeds."""
     with style(2.4):
-        figure, (panels,) = plt.subplots(1, len(horizons), squeeze=False, sharey=True)
-        for axis, horizon in zip(panels, horizons, strict=True):
-            axis.set(xscale="log", xlabel="temperature of the labels", title=f"H = {horizon}")
-            for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
-                mean = pl.col(f"regret_{method}").mean()
-                temperatures, regrets = curves_by_seed(fits.filter(horizon=horizon), "temperature", mean)
-                curve(axis, temperatures, regrets.values, method.upper(), **look)
-        panels[0].set_ylabel("regret KL(π‖π*) [nats]")
+        figure, axis = plt.subplots()
+        axis.set(xscale="log", xlabel="temperature of the labels", ylabel="regret KL(π‖π*) [nats]")
+        for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
+            mean = pl.col(f"regret_{method}").mean()
+            temperatures, regrets = curves_by_seed(records["fits"], "temperature", mean)
+            curve(axis, temperatures, regrets.values, method.upper(), **look)
         legend_below(figure)
     return {"label_noise": figure}

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from experiments.cli.arguments import known_experiment
+from experiments.kit import points
 from experiments.kit.backends import BackendName, named, on_backend
 from experiments.kit.plots import save
 from experiments.kit.presets import PRESET_NAMES, default_folder
@@ -40,7 +41,8 @@ def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree"
     Raises:
       FileNotFoundError: the folder holds no such records.
     """
-    drawn = questions()[name].draw(folder).items()
+    module = on_backend(questions(), backend)[name]
+    drawn = points.figures(module, points.records_of(folder))
     return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]
 
 

@@ -12,12 +12,13 @@ from rich.markup import escape
 import experiments
 import gvgap_jax
 from experiments.cli.arguments import grid_of, part_of
+from experiments.kit import points
 from experiments.kit.backends import named
-from experiments.kit.findings import SIMULTANEOUS, Finding, decided, doubtful, tally
+from experiments.kit.findings import DECIDED_NONE, SIMULTANEOUS, Finding, doubtful, tally
 from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console, explain, signals_caught, stop, table, this_command
 from gvgap_jax.runtime.files import Folder
-from gvgap_jax.sweep import Grid, folder_at, load, make_plan, open_folder, run_plan
+from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
 from gvgap_jax.sweep.records import folder_tables
 from gvgap_jax.sweep.run import LOCAL, Report
@@ -95,14 +96,17 @@ def finish(name: str, module, folder: Folder) -> list[Finding] | None:
         left = ", ".join(f"{count} of {table!r}" for table, count in missing.items() if count)
         console.print(f"Chunks left for other shards: {left}. Findings are printed when all of them are there.")
         return None
-    records = {table: load(folder, table) for table in missing}
-    findings = decided(module.findings(records))
+    records = points.records_of(folder)
+    findings = points.findings(module, records)
     show(name, findings, records)
     return findings
 
 
 def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
     """Print the claims with their intervals and verdicts, how the controls came out, and how many fits to distrust."""
+    if not findings:
+        console.print(f"{name}: {DECIDED_NONE}", highlight=False, soft_wrap=True)
+        return
     rows = table(f"{name}: estimates with intervals over seeds", "claim", "estimate", "interval", "seeds", "verdict")
     rows.columns[-1].justify = "left"
     for finding in findings:

@@ -22,8 +22,10 @@ EQUAL_POINTS = 2.0  # of win rate: a third of the smallest gap that arXiv 2503.0
 EQUAL_SHARE = EQUAL_POINTS / 100  # the same of a probability
 SIMULTANEOUS = (
     "The primary finding and the controls have 95 % intervals. The others explore: their intervals are wider, so that "
-    "all of an experiment's hold together with 95 %."
+    "all of an experiment's hold together with 95 %. Of several points, the primary finding is that of the defaults, "
+    "or of the first."
 )
+DECIDED_NONE = "These records decide none of the experiment's claims: they need more points."
 DOUBTFUL = 0.01  # share of a finding's records that may be excluded without a word
 
 
@@ -37,6 +39,8 @@ class Question(NamedTuple):
       figure: what of the paper the figure stands for; empty where the paper has no such figure.
       place: where lists and the report have it: the hypotheses from 10, the main table 70, the rivals from 80, the
         theorems from 90; what states none comes last.
+      axes: fields of its ``Config`` whose values its findings take together, compare or sweep; within each point of
+        the others the findings are computed anew (see ``kit.points``).
     """
 
     label: str
@@ -44,6 +48,7 @@ class Question(NamedTuple):
     reported: str
     figure: str = ""
     place: int = 1000
+    axes: tuple[str, ...] = ()
 
 
 class Finding(NamedTuple):
@@ -131,7 +136,8 @@ class Finding(NamedTuple):
     @property
     def estimand(self) -> str:
         """What is estimated, and over which settings it is taken within a seed."""
-        axes = (f"{name.replace('_', ' ')} {_listed(values)}" for name, values in self.estimate.sample.axes.items())
+        several = {name: values for name, values in self.estimate.sample.axes.items() if len(values) > 1}
+        axes = (f"{name.replace('_', ' ')} {_listed(values)}" for name, values in several.items())
         over = ", ".join(axes)
         return self.estimate.rule.words.format(unit=self.interval.unit) + (
             f"; within a seed over {over}" if over else ""

@@ -27,7 +27,8 @@ class PerSeed(NamedTuple):
       seeds: their numbers [S], ascending.
       values: [S], or [S, K] for K numbers a seed; NaN for a seed that is left out.
       rows, excluded: records that the statistic asked for, and those of them that are not ``ok``.
-      axes: settings that differ between the rows of a seed, with their values: what its statistic is taken over.
+      axes: settings of the rows, with their values: what the statistic is taken over where there are several, and none
+        where it does not depend on the setting.
       unit: what is independent of each other: ``seeds``, or ``prompts`` where there is one seed.
     """
 
@@ -49,11 +50,13 @@ class PerSeed(NamedTuple):
 
 def together(function: Callable[..., ArrayLike], *parts: PerSeed) -> PerSeed:
     """What ``function`` makes of the values of several statistics; ValueError where their seeds are not the same."""
-    first, axes = parts[0], {}
+    first = parts[0]
     for part in parts:
         if not np.array_equal(part.seeds, first.seeds):
             raise ValueError(_missing(sorted(set(first.seeds.tolist()) ^ set(part.seeds.tolist()))))
-        axes |= {name: tuple(sorted({*axes.get(name, ()), *values})) for name, values in part.axes.items()}
+    known = [part.axes for part in parts]
+    axes = {name: tuple(sorted(set().union(*(each.get(name, ()) for each in known)))) for name in set().union(*known)}
+    axes = {name: there for name, there in axes.items() if there or all(name in each for each in known)}
     values = np.asarray(function(*(part.values for part in parts)), float)
     rows, excluded = (sum(getattr(part, name) for part in parts) for name in ("rows", "excluded"))
     return PerSeed(first.seeds, values, rows, excluded, axes, first.unit)
@@ -175,10 +178,10 @@ def _missing(seeds: list) -> str:
 
 
 def _axes(rows: pl.DataFrame) -> dict[str, tuple]:
-    """Settings that differ between rows; what fits chose, such as their penalty, has other values in every seed."""
-    values = {name: tuple(rows[name].unique().sort()) for name in rows.columns if name in AXES}
+    """Settings of the rows; what fits chose, such as their penalty, has other values in every seed."""
+    values = {name: tuple(rows[name].drop_nulls().unique().sort()) for name in rows.columns if name in AXES}
     chosen = [name for name in CHOSEN.intersection(values) if _differs_by_seed(rows, name)]
-    return {name: several for name, several in values.items() if len(several) > 1 and name not in chosen}
+    return {name: there for name, there in values.items() if name not in chosen}
 
 
 def _differs_by_seed(rows: pl.DataFrame, name: str) -> bool:

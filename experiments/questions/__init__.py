@@ -3,7 +3,8 @@
 A question's module has ``MEANING`` (a number that grows when records change their meaning), ``QUESTION`` (the claim
 under scrutiny, what its authors reported, and its place among the questions), ``Config`` (the settings of one point),
 ``PRESETS`` (grids over it, ``tiny`` for the tests among them), ``cells(config)``, the pure function
-``run(program, cell)``, ``findings(records)`` with at least one control, ``CAPTIONS`` and ``draw(folder)``. With
+``run(program, cell)``, ``findings(records)`` with at least one control, ``CAPTIONS`` and ``draw(records)``. Both get
+the records of one point of all fields that ``QUESTION.axes`` does not name (see ``kit.points``). With
 ``TRANSFORMER_PRESETS`` it can be rerun on transformers (see ``kit.backends``).
 """
 

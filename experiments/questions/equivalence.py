@@ -7,7 +7,6 @@ end at the same policy where the orders are equal, for any number of pairs; of o
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -25,7 +24,7 @@ from experiments.kit.plots import style
 from experiments.kit.presets import disjoint
 from gvgap_jax import HeldOut, TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -33,6 +32,7 @@ QUESTION = Question(
     label="theorem 2.2",
     claim="With equal classes two-stage RLHF and offline likelihood have the same optimum.",
     reported="Theorem 2.2 of arXiv 2503.01067: equal for any coverage and any number of pairs.",
+    axes=("pairs",),
 )
 
 
@@ -138,9 +138,9 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Mean KL between the two methods' policies over seeds, one heat map a number of pairs."""
-    distances = load(folder, "distances")
+    distances = records["distances"]
     sizes = sorted(distances["pairs"].unique())
     means = distances.group_by("pairs", "policy_order", "verifier_order").agg(pl.col("kl").mean())
     with style(2.6):

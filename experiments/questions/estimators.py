@@ -9,7 +9,6 @@ stage a sampled one ends, by the responses that it drew. Every row of this exper
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -29,7 +28,7 @@ from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_o
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import Environment, Params, PRNGKey, TreePolicy
 
 MEANING = 2
@@ -38,6 +37,7 @@ QUESTION = Question(
     label="sampling",
     claim="Sampled estimates are unbiased, their error falls as 1/sqrt(samples), and sampled runs find the optimum.",
     reported="A property of the algorithms (arXiv 2402.14740, 1707.06347, 2404.16767, 2402.04792); no paper's claim.",
+    axes=("prompts",),
 )
 
 BLOCK = 16  # prompts whose estimate is made at once
@@ -279,19 +279,19 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
-    """Both panels at the shortest horizon there is; bars are 95 % intervals over seeds."""
-    estimates, runs = load(folder, "estimates"), load(folder, "runs")
-    shortest = estimates["horizon"].min()
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
+    """The errors of estimates and the ends of runs; bars are 95 % intervals over seeds."""
+    estimates = records["estimates"]
     with style(2.9):
         figure, (left, right) = plt.subplots(1, 2)
         for axis in (left, right):
             axis.set(xscale="log", yscale="log")
-        _curves(left, estimates.filter(horizon=shortest), "estimator", "prompts", "error")
+        _curves(left, estimates, "estimator", "prompts", "error")
         sizes = np.array(sorted(estimates["prompts"].unique()))
         left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
         left.set(xlabel="prompts N of a batch", ylabel="relative error of the estimate")
-        _curves(right, runs.filter(horizon=shortest), "method", "responses", "regret")
+        if "runs" in records:
+            _curves(right, records["runs"], "method", "responses", "regret")
         right.set(xlabel="responses drawn by the run", ylabel="KL(π‖π*) at its end [nats]")
         legend_below(figure, 4)
     return {"estimators": figure, "estimators_bias_and_variance": bias_and_variance(estimates)}

@@ -13,7 +13,6 @@ trains one on the sum over all responses: it ends where its gradient is small or
 
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -34,7 +33,7 @@ from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import Fit, PRNGKey, TreePolicy, TreeVerifier
 
 MEANING = 2
@@ -222,9 +221,9 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One panel a class of reward models."""
-    fits = load(folder, "fits")
+    fits = records["fits"]
     with style(2.8):
         figure, panels = plt.subplots(1, 2, sharey=True)
         for axis, equal in zip(panels, (True, False), strict=True):

@@ -18,7 +18,6 @@ backbone.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -34,13 +33,13 @@ from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_REWARD, Finding, Question, equality
 from experiments.kit.intervals import estimate, mean
 from experiments.kit.per_seed import PerSeed, each_seed, paired
-from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, slices, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.soft_rl import Regulariser
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import Fit
 
 MEANING = 2
@@ -49,6 +48,7 @@ QUESTION = Question(
     label="H2",
     claim="RLHF stays ahead with regularisation matched: its advantage is not that offline methods regularise badly.",
     reported="With the same loss and the same beta in both arms the gap persists (arXiv 2503.01067).",
+    axes=("beta",),
 )
 
 REGULARISERS = ("reverse KL", "forward KL", "none")
@@ -253,14 +253,9 @@ GAPS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """One figure for each setting that is not beta; bars are 95 % intervals over seeds."""
-    fits = load(folder, "fits")
-    settings = [column for column in CELL if column != "regulariser"]
-    return {f"h2_regularisation{name}": _panels(rows) for name, rows in slices(fits, settings)}
-
-
-def _panels(fits: pl.DataFrame) -> Figure:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """Frontiers and gaps over beta, one column a regulariser; bars are 95 % intervals over seeds."""
+    fits = records["fits"]
     with style(4.2):
         figure, grid = plt.subplots(2, len(REGULARISERS), sharex="row", sharey="row", squeeze=False)
         for column, regulariser in zip(grid.T, REGULARISERS, strict=True):
@@ -272,7 +267,7 @@ def _panels(fits: pl.DataFrame) -> Figure:
         grid[0, 0].set(xlim=(0, None), ylabel="gold reward E r")
         grid[1, 0].set_ylabel("difference of J [reward]")
         legend_below(figure, columns=2)
-    return figure
+    return {"h2_regularisation": figure}
 
 
 def _frontiers(axis, fits: pl.DataFrame) -> None:

@@ -22,7 +22,6 @@ prompts for one another, so what augmentation does to prompts with pairs is a fi
 """
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -38,11 +37,11 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
 from experiments.kit.intervals import largest, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, paired
-from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, slices, style
+from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Known
 from gvgap_jax.types import PRNGKey
 
@@ -55,6 +54,7 @@ QUESTION = Question(
         "More prompts for the online arm change its win rate from 56.1 to 56.6 and from 60.8 to 61.2, a second epoch "
         "DPO's from 49.7 to 52.2 (arXiv 2503.01067)."
     ),
+    axes=("steps",),
 )
 
 RICH = "RLHF, R(Pi)"  # the program of transformers whose reward models are their own local rewards
@@ -295,13 +295,9 @@ CAPTIONS = {
 JUDGED = {"with_pairs": "with\npairs", "without_pairs": "without\npairs", "all": "all"}
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """One figure for each setting that is not the number of steps; bars are 95 % intervals over seeds."""
-    fits = load(folder, "fits")
-    return {f"h3_optimisation{name}": _panels(rows) for name, rows in slices(fits, CELL)}
-
-
-def _panels(fits: pl.DataFrame) -> Figure:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """Regret by the number of steps, and by the prompts that are judged; bars are 95 % intervals over seeds."""
+    fits = records["fits"]
     with style(2.8):
         figure, (left, right) = plt.subplots(1, 2, sharey=True, width_ratios=(3, 2))
         without, with_more = (two_stage(fits, augmented) for augmented in (0, 1))
@@ -321,7 +317,7 @@ def _panels(fits: pl.DataFrame) -> Figure:
         left.set(title="optimisation", xlabel="steps of gradient descent", ylabel="regret KL(π‖π*) [nats]")
         right.set(title="prompt augmentation, at the end", xlabel="prompts judged")
         legend_below(figure, columns=2)
-    return figure
+    return {"h3_optimisation": figure}
 
 
 def _steps(axis, rows: pl.DataFrame, label: str, look: dict) -> None:

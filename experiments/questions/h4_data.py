@@ -18,7 +18,6 @@ generalise, which a simple one, right everywhere, has no need of.
 
 import itertools
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -32,11 +31,11 @@ from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
 from experiments.kit.intervals import change, estimate, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired
-from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, legend_below, means, slices, style
+from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, legend_below, means, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -44,6 +43,7 @@ QUESTION = Question(
     label="H4",
     claim="RLHF stays ahead on the same pairs, narrow or broad: its advantage is not one of broader data.",
     reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
+    axes=("tilt", "pairs"),
 )
 
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies
@@ -248,15 +248,10 @@ LOOKS = {
 MARKERS = "os^DvPX*"
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """Two figures for each setting that is neither coverage nor pairs; bars are 95 % intervals over seeds."""
-    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
-    figures = {}
-    for name, rows in slices(fits, CELL):
-        here = {"fits": rows, "dimensions": dimensions}
-        figures |= {f"h4_data{name}": _regrets(rows, predicted_gaps(here))}
-        figures |= {f"h4_data_gap{name}": _gaps(gaps(here), predicted_gaps(here))}
-    return figures
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """Regret by coverage and pairs, and the gap of all coverages; bars are 95 % intervals over seeds."""
+    predicted = predicted_gaps(records)
+    return {"h4_data": _regrets(records["fits"], predicted), "h4_data_gap": _gaps(gaps(records), predicted)}
 
 
 def _regrets(fits: pl.DataFrame, predicted: pl.DataFrame) -> Figure:

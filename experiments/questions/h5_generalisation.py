@@ -15,7 +15,6 @@ the global one reads out the state after the last token, the local one the state
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -37,7 +36,7 @@ from experiments.kit.problems import problem_of, record_of, task_of
 from experiments.questions.h5_generalisation_sizes import READ_OUT, sizes
 from gvgap_jax import TokenTree, algorithms, divergence, metrics, policies, preferences
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
 
 MEANING = 2
@@ -50,6 +49,7 @@ QUESTION = Question(
         "order by best-of-n, and takes better generalisation for a symptom, not the cause."
     ),
     figure="held-out likelihood and best-of-n of global, local and DPO reward models",
+    axes=("horizon", "gold_order", "pairs"),
 )
 
 SMALLEST = 2048  # size that numbers of pairs are padded to
@@ -264,9 +264,9 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One row a setting (gold reward, size, tree), one column a law, and one column a number of pairs."""
-    fits, gold = load(folder, "fits").filter(initialisation=0), load(folder, "gold")
+    fits, gold = records["fits"].filter(initialisation=0), records["gold"]
     return {"h5_generalisation": _likelihoods(fits, gold), "h5_best_of_n": _best_of_n(fits, gold)}
 
 

@@ -15,7 +15,6 @@ as it can (its records are not converged then), so that part of what looks like 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
 
 MEANING = 2
@@ -45,6 +44,16 @@ QUESTION = Question(
     claim="The size of the reward model barely matters for best-of-n; that of the policy does.",
     reported="arXiv 2503.01067 reports it for best-of-25 over sizes of both, judged by win rate, with one run each.",
     figure="win rate of best-of-n by policy size and reward model size",
+    axes=(
+        "horizon",
+        "gold_order",
+        "pairs",
+        "labels",
+        "policy_order",
+        "verifier_order",
+        "policy_width",
+        "verifier_width",
+    ),
 )
 
 # Margin of what coin flips teach, in reward: a quarter of the gold reward's standard deviation over responses, a small
@@ -278,9 +287,9 @@ CAPTIONS = {
 SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of the transformer"}
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One row a setting (gold reward, tree, human), one column a number of labelled pairs."""
-    fits = load(folder, "fits")
+    fits = records["fits"]
     rows = fits.select(SETTING).unique(maintain_order=True).sort(SETTING).to_dicts()
     policy_size, verifier_size = sizes(fits)
     numbers, orders = (sorted(fits[name].unique()) for name in ("pairs", verifier_size))

@@ -8,8 +8,6 @@ open as policies grow and reward models do not. All methods get the same pairs, 
 regret is KL(policy || soft-optimal policy of the gold reward), an exact sum over responses.
 """
 
-from pathlib import Path
-
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -18,7 +16,7 @@ from experiments.kit.findings import Finding, Question
 from experiments.kit.gap import draw_series
 from experiments.kit.plots import slices
 from experiments.kit.presets import disjoint
-from gvgap_jax.sweep import Grid, load
+from gvgap_jax.sweep import Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -27,6 +25,7 @@ QUESTION = Question(
     claim="The gap closes where generating is as easy as verifying, and only there.",
     reported="With two-word summaries arXiv 2503.01067 reported 21.9 against 23.2: nearly no gap.",
     figure="the two-word summaries, as a curve over the horizon",
+    axes=("vocabulary", "horizon", "gold_order", "pairs"),
 )
 
 
@@ -78,8 +77,8 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels an order."""
     words = {"gold_order": "gold and verifier order", "horizon": "horizon H [tokens]"}
-    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    by_vocabulary = slices(records["gaps"], ["vocabulary"])
     return {f"h6b_horizon{name}": draw_series(gaps, "gold_order", "horizon", words) for name, gaps in by_vocabulary}

@@ -7,8 +7,6 @@ it should be. All methods get the same pairs, held-out fifth and candidate penal
 soft-optimal policy of the gold reward), an exact sum over responses.
 """
 
-from pathlib import Path
-
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -17,7 +15,7 @@ from experiments.kit.findings import Finding, Question
 from experiments.kit.gap import draw_series
 from experiments.kit.plots import slices
 from experiments.kit.presets import disjoint
-from gvgap_jax.sweep import Grid, load
+from gvgap_jax.sweep import Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -26,6 +24,7 @@ QUESTION = Question(
     claim="The gap closes where verifying is as hard as generating, and only there.",
     reported="Rewarded by ROUGE-L against a hidden reference, arXiv 2503.01067 reported .354 against .352: no gap.",
     figure="the ROUGE-L reward, as a curve over the verifier's order",
+    axes=("vocabulary", "horizon", "gold_order", "pairs"),
 )
 PRESETS = disjoint(
     {
@@ -71,10 +70,10 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels a horizon."""
     words = {"horizon": "H =", "gold_order": "gold and verifier order [tokens]"}
-    by_vocabulary = slices(load(folder, "gaps"), ["vocabulary"])
+    by_vocabulary = slices(records["gaps"], ["vocabulary"])
     return {
         f"h6c_verifier_order{name}": draw_series(gaps, "horizon", "gold_order", words) for name, gaps in by_vocabulary
     }

@@ -13,7 +13,6 @@ say stop, and one more arm's reward model has the policy's own backbone.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.pyplot as plt
@@ -30,7 +29,7 @@ from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, OF, of_arm
 from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of
 from gvgap_jax import TokenTree, metrics
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 4
 QUESTION = Question(
@@ -42,6 +41,7 @@ QUESTION = Question(
         "online DPO from SFT 56.1 (60.8), online DPO from DPO 59.3 (59.4); arXiv 2503.01067."
     ),
     figure="win rates of SFT, DPO and online DPO",
+    axes=("pairs",),
 )
 
 POINTS = 100 * (pl.col("win_rate") - pl.col("win_rate_other"))
@@ -173,9 +173,9 @@ CAPTIONS = {
 MEASURED = ("win_rate", "objective", "gold_reward", "kl_to_reference", "regret", "responses", "flops")
 
 
-def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     """The figure at the middling number of pairs, and the whole table with intervals."""
-    table = by_arm(load(folder, "tables"))
+    table = by_arm(records["tables"])
     sizes = sorted(table["pairs"].unique())
     return {"main_table": _win_rates(table.filter(pairs=sizes[len(sizes) // 2])), "main_table_numbers": numbers(table)}
 

@@ -32,6 +32,7 @@ QUESTION = Question(
     label="H6",
     claim="RL pays exactly where reward models are simpler than policies and hold the gold reward.",
     reported='arXiv 2503.01067 shows single points of this diagram and never defines "simple".',
+    axes=("task", "horizon", "gold_order", "verifier_order", "policy", "policy_order", "pairs", "beta"),
 )
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 SMALLEST = 4096  # size that numbers of pairs are padded to

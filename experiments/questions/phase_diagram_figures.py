@@ -1,6 +1,5 @@
 """The gap between DPO and two-stage RLHF over pairs, orders, horizons and beta; and regret against n / d_eff."""
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -15,7 +14,6 @@ from experiments.kit.intervals import estimate
 from experiments.kit.plots import name_below, style
 from experiments.kit.problems import TRAINED
 from experiments.questions import phase_diagram_records
-from gvgap_jax.sweep import load
 
 SMALL = 0.01  # nats: the colours are linear below
 PREDICTED, DASHES = "#00A000", (0, (3, 1))
@@ -51,9 +49,8 @@ class Slice(NamedTuple):
     fixed: dict[str, Any]
 
 
-def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     """Heat maps of the mean gap for each family of gold rewards, the collapse, and tables of what contradicts them."""
-    records = {table: load(folder, table) for table in ("fits", "dimensions")}
     points = phase_diagram_records.summary(phase_diagram_records.gaps(records))
     figures = {
         "phase_diagram_collapse": _collapse(records),
@@ -63,7 +60,6 @@ def draw(folder: str | Path) -> dict[str, Figure | pl.DataFrame]:
     for task in sorted(points["task"].unique()):
         suffix = "" if task == "interactions" else f"_{task}"
         here = points.filter(task=task)
-        here = here.filter(**{name: here[name].min() for name in ("vocabulary", "temperature", "reference_scale")})
         if "interactions" in here["policy"]:
             figures[f"phase_diagram{suffix}"] = _classes(here)
         figures[f"phase_diagram_horizons{suffix}"] = _horizons(here)

@@ -9,7 +9,6 @@ verifiers are what it gains from, it is there with full coverage, and a full-tab
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -28,7 +27,7 @@ from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import PRNGKey
 
@@ -41,6 +40,7 @@ QUESTION = Question(
         "Song et al. (arXiv 2406.01462): DPO needs global coverage, RLHF only that of a KL ball around the reference. "
         "Xu et al. (arXiv 2404.10719): an optimum of DPO can put mass on responses that no pair mentions."
     ),
+    axes=("pairs", "unseen"),
 )
 
 PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
@@ -239,17 +239,9 @@ COLUMNS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """A row a penalty, for the fewest and the most pairs; a figure for each horizon, gold order and beta."""
-    fits, task, figures = arms(load(folder, "fits")), ["horizon", "gold_order", "beta"], {}
-    points = fits.select(task).unique().sort(task).to_dicts()
-    for point in points:
-        suffix = "" if len(points) == 1 else "_" + "_".join(f"{name}_{value:g}" for name, value in point.items())
-        figures[f"rival_coverage{suffix}"] = _panels(fits.filter(**point))
-    return figures
-
-
-def _panels(fits: pl.DataFrame) -> Figure:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """A row a penalty, for the fewest and the most pairs."""
+    fits = arms(records["fits"])
     sizes = sorted(fits["pairs"].unique())
     rows = [(penalty, pairs) for penalty in PENALTIES for pairs in (sizes[0], sizes[-1])[: len(sizes)]]
     with style(1.45 * len(rows) + 0.6):
@@ -262,7 +254,7 @@ def _panels(fits: pl.DataFrame) -> Figure:
             row[1].set_title(f"{pairs:,} pairs, penalty {penalty}")
         name_below(grid, "share of responses withheld")
         legend_below(figure)
-    return figure
+    return {"rival_coverage": figure}
 
 
 def _panel(axis, fits: pl.DataFrame, name: str) -> None:

@@ -22,7 +22,6 @@ hardly ever writes hardly has a gradient, so that it may rest on a plateau, wher
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import polars as pl
@@ -37,7 +36,7 @@ from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, legend_below
 from experiments.kit.presets import disjoint
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -46,6 +45,7 @@ QUESTION = Question(
     claim="Implicit reward models lean on tokens, whatever the size of the classes, and verify what they cannot write.",
     reported="Razin et al., arXiv 2507.07981: with fixed features accuracy 0.5 on unseen single tokens, where a linear "
     "head generalises; an implicit reward model of Hamiltonian cycles of accuracy 0.99 that writes none (reported).",
+    axes=("similarity", "test_share", "reference_mass", "beta", "pairs"),
 )
 
 
@@ -83,6 +83,7 @@ class Config:
             raise ValueError(f"test_share must be between 0 and 1, got {self.test_share}.")
 
 
+DIMENSION = "effective_dimension_trained"  # of fixed features; transformers have none
 SAME = pl.col("similarity").is_between(0, 1, closed="none")  # heads of the policy's rewards and parameters
 _AXES = {"test_share": (0.0, 0.02, 0.5), "reference_mass": (1e-6, 0.5)}
 _FULL = {
@@ -161,7 +162,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
 
 def _heads(tokens: pl.DataFrame) -> dict[str, pl.Expr]:
     """The explicit reward models that are compared with the policy: what they are, and which rows."""
-    if "similarity" not in tokens.columns:
+    if DIMENSION not in tokens.columns:
         return {"explicit reward model of the policy's own backbone": pl.lit(True)}
     return {
         "head that can express the policy's rewards, of as many parameters and the same d_eff (token cues say yes, the "
@@ -194,7 +195,7 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
 def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
     alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
     name, heads = next(iter(_heads(tokens).items()))
-    rows = _fixed_feature_controls(tokens) if "similarity" in tokens.columns else []
+    rows = _fixed_feature_controls(tokens) if DIMENSION in tokens.columns else []
     if len(alike):
         name = name.split(",")[0]
         claim = f"tested tokens trained as often as the others, {name}: accuracy gained"
@@ -211,7 +212,7 @@ def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
 
 def _fixed_feature_controls(tokens: pl.DataFrame) -> list[Finding]:
     own = pl.col("similarity") == 0
-    dimensions = _joined(tokens, SAME, "effective_dimension_trained").with_columns(pl.col("head") / pl.col("policy"))
+    dimensions = _joined(tokens, SAME, DIMENSION).with_columns(pl.col("head") / pl.col("policy"))
     apart, bound = pl.col("head") - pl.col("policy"), 0.01  # of accuracy
     claim = "head on the policy's own features: largest difference of accuracy on unseen tokens, over n and shares"
     same_features = equality(claim, _joined(tokens, own, "accuracy_tested"), apart, bound, "")
@@ -271,11 +272,11 @@ _TRANSFORMERS = (
 )
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One figure a part of the experiment, with 95 % intervals over seeds."""
     return {
-        "rival_implicit_tokens": _tokens(load(folder, "tokens")),
-        "rival_implicit_cycles": _cycles(load(folder, "cycles")),
+        "rival_implicit_tokens": _tokens(records["tokens"]),
+        "rival_implicit_cycles": _cycles(records["cycles"]),
     }
 
 
@@ -286,7 +287,7 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
         for axis, share in zip(grid[0], shares, strict=True):
             axis.set_xscale("log", base=2)
             axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
-            for arm, which, label, look in _ARMS if "similarity" in tokens.columns else _TRANSFORMERS:
+            for arm, which, label, look in _ARMS if DIMENSION in tokens.columns else _TRANSFORMERS:
                 here = tokens.filter(which, arm=arm, test_share=share)
                 curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
             axis.set(title=f"{share:.3g} of responses are tested tokens", xlabel="labelled pairs n")

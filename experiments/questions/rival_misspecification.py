@@ -38,6 +38,7 @@ QUESTION = Question(
         "times DPO falls below the reference's mean reward. Shi et al. (arXiv 2505.19770): RLHF is at least as good "
         "where policies are misspecified, DPO where reward models are."
     ),
+    axes=("setting", "pairs", "skew", "gold_order", "policy_order", "verifier_order"),
 )
 
 THETA = (1.0, -1.0, 0.0)  # what one parameter adds to the logits of the arms

@@ -1,7 +1,5 @@
 """What the records of misspecified classes say, and their figures: gold reward over three arms, regret on trees."""
 
-from pathlib import Path
-
 import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
@@ -10,8 +8,6 @@ from experiments.kit.findings import REGRET, Finding, answered, equality
 from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, paired
 from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, name_below, style
-from gvgap_jax.sweep import folder_at, load
-from gvgap_jax.sweep.records import folder_tables
 
 POLICIES = {0: "one parameter", 1: "every policy"}  # over three arms, by the number ``free``
 REFERENCE_REWARD = 1.0  # mean reward of the three arms
@@ -32,7 +28,7 @@ def gaps(rows: pl.DataFrame) -> pl.DataFrame:
     On trees also ``holds_policy`` and ``holds_reward``: the class holds the gold reward.
     """
     gap = pl.col("regret_dpo") - pl.col("regret_rlhf")
-    if "skew" in rows.columns:
+    if "free" in rows.columns:
         gap = pl.col("gold_reward_rlhf") - pl.col("gold_reward_dpo")
     else:
         rows = rows.with_columns(
@@ -129,13 +125,13 @@ COLOURS = (THIRD, FOURTH, PALE, BLACK)
 MARKERS = "osv^D"
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One figure for the arms and one for the trees, as far as there are records of them."""
-    tables, figures = folder_tables(folder_at(folder)), {}
-    if "arms" in tables:
-        figures["rival_misspecification_arms"] = _arms(load(folder, "arms"))
-    if "fits" in tables:
-        figures["rival_misspecification_orders"] = _orders(load(folder, "fits"), load(folder, "limits"))
+    figures = {}
+    if "arms" in records:
+        figures["rival_misspecification_arms"] = _arms(records["arms"])
+    if "fits" in records:
+        figures["rival_misspecification_orders"] = _orders(records["fits"], records["limits"])
     return figures
 
 

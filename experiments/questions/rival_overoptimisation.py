@@ -9,7 +9,6 @@ one, the gap is there at every KL. Best-of-n and RL on the gold reward itself ca
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -30,7 +29,7 @@ from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, ver
 from gvgap_jax.divergence import kl
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.soft_rl import soft_optimal_policy
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
 
 MEANING = 2
@@ -42,6 +41,7 @@ QUESTION = Question(
         "Gao et al. (arXiv 2210.10760): gold reward d (alpha - beta d) under best-of-n and d (alpha - beta log d) "
         "under RL, with d = sqrt(KL); it first rises and then falls."
     ),
+    axes=("horizon", "gold_order", "pairs", "reference_scale"),
 )
 
 SAMPLES = tuple(2**power for power in range(11))  # n of best-of-n
@@ -277,10 +277,9 @@ CAPTIONS = {
 MODELS = {"simple verifier": ("gold_order", RLHF, "o"), "full-table verifier": ("horizon", PALE, "^")}
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """A column a number of pairs, a row a method; a figure for each horizon and order of the gold reward."""
-    records = {table: load(folder, table) for table in ("frontiers", "dpo", "gold")}
-    task, figures = ["horizon", "gold_order"], {}
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """A column a number of pairs, a row a method; a figure for each horizon, order of the gold reward and reference."""
+    task, figures = ["horizon", "gold_order", "reference_scale"], {}
     tasks = records["frontiers"].select(task).unique().sort(task).to_dicts()
     for point in tasks:
         suffix = "" if len(tasks) == 1 else "_" + "_".join(f"{name}_{value:g}" for name, value in point.items())

@@ -17,7 +17,6 @@ n; a forward KL on a fixed sample has a floor of its own, and must fall behind w
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -36,7 +35,7 @@ from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, lege
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
 from gvgap_jax.types import Count, Fit, HeldOut, Preferences, PRNGKey
 
@@ -47,6 +46,7 @@ QUESTION = Question(
     claim="One and two stages learn the target at rate 1/n; a two-stage bound has ln|R| where one stage has ln|Pi|.",
     reported="Yun et al., arXiv 2506.01523: preference maximum likelihood, preference distillation and reverse KL all "
     "converge to the target at O(1/n).",
+    axes=("samples", "pairs"),
 )
 
 TABLE, FEATURES = "table", "features"
@@ -308,9 +308,9 @@ _WAYS = {"reverse_kl": "KL(π‖π*) [nats]", "forward_kl": "KL(π*‖π) [nats]
 _TITLES = {TABLE: "rewards: full table", FEATURES: "rewards: few features"}
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Curves of the five arms with 95 % intervals over seeds: one row a direction of the KL, one column a class."""
-    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
+    fits, dimensions = records["fits"], records["dimensions"]
     with style(4.4):
         figure, grid = plt.subplots(len(_WAYS), len(_TITLES), squeeze=False, sharex=True, sharey=True)
         for axes, (way, label) in zip(grid, _WAYS.items(), strict=True):

@@ -14,7 +14,6 @@ terms * ln(d / terms) / n on top. The two part on the sparse arm: its regret ove
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -35,7 +34,7 @@ from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
 from gvgap_jax.features import interaction_basis
 from gvgap_jax.soft_rl import soft_optimal_policy
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import PRNGKey
 
 MEANING = 2
@@ -45,6 +44,7 @@ QUESTION = Question(
     claim="Where the gold reward is sparse, two-stage RLHF needs far fewer pairs than DPO.",
     reported="Shi et al., arXiv 2505.19770: with a sparse gold reward RLHF recovers an effective reward model from "
     "significantly fewer samples than DPO.",
+    axes=("horizon", "terms", "pairs"),
 )
 
 ARMS = ("DPO", "dense", "known", "sparse")
@@ -278,9 +278,9 @@ _LOOK = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regret curves of the four arms with 95 % intervals over seeds, one panel a number of terms, one row a horizon."""
-    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
+    fits, dimensions = records["fits"], records["dimensions"]
     rows = [fits.filter(horizon=horizon) for horizon in sorted(fits["horizon"].unique())]
     columns = max(len(row["terms"].unique()) for row in rows)
     with style(1.9 * len(rows) + 0.9):

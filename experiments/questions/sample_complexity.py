@@ -8,7 +8,6 @@ d_eff/(2n) for n pairs, with d_eff the effective dimension of the class that is 
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -25,7 +24,7 @@ from experiments.kit.plots import BLACK, DPO, curve_of, legend_below, name_below
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 2
 QUESTION = Question(
@@ -33,6 +32,7 @@ QUESTION = Question(
     label="H6",
     claim="A simple verifier is learned from fewer pairs, and RL over it needs fewer than DPO.",
     reported="arXiv 2503.01067 never varies the number of pairs; its claim is that the gap is one of sample size.",
+    axes=("horizon", "pairs"),
 )
 
 BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies: on the tree, RLHF of order H
@@ -129,25 +129,31 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """The headline first: how many times more pairs DPO needs, by horizon and gold order; then the control."""
     fits, rows = records["fits"], []
-    most = fits["pairs"].max()
+    most, several = max(fits["pairs"]), fits["pairs"].n_unique() > 1
     for horizon in sorted(fits["horizon"].unique(), reverse=True):
         for gold, name in gold_orders(horizon).items():
             here = fits.filter(horizon=horizon, gold_order=gold)
-            direction = "at" if name == "full table" else "above"
             where = f"H={horizon}, {name} gold reward (order {gold})"
-            claim = f"{where}: pairs that DPO needs over those that RLHF needs for DPO's regret with {most:,} pairs"
-            rows.append(Finding(claim, pair_ratio(here, "gold"), "times", 1.0, direction, margin=EQUAL_TIMES))
-            if name == "simple":
-                claim = f"{where}, verifier order chosen on held-out pairs: the same ratio"
-                rows.append(Finding(claim, pair_ratio(here, "held out"), "times", 1.0, direction))
-            if BACKBONE in here["arm"]:
-                claim = f"{where}, reward model of the policy's own backbone: the same ratio"
-                rows.append(Finding(claim, pair_ratio(here, "backbone"), "times", 1.0, "at", margin=EQUAL_TIMES))
+            rows += _pair_findings(here, where, name, most) if several else []  # it takes two points to make a curve
             at_512 = here.filter(pairs=512)
             if name == "simple" and len(at_512):
                 claim = f"{where}: RLHF's regret over DPO's at 512 pairs"
                 rows.append(Finding(claim, regret_ratio(at_512), "times", 0.5, "below"))
     return [*rows, equality_finding(fits)]
+
+
+def _pair_findings(here: pl.DataFrame, where: str, name: str, most: int) -> list[Finding]:
+    """How many times more pairs DPO needs, for one horizon and gold order."""
+    direction = "at" if name == "full table" else "above"
+    claim = f"{where}: pairs that DPO needs over those that RLHF needs for DPO's regret with {most:,} pairs"
+    rows = [Finding(claim, pair_ratio(here, "gold"), "times", 1.0, direction, margin=EQUAL_TIMES)]
+    if name == "simple":
+        claim = f"{where}, verifier order chosen on held-out pairs: the same ratio"
+        rows.append(Finding(claim, pair_ratio(here, "held out"), "times", 1.0, direction))
+    if BACKBONE in here["arm"]:
+        claim = f"{where}, reward model of the policy's own backbone: the same ratio"
+        rows.append(Finding(claim, pair_ratio(here, "backbone"), "times", 1.0, "at", margin=EQUAL_TIMES))
+    return rows
 
 
 def _regrets(chosen: pl.DataFrame) -> tuple[np.ndarray, PerSeed]:
@@ -237,9 +243,9 @@ CAPTIONS = {
 }
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regret curves of all arms with 95 % intervals over seeds, and the predicted d_eff / (2n)."""
-    fits, dimensions = load(folder, "fits"), load(folder, "dimensions")
+    fits, dimensions = records["fits"], records["dimensions"]
     horizons = sorted(fits["horizon"].unique())
     columns = max(len(gold_orders(horizon)) for horizon in horizons)
     with style(1.9 * len(horizons) + 0.9):

@@ -17,7 +17,6 @@ two ends exact. What could still mislead: networks and budgets are small, so tha
 
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +30,7 @@ from experiments.kit.fields import COIN, check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question, answered
 from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, curves_by_seed
-from experiments.kit.plots import curve, legend_below, slices, style
+from experiments.kit.plots import curve, legend_below, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import OF, of_arm
 from experiments.questions.token_tasks_arms import (
@@ -50,7 +49,7 @@ from experiments.questions.token_tasks_arms import (
 from experiments.questions.token_tasks_families import FAMILIES, Sizes
 from gvgap_jax import rollouts
 from gvgap_jax.lm.model.shape import llama
-from gvgap_jax.sweep import Cell, Grid, load
+from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.token_tasks import Objectives, environment, objectives
 
 MEANING = 2
@@ -62,6 +61,7 @@ QUESTION = Question(
         "Reported for 1.4B and 2.8B parameters: online DPO wins 6 points more often than DPO, and no more (.354 "
         "against .352) where the reward is ROUGE-L with a hidden reference; arXiv 2503.01067. No small transformers."
     ),
+    axes=("family", "labels", "pairs"),
 )
 
 JUDGED = 4096  # prompts that J is estimated on, one response each
@@ -272,13 +272,9 @@ LOOKS = {
 COLUMNS = 4
 
 
-def draw(folder: str | Path) -> dict[str, Figure]:
-    """One figure for each setting that is neither family nor pairs; bars are 95 % intervals over seeds."""
-    table = shares(load(folder, "fits")).filter(informed=1)
-    return {f"token_tasks{name}": _panels(rows) for name, rows in slices(table, [*SIZE, "beta"])}
-
-
-def _panels(table: pl.DataFrame) -> Figure:
+def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
+    """One panel a family; bars are 95 % intervals over seeds."""
+    table = shares(records["fits"]).filter(informed=1)
     families = [family for family in FAMILIES if family in table["family"]]
     rows, columns = -(-len(families) // COLUMNS), min(len(families), COLUMNS)
     with style(2.1 * rows + 0.6):
@@ -292,7 +288,7 @@ def _panels(table: pl.DataFrame) -> Figure:
         for axis in grid[:, 0]:
             axis.set_ylabel("share of the possible gain of J")
         legend_below(figure, columns=4)
-    return figure
+    return {"token_tasks": figure}
 
 
 def _panel(axis, table: pl.DataFrame) -> None:

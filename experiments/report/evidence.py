@@ -11,12 +11,13 @@ import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
+from experiments.kit import points
 from experiments.kit.backends import BackendName, named
-from experiments.kit.findings import Finding, Question, decided, doubtful
+from experiments.kit.findings import DECIDED_NONE, Finding, Question, doubtful
 from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep import folder_at, load, make_plan
+from gvgap_jax.sweep import folder_at, make_plan
 from gvgap_jax.sweep.records import MANIFEST, failures, folder_tables, manifest, provenances
 from gvgap_jax.sweep.store import differences
 
@@ -162,15 +163,15 @@ def _with_records(evidence: Evidence, module) -> Evidence:
     origin: dict[str, str] = {}
     drawn: tuple[list[Picture], list[Listing]] = ([], [])
     with _noted(problems, notes, "The records cannot be read"):
-        records = {table: load(folder, table) for table in folder_tables(folder)}
+        records = points.records_of(folder)
         origin = _origin(folder, records)
         notes += doubtful(records)
         with _noted(problems, notes, "The findings cannot be computed"):
-            findings = decided(module.findings(records))
+            findings = points.findings(module, records)
             if not findings:
-                notes.append("These records decide none of the experiment's claims.")
+                notes.append(DECIDED_NONE)
         with _noted(problems, notes, "The figures cannot be drawn"):
-            drawn = _draw(module, folder, evidence.question)
+            drawn = _draw(module, records, evidence.question)
     return evidence._replace(findings=findings, pictures=drawn[0], listings=drawn[1], origin=origin)
 
 
@@ -186,15 +187,16 @@ def _noted(problems: list[str], notes: list[str], what: str) -> Iterator[None]:
     notes += [text for text in dict.fromkeys(str(warning.message) for warning in caught) if text not in notes]
 
 
-def _draw(module, folder: Folder, question: str) -> tuple[list[Picture], list[Listing]]:
+def _draw(module, records: points.Records, question: str) -> tuple[list[Picture], list[Listing]]:
     captions, pictures, listings = module.CAPTIONS, [], []
     try:
-        for title, drawn in module.draw(folder).items():
+        for title, drawn in points.figures(module, records):
             if isinstance(drawn, pl.DataFrame):
                 listings.append(Listing(title, len(drawn), drawn.write_csv()))
                 continue
             known = max((key for key in captions if title.startswith(key)), key=len, default="")
             pictures.append(Picture(title, captions.get(known, question), png_of(drawn)))
+            plt.close(drawn)
     finally:
         plt.close("all")
     place = {title: number for number, title in enumerate(captions)}

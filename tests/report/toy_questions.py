@@ -26,7 +26,7 @@ def findings(records):
     ]
 
 
-def draw(folder):
+def draw(records):
     return {"toy": plt.figure(figsize=(1, 1)), "toy_rows": pl.DataFrame({"number": [1, 2]})}
 
 
@@ -35,7 +35,7 @@ def toy(**changes):
     parts = {name: getattr(toy_experiment, name) for name in ("MEANING", "Config", "cells", "run")}
     parts |= {
         "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nAll of it.",
-        "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067."),
+        "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067.", axes=("power", "base")),
         "PRESETS": {"tiny": QUICK, "quick": QUICK, "paper": PAPER, "full": PAPER},
         "findings": findings,
         "CAPTIONS": {"toy": "Small and empty."},

@@ -1,0 +1,111 @@
+"""Findings name their axes: no field of any experiment is averaged over without a word, whatever the grid."""
+
+import dataclasses
+
+import numpy as np
+import polars as pl
+import polars.selectors as cs
+import pytest
+
+from experiments.kit import backends, points
+from experiments.questions import questions
+from gvgap_jax.sweep import Grid
+from tests.questions.made_up import records
+from tests.questions.test_every_question import SMALL
+
+VALUES = {  # two of every field, the default or the usual one first
+    "vocabulary": (3, 2), "horizon": (3, 2), "prompt_length": (1, 2), "gold_order": (1, 2), "policy_order": (2, 1),
+    "verifier_order": (1, 2), "pairs": (80, 160), "beta": (1.0, 0.25), "temperature": (1.0, 2.0),
+    "reference_scale": (0.0, 1.0), "steps": (25, 50), "tilt": (1.0, 0.0), "width": (4, 8), "labels": ("gold", "coin"),
+    "policy_width": (2, 4), "verifier_width": (2, 4), "samples": (2, 4), "human_beta": (2.0, 1.0),
+    "task": ("interactions", "sparse"), "policy": ("tabular", "interactions"), "layers": (1, 2), "prompts": (16, 128),
+    "family": ("token_counts", "hidden_reference"), "candidates": (2, 4), "setting": ("tree", "arms"),
+    "skew": (1.0, 100.0), "unseen": (0.0, 0.3), "features": (3, 2), "similarity": (0.5, 0.9), "test_share": (0.0, 0.5),
+    "vertices": (3, 4), "reference_mass": (1e-6, 0.5), "margin": (4.0, 2.0), "gamma": (0.5, 1.0), "dimension": (2, 3),
+    "terms": (1, 3), "penalty": (1.0, 0.1),
+}  # fmt: skip
+OTHERS = {
+    "h3_optimisation": {"policy_order": (2, 3)},
+    "rival_implicit": {"vocabulary": (4, 8)},
+    "token_tasks": {"vocabulary": (4, 6), "prompts": (2, 4), "horizon": (2, 3)},
+}
+EVERY = [(name, backend) for backend in ("tree", "transformer") for name in backends.on_backend(questions(), backend)]
+every_question = pytest.mark.parametrize(("name", "backend"), EVERY)
+
+
+@pytest.fixture
+def module_of(monkeypatch):
+    """An experiment on a backend; transformers are networks that are traced faster."""
+    monkeypatch.setattr(backends, "TRANSFORMER", SMALL)
+    return lambda name, backend: backends.on_backend(questions(), backend)[name]
+
+
+def fields_of(module) -> list[str]:
+    return [field.name for field in dataclasses.fields(module.Config)]
+
+
+def grid_of(name: str, module, two=(), one=(), seeds: int = 3) -> Grid:
+    """Two values of the fields that findings take themselves and of ``two``, one of all others and of ``one``."""
+    values = {field: (VALUES | OTHERS.get(name, {}))[field] for field in fields_of(module)}
+    several = {*module.QUESTION.axes, *two} - {*one}
+    return Grid({field: both if field in several else both[:1] for field, both in values.items()}, seeds=seeds)
+
+
+@pytest.mark.parametrize("name", list(questions()))
+def test_axes_are_fields(name):
+    module = questions()[name]
+    configs = [module.Config, *([module.TransformerConfig] if hasattr(module, "TransformerConfig") else [])]
+    assert set(module.QUESTION.axes) <= {field.name for config in configs for field in dataclasses.fields(config)}
+
+
+def told(found) -> None:
+    """Everything that is printed of findings."""
+    for each in found:
+        assert each.verdict
+        assert each.estimand
+        assert isinstance(each.remark, str)
+
+
+@every_question
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_field_with_one_value_or_two_ends_in_no_traceback(module_of, name, backend, seeds):
+    module = module_of(name, backend)
+    axes = [field for field in fields_of(module) if field in module.QUESTION.axes]
+    others = [field for field in fields_of(module) if field not in axes]
+    cases = [{"one": axes}, {}, *({"one": [field]} for field in axes), {"two": others[:2]}]
+    for case in cases:
+        made = records(module, grid_of(name, module, **case, seeds=seeds))
+        found = points.findings(module, made)
+        assert len({each.claim for each in found}) == len(found), case
+        told(found)
+
+
+@every_question
+def test_nothing_is_averaged_over_a_field_without_a_word(module_of, name, backend):
+    """What changes at one value of a field changes the findings that name this value, and no others."""
+    module = module_of(name, backend)
+    for field in fields_of(module):
+        if field in module.QUESTION.axes:
+            continue
+        made = records(module, grid_of(name, module, two=[field]))
+        _, second = grid_of(name, module, two=[field]).axes[field]
+        moved = {table: _moved(frame, field, second, fields_of(module)) for table, frame in made.items()}
+        before, after = (points.findings(module, each) for each in (made, moved))
+        own = points.words({field: second})
+        changed = []
+        for one, other in zip(before, after, strict=True):
+            assert len(one.estimate.sample.axes.get(field, ())) <= 1
+            if not np.array_equal(one.estimate.sample.values, other.estimate.sample.values, equal_nan=True):
+                assert own in one.claim.split(": ")[0].split(", "), one.claim
+                changed.append(one.claim)
+        if any(frame[field].n_unique() > 1 for frame in made.values()):
+            assert changed, field
+
+
+def _moved(frame: pl.DataFrame, field: str, value, fields: list[str]) -> pl.DataFrame:
+    kept = frame.columns[: frame.columns.index("seed") + 1]
+    measured = cs.float() & ~cs.by_name(*kept, *fields, require_all=False)
+    if isinstance(value, float):
+        value = pl.lit(value, pl.Float32)
+    here = pl.col(field).cast(pl.Float32) == value if frame[field].dtype.is_float() else pl.col(field) == value
+    return frame.with_columns(pl.when(here).then(measured**1.1).otherwise(measured).name.keep())
