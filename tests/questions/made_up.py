@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from gvgap_jax.sweep import Grid
-from gvgap_jax.sweep.grid import batches, points
+from gvgap_jax.sweep.cells import batches
+from gvgap_jax.sweep.grid import points
 
 CONSTANT = {"penalty": 1.0, "restricted_penalty": 1.0, "rlhf_penalty": 1.0, "dpo_penalty": 1.0, "steps": 10}
 
