@@ -27,6 +27,7 @@ import experiments
 from experiments.benchmarks.tables import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import load, records
+from gvgap_jax.sweep.look import MANIFEST, manifest
 
 POLL_SECONDS = 0.02  # between looks at a folder
 COMPARED = (
@@ -210,13 +211,13 @@ def chunks_in(folder: Path) -> int:
 
 def compare(folder: Path, undisturbed: Path) -> Comparison:
     """What is lost, doubled, changed or left over in a finished folder."""
-    plan = records.manifest(undisturbed)["chunks"]
+    plan = manifest(undisturbed)["chunks"]
     differing, rows = [], 0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of chunks that are missing: they are counted here
         for each in records.folder_tables(undisturbed):
             there, wanted = load(folder, each), load(undisturbed, each)
-            differing += [f"{each}.{name}" for name in differing_columns(there, wanted)]
+            differing += [f"{each}.{name}" for name in records.differing_columns(there, wanted)]
             rows += len(there)
     in_files = sum(len(pl.read_parquet(path)) for path in folder.glob("*.parquet"))
     unexpected, stale = left_over(folder, set(plan))
@@ -232,20 +233,6 @@ def compare(folder: Path, undisturbed: Path) -> Comparison:
     )
 
 
-def differing_columns(there: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
-    """Columns of which a type, a row or a bit differs, whatever the number: NaN equals only the same NaN."""
-    names = dict.fromkeys([*wanted.columns, *there.columns])
-    return [name for name in names if bits(there, name) != bits(wanted, name)]
-
-
-def bits(frame: pl.DataFrame, name: str) -> tuple | None:
-    """A column's type and content, to be compared exactly; None if there is none."""
-    if name not in frame.columns:
-        return None
-    column = frame[name]
-    return column.dtype, column.to_numpy().tobytes() if column.dtype.is_numeric() else column.to_list()
-
-
 def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
     """Files that are neither the manifest nor a chunk: those that should not be there, and stale ones."""
     unexpected, stale = [], []
@@ -258,7 +245,7 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
         is_chunk = path.suffix == ".parquet" and name.removesuffix(".parquet") in plan
         if is_lock or is_unfinished:
             stale.append(name)
-        elif path.name != records.MANIFEST and not is_chunk:
+        elif path.name != MANIFEST and not is_chunk:
             unexpected.append(name)
     return unexpected, stale
 

@@ -12,6 +12,7 @@ from gvgap_jax.runtime import files
 from gvgap_jax.runtime.devices import memory_per_device
 from gvgap_jax.runtime.machine import total_memory
 from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, records, run_plan
+from gvgap_jax.sweep.look import manifest
 
 
 class RunCost(NamedTuple):
@@ -86,7 +87,7 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
             peak_bytes=peak_bytes(),
             memory=total_memory(),
         )
-        return cost, programs(records.manifest(folder), makers)
+        return cost, programs(manifest(folder), makers)
 
 
 def programs(manifest: dict, makers: dict[str, files.Provenance]) -> list[ProgramCost]:

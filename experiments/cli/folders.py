@@ -9,7 +9,9 @@ from rich.markup import escape
 
 from experiments.kit.terminal import console, table
 from gvgap_jax.runtime import files
+from gvgap_jax.runtime.messages import first_few
 from gvgap_jax.sweep import folder_at, records
+from gvgap_jax.sweep.look import MENDED, Look, failures, look, manifest
 
 
 class ProgramStatus(NamedTuple):
@@ -30,14 +32,14 @@ class ProgramStatus(NamedTuple):
     compile_seconds: list[float]
 
 
-def programs(folder: files.Folder) -> list[ProgramStatus]:
-    """One row a program of the folder's plan."""
-    plan, makers = records.manifest(folder), records.provenances(folder)
+def programs(seen: Look, names: Sequence[str]) -> list[ProgramStatus]:
+    """One row a program of the folder's plan, whose programs the manifest names so."""
     groups: dict[int, list[tuple[str, int]]] = defaultdict(list)
-    for name, (size, program) in plan["chunks"].items():
+    for name, (size, program) in seen.plan.items():
         groups[program].append((name, size))
+    makers = seen.makers
     pace = _pace(makers, [chunk for group in groups.values() for chunk in group])
-    labels = short_labels(plan["programs"])
+    labels = short_labels(names)
     rows = []
     for program, group in sorted(groups.items()):
         done = [(name, size) for name, size in group if name in makers]
@@ -89,7 +91,8 @@ def status(folder: str) -> None:
       folder: the --out of a run, finished or not.
     """
     path = folder_at(folder)
-    plan, rows = records.manifest(path), programs(path)
+    plan, seen = manifest(path), look(path)
+    rows = programs(seen, plan["programs"])
     shown = table(f"{plan['experiment']} in {folder}", "program", "cells", "done", "run", "left", "compiled in")
     for row in rows:
         left = f"{row.left_seconds:.0f} s" if row.done < row.cells else ""
@@ -103,11 +106,16 @@ def status(folder: str) -> None:
         f"{done:,} of {cells:,} cells done, {cells - done:,} left"
         + (f": about {left:.0f} s of runs in one process" if left else "")
     )
-    for name, reason in records.failures(path).items():
+    for name, reason in failures(path).items():
         console.print(f"[red]{name} failed: {escape(reason)}[/red]", soft_wrap=True)
+    for name, what in seen.wrong.items():
+        console.print(f"[yellow]{escape(f'{name} {what}')}[/yellow]", soft_wrap=True)
+    if seen.wrong:
+        console.print(f"[yellow]{MENDED}.[/yellow]", soft_wrap=True)
     aside = path / files.SET_ASIDE
-    if aside.exists():
-        console.print(f"[yellow]set aside: {', '.join(sorted(file.name for file in aside.iterdir()))}[/yellow]")
+    if aside.is_dir():
+        names = sorted(file.name for file in aside.iterdir() if not file.name.endswith(files.DIGEST))
+        console.print(f"[yellow]set aside: {escape(first_few(names))}[/yellow]", soft_wrap=True)
 
 
 def compact(folder: str) -> None:

@@ -18,7 +18,8 @@ from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep import folder_at, make_plan
-from gvgap_jax.sweep.records import MANIFEST, failures, folder_tables, manifest, provenances
+from gvgap_jax.sweep.look import MANIFEST, failures, look, manifest
+from gvgap_jax.sweep.records import folder_tables, provenances
 from gvgap_jax.sweep.store import differences
 
 LONGEST = 300  # characters of an error's message
@@ -136,11 +137,13 @@ def trouble(folder: Folder, plan: tuple) -> list[str]:
         changed = differences(manifest(folder), make_plan(*plan))
         if changed:
             return [f"The records in {folder} are stale ({changed}). Move that folder away before making them anew."]
-        left, chunks = sum(folder_tables(folder).values()), len(manifest(folder)["chunks"])
+        seen = look(folder)
         failed = [f"Chunk {chunk} failed: {_line(reason)}" for chunk, reason in sorted(failures(folder).items())]
     except Exception as error:
         return [f"The records in {folder} cannot be read: {_words(error)}"]
-    return [f"{left:,} of {chunks:,} chunks are missing in {folder}.", *failed] if left else []
+    wrong = [seen.complaint()] if seen.wrong else []
+    left = f"{len(seen.missing()):,} of {len(seen.plan):,} chunks are missing in {folder}."
+    return [left, *wrong, *failed] if seen.missing() else []
 
 
 def _exists(folder: Folder) -> bool:

@@ -18,10 +18,10 @@ from gvgap_jax.runtime.compile_cache import keep_compiled_programs
 from gvgap_jax.runtime.devices import use_all_cores
 from gvgap_jax.runtime.packages import optional
 from gvgap_jax.runtime.progress import BAR
-from gvgap_jax.sweep import records
 from gvgap_jax.sweep.compute import Result, compute
+from gvgap_jax.sweep.look import failures
 from gvgap_jax.sweep.plan import Chunk, Plan
-from gvgap_jax.sweep.run import Claim, Engine, Report, Run, by_programs, cells_of, missing, run_plan
+from gvgap_jax.sweep.run import Claim, Engine, Report, Run, by_programs, cells_of, missing, run_plan, unfinished
 
 RETRIES = 3  # of a chunk whose worker died
 AHEAD = 2  # tasks handed to Ray for every one that can run at once
@@ -195,16 +195,17 @@ def on_slurm(
     with executor.batch():
         jobs = [executor.submit(_run_shard, plan, folder, (index, options.jobs)) for index in range(options.jobs)]
     total = cells_of(plan.chunks)
-    before = cells_of(missing(folder, plan.chunks))
+    waiting = missing(folder, plan.chunks)
+    before = cells_of(waiting)
     with Progress(*BAR) as progress:
         bar = progress.add_task(plan.experiment, total=total)
         while not stopped() and not all(job.done() for job in jobs):
-            progress.update(bar, completed=total - cells_of(missing(folder, plan.chunks)))
+            progress.update(bar, completed=total - cells_of(unfinished(folder, waiting)))
             time.sleep(1)
     ended = [(job.job_id, job.exception()) for job in jobs if job.done()]
-    failed = records.failures(folder)
+    failed = failures(folder)
     failed |= {f"job {number}": str(error) for number, error in ended if error}
-    left = cells_of(missing(folder, plan.chunks))
+    left = cells_of(unfinished(folder, waiting))
     return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
 
 

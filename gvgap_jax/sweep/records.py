@@ -2,74 +2,32 @@
 
 import json
 import warnings
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import polars as pl
 
 from gvgap_jax.runtime.files import (
+    Damaged,
     Folder,
     Provenance,
     chunk_file,
     folder_at,
-    made_by_of,
-    read_bytes,
-    read_json,
     read_with_maker,
     remove,
     save,
     table_of,
 )
-
-MANIFEST = "manifest.json"
-
-
-def manifest(folder: Folder) -> dict:
-    """The manifest of a folder of records.
-
-    Raises:
-      FileNotFoundError: the folder has none.
-      ValueError: it is damaged.
-    """
-    path = folder / MANIFEST
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no records. Run the experiment first, or name its --out folder.")
-    return read_json(path)
-
-
-class Stored(NamedTuple):
-    """Names of the chunks in a folder: in files of their own, and inside the compacted file of each table."""
-
-    single: set[str]
-    compacted: dict[str, str]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.single or name in self.compacted
-
-
-def stored(folder: Folder) -> Stored:
-    """Which chunks a folder holds."""
-    names = {path.stem for path in folder.glob("*.parquet")}
-    compacted = {
-        name: table
-        for table in sorted(name for name in names if "-" not in name)
-        for name in made_by_of(chunk_file(folder, table))
-    }
-    return Stored({name for name in names if "-" in name}, compacted)
-
-
-def exists(folder: Folder, name: str) -> bool:
-    """Whether the chunk called ``name`` is in a file of its own."""
-    return chunk_file(folder, name).exists()
+from gvgap_jax.runtime.messages import first_few, reason
+from gvgap_jax.sweep.look import Look, look, manifest
 
 
 def folder_tables(folder: Folder) -> dict[str, int]:
     """Tables of a folder's plan, and how many of their chunks are still missing."""
-    there, names = stored(folder), manifest(folder)["chunks"]
-    missing = dict.fromkeys((table_of(name) for name in names), 0)
-    for name in names:
-        missing[table_of(name)] += name not in there
-    return missing
+    seen = look(folder)
+    tables = dict.fromkeys((table_of(name) for name in seen.plan), 0)
+    for name in seen.missing():
+        tables[table_of(name)] += 1
+    return tables
 
 
 def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
@@ -77,7 +35,7 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
 
     The table may be left out where there is only one.
 
-    Files that are no chunk of the folder's plan are not read. Warns of chunks that are still missing, and of
+    Files that are no chunk of the folder's plan are not read. Warns of them, of chunks that are still missing, and of
     records that were made by different versions or kinds of device.
 
     Raises:
@@ -85,78 +43,150 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
       ValueError: a chunk is damaged, or there are several tables and none is named.
     """
     root = folder_at(folder)
-    plan, there = manifest(root)["chunks"], stored(root)
     if table is None:
-        tables = list(dict.fromkeys(table_of(name) for name in plan))
+        tables = list(dict.fromkeys(table_of(name) for name in manifest(root)["chunks"]))
         if len(tables) > 1:
             raise ValueError(f"{folder} holds several tables; name one of {', '.join(tables)}.")
         (table,) = tables
-    sizes = {name: size for name, (size, _) in plan.items() if table_of(name) == table}
-    present = [name for name in sizes if name in there]
-    if not present:
+    seen = look(root, table)
+    sizes = {name: size for name, (size, _) in seen.plan.items() if table_of(name) == table}
+    missing, hers = seen.missing(table), [f"{name}.parquet" for name in (*sizes, table)]
+    if missing and any(name in seen.wrong for name in hers):
+        raise ValueError(f"{folder}: {seen.complaint()}")
+    if len(missing) == len(sizes):
         raise FileNotFoundError(
             f"{folder} holds no records of {table!r}. Run the experiment first, or name its --out folder."
         )
-    missing = len(sizes) - len(present)
+    if seen.wrong:
+        warnings.warn(f"{folder}: {seen.complaint()}", stacklevel=2)
     if missing:
-        warnings.warn(f"{folder}: {missing} of {len(sizes)} chunks of {table!r} are not computed yet.", stacklevel=2)
-    chunks = dict(_chunks(root, table, there, plan))
-    for name in present:
-        records, made_by = chunks[name]
-        if len(records) != sizes[name] or made_by["chunk"] != name:
-            raise ValueError(f"{folder}/{name}.parquet is damaged; the command that made it will compute it again.")
-    kinds = {json.dumps([made_by["versions"], made_by["device"]]) for _, made_by in chunks.values()}
+        warnings.warn(
+            f"{folder}: {len(missing)} of {len(sizes)} chunks of {table!r} are not computed yet.", stacklevel=2
+        )
+    makers = [seen.makers[name] for name in sizes if name in seen.makers]
+    kinds = {json.dumps([made_by["versions"], made_by["device"]]) for made_by in makers}
     if len(kinds) > 1:
         warnings.warn(f"{folder}: records come from {len(kinds)} kinds of device or version: {kinds}.", stacklevel=2)
-    return pl.concat([chunks[name][0] for name in present])
+    chunks = _chunks(root, table, seen)
+    return _together(root, [chunks[name] for name in sizes if name in chunks])
 
 
-def _chunks(
-    folder: Folder, table: str, there: Stored, plan: dict
-) -> Iterator[tuple[str, tuple[pl.DataFrame, Provenance]]]:
-    """Every stored chunk of a table: its name, records and provenance."""
-    if table in there.compacted.values():
-        (together, makers), start = read_with_maker(chunk_file(folder, table)), 0
-        for name, made_by in makers.items():
-            yield name, (together[start : start + made_by["rows"]], made_by)
-            start += made_by["rows"]
-    for name in sorted(there.single):
-        if table_of(name) == table and name in plan and name not in there.compacted:
-            yield name, read_with_maker(chunk_file(folder, name))
+def _together(folder: Folder, chunks: list[pl.DataFrame]) -> pl.DataFrame:
+    try:
+        return pl.concat(chunks)
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(
+            f"{folder} holds chunks of one table with different columns ({reason(error)[:80]}), made by different "
+            "versions of the experiment: move the folder away, and make its records again."
+        ) from error
+
+
+def _chunks(folder: Folder, table: str, seen: Look) -> dict[str, pl.DataFrame]:
+    """The records of every whole chunk of a table; of those that are there twice, those of the compacted file."""
+    singles = {name for name in seen.single - seen.compacted if table_of(name) == table}
+    chunks = {name: _single(folder, name, seen) for name in singles}
+    if any(table_of(name) == table for name in seen.compacted):
+        chunks |= _compacted(folder, table)
+    return chunks
+
+
+def _single(folder: Folder, name: str, seen: Look) -> pl.DataFrame:
+    path, size = chunk_file(folder, name), seen.plan[name][0]
+    records, _ = read_with_maker(path)
+    if len(records) != size:
+        raise Damaged(path, f"has {len(records)} rows instead of {size}")
+    return records
+
+
+def _compacted(folder: Folder, table: str) -> dict[str, pl.DataFrame]:
+    path = chunk_file(folder, table)
+    together, makers = read_with_maker(path)
+    chunks, start = {}, 0
+    for name, made_by in makers.items():
+        chunks[name] = together[start : start + made_by["rows"]]
+        start += made_by["rows"]
+    if start != len(together):
+        raise Damaged(path, f"has {len(together)} rows instead of {start}")
+    return chunks
 
 
 def provenances(folder: Folder) -> dict[str, Provenance]:
-    """What made every stored chunk: versions, device, seconds."""
-    there = stored(folder)
-    single = {name: made_by_of(chunk_file(folder, name)) for name in there.single}
-    tables = set(there.compacted.values())
-    return {name: made for table in tables for name, made in made_by_of(chunk_file(folder, table)).items()} | single
+    """What made every chunk that is whole: versions, device, seconds."""
+    return look(folder).makers
 
 
-def failures(folder: Folder) -> dict[str, str]:
-    """Chunks that could not be computed, and why."""
-    return {path.stem: read_bytes(path).decode(errors="replace") for path in folder.glob("*.failed")}
+def differing_columns(there: pl.DataFrame, wanted: pl.DataFrame) -> list[str]:
+    """Columns of which a type, a row or a bit differs, whatever the number: NaN equals only the same NaN."""
+    names = dict.fromkeys([*wanted.columns, *there.columns])
+    return [name for name in names if _bits(there, name) != _bits(wanted, name)]
+
+
+def _bits(frame: pl.DataFrame, name: str) -> tuple | None:
+    """A column's type and content, to be compared exactly; None if there is none."""
+    if name not in frame.columns:
+        return None
+    column = frame[name]
+    nulls = column.is_null().to_list() if column.null_count() else None
+    return column.dtype, nulls, column.to_numpy().tobytes() if column.dtype.is_numeric() else column.to_list()
+
+
+class Doubles(NamedTuple):
+    """Chunks that are in a file of their own and in the compacted one too, with the same records and with others."""
+
+    same: list[str]
+    other: list[str]
+
+
+def doubles(folder: Folder, seen: Look) -> Doubles:
+    """The chunks that are there twice, as a compaction leaves them that was killed before it had tidied up."""
+    found = Doubles([], [])
+    twice = sorted(seen.single & seen.compacted)
+    tables = {table: _compacted(folder, table) for table in {table_of(name) for name in twice}}
+    for name in twice:
+        differing = differing_columns(_single(folder, name, seen), tables[table_of(name)][name])
+        (found.other if differing else found.same).append(name)
+    return found
 
 
 def compact(folder: Folder) -> dict[str, int]:
     """Put the chunks of every table into one file, which later runs and ``load`` understand.
 
+    Their own files are removed when the new one has been read again, and has the same bits.
+
     Returns:
       number of chunks in the file of each table.
 
     Raises:
-      OSError: the folder cannot be written.
+      ValueError: files are there that are damaged or no chunks of the plan; nothing was done.
+      OSError: the folder cannot be written; no file was removed.
     """
-    there, plan = stored(folder), manifest(folder)["chunks"]
+    seen = look(folder)
+    if seen.wrong:
+        raise ValueError(f"{folder} is not compacted: {seen.complaint()}")
+    twice = doubles(folder, seen)
+    if twice.other:
+        raise ValueError(
+            f"{folder} is not compacted: {first_few(twice.other)} have other records in files of their own than in the "
+            "compacted table. Run the command that made these records again: it sets the former aside."
+        )
+    for name in twice.same:
+        remove(chunk_file(folder, name))
     counts = {}
-    for table in sorted({table_of(name) for name in plan}):
-        kept = {name: chunk for name, chunk in _chunks(folder, table, there, plan) if name in plan}
-        if not kept:
-            continue
-        names = [name for name in plan if name in kept]
-        makers = {name: kept[name][1] | {"rows": len(kept[name][0])} for name in names}
-        save(folder, table, pl.concat([kept[name][0] for name in names]), makers)
-        for name in names:
-            remove(chunk_file(folder, name))
+    for table in sorted({table_of(name) for name in seen.makers}):
+        names = [name for name in seen.plan if name in seen.makers and table_of(name) == table]
+        if not seen.compacted.issuperset(names):
+            _put_together(folder, table, names, seen)
         counts[table] = len(names)
     return counts
+
+
+def _put_together(folder: Folder, table: str, names: list[str], seen: Look) -> None:
+    chunks, path = _chunks(folder, table, seen), chunk_file(folder, table)
+    together = _together(folder, [chunks[name] for name in names])
+    makers = {name: seen.makers[name] | {"rows": len(chunks[name])} for name in names}
+    save(folder, table, together, makers)
+    again, made_by = read_with_maker(path)
+    if made_by != makers or differing_columns(again, together):
+        raise Damaged(path, "holds other rows than were written; no chunk was removed")
+    for name in names:
+        remove(chunk_file(folder, name))

@@ -13,8 +13,9 @@ from gvgap_jax.runtime import files
 from gvgap_jax.runtime.devices import is_out_of_memory
 from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
-from gvgap_jax.sweep import records, store
+from gvgap_jax.sweep import store
 from gvgap_jax.sweep.compute import PROGRAMS, Result, compiled, compute, program_of
+from gvgap_jax.sweep.look import single, stored
 from gvgap_jax.sweep.plan import Chunk, Plan, shard
 
 POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
@@ -103,7 +104,7 @@ def run_plan(
                 time.sleep(POLL_SECONDS)  # the rest is claimed by others
                 chunks = waiting
             else:
-                chunks, began = missing(folder, chunks), time.perf_counter()
+                chunks, began = unfinished(folder, chunks), time.perf_counter()
                 compilations += engine.prepare(plan.run, chunks, progress)
                 compile_seconds += time.perf_counter() - began
             for chunk, result in engine.compute(plan.run, chunks, claim):
@@ -115,7 +116,7 @@ def run_plan(
                     computed, run_seconds = computed + chunk.size, run_seconds + result.seconds
                 claims.release(chunk.name)
                 progress.advance(bar, chunk.size)
-            waiting = [chunk for chunk in missing(folder, waiting) if chunk.name not in failed]
+            waiting = [chunk for chunk in unfinished(folder, waiting) if chunk.name not in failed]
             progress.update(bar, completed=total - cells_of(waiting))
     left = cells_of(waiting) + cells_of([chunk for chunk in mine if chunk.name in failed])
     overhead = time.perf_counter() - started - compile_seconds - run_seconds
@@ -124,7 +125,13 @@ def run_plan(
 
 def missing(folder: files.Folder, chunks: list[Chunk]) -> list[Chunk]:
     """The chunks that a folder does not hold."""
-    there = records.stored(folder)
+    there = stored(folder)
+    return [chunk for chunk in chunks if chunk.name not in there]
+
+
+def unfinished(folder: files.Folder, chunks: list[Chunk]) -> list[Chunk]:
+    """Those of the missing chunks that are missing still: while they are computed nobody compacts."""
+    there = single(folder)
     return [chunk for chunk in chunks if chunk.name not in there]
 
 

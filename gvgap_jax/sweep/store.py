@@ -7,6 +7,7 @@ dies. Object stores have no locks: there, give every process its own shard.
 import contextlib
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -16,16 +17,21 @@ from gvgap_jax.runtime.files import (
     SET_ASIDE,
     Damaged,
     Folder,
+    chunk_file,
+    digest_file,
     explained,
     is_local,
     lock_of,
-    read_with_maker,
+    read,
+    remove,
     set_aside,
+    table_of,
     write,
 )
 from gvgap_jax.runtime.provenance import environment
+from gvgap_jax.sweep.look import FORMAT, MANIFEST, Look, exists, look, manifest
 from gvgap_jax.sweep.plan import Chunk, Plan
-from gvgap_jax.sweep.records import MANIFEST, exists, manifest
+from gvgap_jax.sweep.records import doubles
 
 
 def open_folder(folder: Folder, plan: Plan) -> list[str]:
@@ -38,24 +44,54 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
       ValueError: the folder holds records of another experiment, meaning or grid.
       OSError: the folder cannot be written.
     """
-    path = folder / MANIFEST
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with lock_of(folder, MANIFEST) if is_local(folder) else contextlib.nullcontext():
-            if not path.exists():
-                write(path, (json.dumps(_identity(plan) | environment(), indent=1) + "\n").encode())
-    differing = differences(manifest(folder), plan)
-    if differing:
-        raise ValueError(
-            f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
-        )
-    return _set_bad_files_aside(folder, plan)
+    with _alone(folder):
+        notes = _claimed(folder, plan)
+        differing = differences(manifest(folder), plan)
+        if differing:
+            raise ValueError(
+                f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
+            )
+        return notes + _mended(folder, plan)
+
+
+@contextlib.contextmanager
+def _alone(folder: Folder) -> Iterator[None]:
+    """One process at a time looks after a folder; an object store has no locks."""
+    if not is_local(folder):
+        yield
+        return
+    with explained(folder):
+        held = lock_of(folder, MANIFEST).acquire()
+    with held:
+        yield
+
+
+def _claimed(folder: Folder, plan: Plan) -> list[str]:
+    """Write the manifest where there is none that can be read, and say what was wrong with the one that was there."""
+    path, wrong = folder / MANIFEST, ""
+    try:
+        manifest(folder)
+        return []
+    except FileNotFoundError:
+        pass
+    except Damaged as error:
+        wrong = error.what
+    except OSError as error:
+        wrong = f"cannot be read ({error.strerror})"
+    if wrong:
+        set_aside(path)
+    with explained(folder):
+        write(path, (json.dumps(_identity(plan) | environment(), indent=1) + "\n").encode())
+    return [f"{path.name} {wrong}: set aside in {folder / SET_ASIDE}, and written anew."] if wrong else []
 
 
 def _identity(plan: Plan) -> dict:
     programs = list(dict.fromkeys(repr(chunk.batch.program) for chunk in plan.chunks))
     index = {program: number for number, program in enumerate(programs)}
     identity = {
+        "format": FORMAT,
         "experiment": plan.experiment,
         "meaning": plan.meaning,
         "grid": dataclasses.asdict(plan.grid) | {"axes": {name: list(v) for name, v in plan.grid.axes.items()}},
@@ -119,31 +155,32 @@ class Claims(contextlib.AbstractContextManager):
             self.release(name)
 
 
-def _set_bad_files_aside(folder: Folder, plan: Plan) -> list[str]:
-    known = {chunk.name: chunk for chunk in plan.chunks}
-    notes = []
-    for path in sorted(folder.glob("*.parquet")):
-        if "-" not in path.stem:
-            continue
-        chunk = known.get(path.stem)
-        reason = "is no chunk of this plan" if chunk is None else _what_is_wrong(path, chunk)
-        if reason:
-            set_aside(path)
-            notes.append(f"{path.name} {reason}: set aside in {folder / SET_ASIDE}.")
-    return notes
+def _mended(folder: Folder, plan: Plan) -> list[str]:
+    """Set aside what is no whole chunk of the plan, and remove what is there twice; a sentence on each file."""
+    seen = look(folder)
+    wrong = seen.wrong | _other_cells(folder, plan, seen)
+    for name in wrong:
+        set_aside(folder / name)
+    twice = doubles(folder, seen._replace(single={name for name in seen.single if f"{name}.parquet" not in wrong}))
+    for name in twice.same:
+        remove(chunk_file(folder, name))
+    for name in twice.other:
+        wrong[set_aside(chunk_file(folder, name)).name] = f"has other records than {table_of(name)}.parquet"
+    return [f"{name} {what}: set aside in {folder / SET_ASIDE}." for name, what in wrong.items()]
 
 
-def _what_is_wrong(path: Folder, chunk: Chunk) -> str:
-    """Why a file is not the chunk that it is called, or nothing."""
-    try:
-        records, made_by = read_with_maker(path)
-    except Damaged as error:
-        return error.what
-    except OSError as error:
-        return f"cannot be read ({messages.reason(error)})"
-    made_for = made_by.get("chunk")
-    if made_for != chunk.name:
-        return f"was made as {made_for}"
+def _other_cells(folder: Folder, plan: Plan, seen: Look) -> dict[str, str]:
+    """Files without digests whose cells are not those of their chunk's name."""
+    found = {}
+    for chunk in plan.chunks:
+        path = chunk_file(folder, chunk.name)
+        if chunk.name in seen.single and not digest_file(path).exists():
+            found[path.name] = _difference(path, chunk)
+    return {name: what for name, what in found.items() if what}
+
+
+def _difference(path: Folder, chunk: Chunk) -> str:
+    records = read(path)
     if len(records) != chunk.size:
         return f"has {len(records)} rows instead of {chunk.size}"
     for name, values in chunk.columns.items():

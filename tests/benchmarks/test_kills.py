@@ -11,6 +11,7 @@ from experiments.benchmarks import kills
 from experiments.cli import main as command
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import records
+from gvgap_jax.sweep.look import MANIFEST
 
 ARGUMENTS = ("equivalence", "--grid.horizon", "1", "--grid.pairs", "16", "--seeds", "300")
 
@@ -75,7 +76,7 @@ def test_rows_that_are_there_twice_are_a_difference(demonstrated, copy):
 
 
 def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demonstrated, copy):
-    chunk = next(iter(json.loads((copy / records.MANIFEST).read_text())["chunks"]))
+    chunk = next(iter(json.loads((copy / MANIFEST).read_text())["chunks"]))
     (copy / files.LOCKS).mkdir(exist_ok=True)
     (copy / files.LOCKS / chunk).touch()
     (copy / f".{chunk}.parquet.host.1").touch()
@@ -97,11 +98,11 @@ def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demo
     ],
 )
 def test_columns_are_compared_by_their_bits(found, wanted, differing):
-    assert kills.differing_columns(pl.DataFrame({"x": found}), pl.DataFrame({"x": wanted})) == differing
+    assert records.differing_columns(pl.DataFrame({"x": found}), pl.DataFrame({"x": wanted})) == differing
 
 
 def test_a_missing_column_differs():
-    assert kills.differing_columns(pl.DataFrame({"x": [1]}), pl.DataFrame({"x": [1], "y": [1]})) == ["y"]
+    assert records.differing_columns(pl.DataFrame({"x": [1]}), pl.DataFrame({"x": [1], "y": [1]})) == ["y"]
 
 
 def test_a_run_that_fails_names_its_log(tmp_path):

@@ -11,6 +11,7 @@ from experiments.kit.findings import Finding
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
 from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan
+from gvgap_jax.sweep.look import look, manifest
 from tests.kit.fixed import fixed
 from tests.report.toy_questions import install
 
@@ -47,7 +48,7 @@ def test_status_of_a_half_done_folder(half, capsys):
     assert "2 of 10 cells done, 8 left" in printed
     assert "horizon 1 2 2 " in printed
     assert "horizon 2 8 0 " in printed
-    one, two = folders.programs(folder_at(half))
+    one, two = folders.programs(look(folder_at(half)), manifest(folder_at(half))["programs"])
     assert (one.done, one.cells, two.done, two.cells) == (2, 2, 0, 8)
     assert len(one.compile_seconds) == 1
     assert two.compile_seconds == []

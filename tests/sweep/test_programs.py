@@ -6,9 +6,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from gvgap_jax.sweep import compute, load, records, run_plan
+from gvgap_jax.sweep import compute, load, run_plan
 from gvgap_jax.sweep import run as running
 from gvgap_jax.sweep.grid import Grid
+from gvgap_jax.sweep.look import single
 from tests.sweep import toy_experiment as toy
 from tests.sweep.test_run import TABLES, opened, same_bits, toy_plan
 
@@ -42,7 +43,7 @@ def test_parts_give_the_records_of_the_whole_and_compile_each_program_once(tmp_p
     run_plan(plan, whole)
     compute.drop_programs()
     monkeypatch.setattr(running, "PROGRAMS", 1)
-    report = run_plan(plan, parts, stopped=lambda: len(records.stored(parts).single) >= 1)
+    report = run_plan(plan, parts, stopped=lambda: len(single(parts)) >= 1)
     assert (report.computed, report.left, report.compilations) == (21, 42, 1), "no part is compiled after the stop"
     assert report.compile_seconds > 0
     report = run_plan(plan, parts)

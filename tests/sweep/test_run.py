@@ -16,6 +16,7 @@ from gvgap_jax.runtime import devices as parallel
 from gvgap_jax.sweep import compute, folder_at, load, make_plan, open_folder, records, run_plan, store
 from gvgap_jax.sweep import run as running
 from gvgap_jax.sweep.grid import Grid
+from gvgap_jax.sweep.look import failures, single
 from tests.sweep import toy_experiment as toy
 
 TABLES = ("odd", "even")
@@ -144,11 +145,11 @@ def test_a_failing_chunk_costs_the_others_nothing_and_is_tried_again(tmp_path, w
     folder = opened(tmp_path, plan)
     monkeypatch.setattr(running, "compute", fails)
     report = run_plan(plan, folder)
-    assert report.failed == {victim: "RuntimeError: it rained"} == records.failures(folder)
+    assert report.failed == {victim: "RuntimeError: it rained"} == failures(folder)
     assert (report.computed, report.left) == (42, 21)
     monkeypatch.undo()
     assert run_plan(plan, folder).computed == 21
-    assert records.failures(folder) == {}
+    assert failures(folder) == {}
     same_bits(load(folder, "even"), whole["even"])
 
 
@@ -165,7 +166,7 @@ def test_a_mistake_in_an_experiment_is_seen_before_anything_is_computed(tmp_path
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, whole, chunks):
     plan = toy_plan()
     folder = opened(tmp_path, plan)
-    report = run_plan(plan, folder, stopped=lambda: len(records.stored(folder).single) >= chunks)
+    report = run_plan(plan, folder, stopped=lambda: len(single(folder)) >= chunks)
     assert (report.computed, report.left) == (21 * chunks, 63 - 21 * chunks)
     assert run_plan(plan, folder).computed == 63 - 21 * chunks
     for table in TABLES:
@@ -189,7 +190,7 @@ def test_a_chunk_that_another_process_has_claimed_is_waited_for_and_taken_over(t
     asked = []
 
     def stopped():
-        asked.append(len(records.stored(folder).single))
+        asked.append(len(single(folder)))
         if asked.count(2) == 4:  # everything else is done, and looked at again and again
             holder.release(plan.chunks[0].name)
         return False

@@ -14,6 +14,7 @@ import pytest
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, records, run_plan, store
 from gvgap_jax.sweep.grid import Grid
+from gvgap_jax.sweep.look import failures, manifest, single
 from tests.sweep import toy_experiment as toy
 
 
@@ -68,9 +69,9 @@ def test_a_store_whose_package_is_missing_says_what_to_install():
 
 
 def test_manifest_holds_the_whole_grid_and_what_made_it(full):
-    manifest = records.manifest(full)
-    assert manifest["grid"]["axes"] == {"power": [1, 2, 4], "base": [0.5, 1.5, 2.5], "name": ["toy"]}
-    assert {"revision", "versions", "device", "devices", "python", "host", "created"} <= manifest.keys()
+    found = manifest(full)
+    assert found["grid"]["axes"] == {"power": [1, 2, 4], "base": [0.5, 1.5, 2.5], "name": ["toy"]}
+    assert {"revision", "versions", "device", "devices", "python", "host", "created"} <= found.keys()
 
 
 def test_every_chunk_says_what_made_it(full, plan):
@@ -115,17 +116,21 @@ def test_a_file_whose_cells_were_changed_is_set_aside(full, plan):
     victim = chunk_files(full)[0]
     changed = files.read(victim).with_columns(seed=pl.col("seed") + 1)
     files.save(full, victim.stem, changed, records.provenances(full)[victim.stem])
-    (note,) = open_folder(full, plan)
+    files.digest_file(victim).unlink()
+    with pytest.warns(UserWarning, match="files without digests"):
+        (note,) = open_folder(full, plan)
     assert "other cells than its name says (column 'seed')" in note
 
 
 def test_a_foreign_file_is_never_averaged_in(full, plan):
     foreign = full / "even-0123456789abcdef.parquet"
     foreign.write_bytes(chunk_files(full)[0].read_bytes())
-    assert set(rows(full, "even")) == toy.expected()["even"]
-    assert len(rows(full, "even")) == len(toy.expected()["even"])
+    with pytest.warns(UserWarning, match=f"{foreign.name} is no chunk of this folder's plan. Run the command"):
+        found = rows(full, "even")
+    assert set(found) == toy.expected()["even"]
+    assert len(found) == len(toy.expected()["even"])
     (note,) = open_folder(full, plan)
-    assert "is no chunk of this plan" in note
+    assert "is no chunk of this folder's plan" in note
     assert not foreign.exists()
 
 
@@ -133,7 +138,7 @@ def test_a_chunk_damaged_after_the_run_is_not_read(full):
     victim = chunk_files(full)[0]
     frame = files.read(victim)
     files.save(full, victim.stem, frame[:-1], records.provenances(full)[victim.stem])
-    with pytest.raises(ValueError, match=f"{victim.name} is damaged"):
+    with pytest.raises(ValueError, match=rf"{victim.name} has \d+ rows instead of \d+. Move it away"):
         load(full, "even")
 
 
@@ -197,12 +202,83 @@ def test_compaction_of_a_part_is_taken_up_again(folder, plan):
     assert len(rows(folder, "even")) == len(toy.expected()["even"])
 
 
-def test_a_compaction_killed_before_it_tidied_up_loses_and_doubles_nothing(full):
-    files = {path: path.read_bytes() for path in chunk_files(full)}
+@pytest.mark.parametrize("mends", [open_folder, lambda folder, plan: records.compact(folder)])
+def test_a_compaction_killed_before_it_tidied_up_loses_and_doubles_nothing(full, plan, monkeypatch, mends):
+    before = load(full, "even")
+    with monkeypatch.context() as patched:
+        patched.setattr(records, "remove", lambda path: None)
+        records.compact(full)
+    assert len(chunk_files(full)) == 2
+    assert load(full, "even").equals(before)
+    assert records.folder_tables(full) == {"odd": 0, "even": 0}
+    mends(full, plan)
+    assert not chunk_files(full)
+    assert load(full, "even").equals(before)
+
+
+def test_a_chunk_that_is_there_twice_with_other_records_is_named(full, plan):
+    before, first = load(full, "even"), chunk_files(full)[0]
+    table, made_by = files.read_with_maker(first)
+    records.compact(full)
+    files.save(full, first.stem, table.with_columns(value=-pl.col("value")), made_by)
+    assert load(full, "even").equals(before)
+    with pytest.raises(ValueError, match=f"not compacted: {first.stem} have other records in files of their own"):
+        records.compact(full)
+    assert open_folder(full, plan) == [
+        f"{first.name} has other records than even.parquet: set aside in {full / files.SET_ASIDE}."
+    ]
+    assert load(full, "even").equals(before)
+
+
+def test_compaction_removes_nothing_before_the_new_file_was_read_again(full, monkeypatch):
+    before, put = load(full, "even"), files._put
+
+    def put_spoilt(path, content):
+        put(path, content[:-1] if path.name == "even.parquet" else content)
+
+    monkeypatch.setattr(files, "_put", put_spoilt)
+    with pytest.raises(ValueError, match=r"even.parquet is damaged"):
+        records.compact(full)
+    assert len(chunk_files(full)) == 2
+    with pytest.warns(UserWarning, match=r"even.parquet is damaged"):
+        assert load(full, "even").equals(before)
+
+
+def test_compaction_compares_bits(full, monkeypatch):
+    def negated(path):
+        table, made_by = files.read_with_maker(path)
+        return table.with_columns(value=-1 * pl.col("value")) if "-" not in path.stem else table, made_by
+
+    monkeypatch.setattr(records, "read_with_maker", negated)
+    with pytest.raises(ValueError, match=r"even.parquet holds other rows than were written; no chunk was removed"):
+        records.compact(full)
+    assert len(chunk_files(full)) == 2
+
+
+@pytest.mark.parametrize("spoil", ["cut", "foreign"])
+def test_compaction_refuses_what_is_wrong_by_name(full, plan, spoil):
+    victim = chunk_files(full)[0]
+    content = {"cut": victim.read_bytes()[:-9], "foreign": chunk_files(full)[1].read_bytes()}[spoil]
+    victim.write_bytes(content)
+    before = sorted(path.name for path in full.iterdir())
+    with pytest.raises(ValueError, match=f"is not compacted: {victim.name} is damaged.* Run the command that made"):
+        records.compact(full)
+    assert sorted(path.name for path in full.iterdir()) == before
+    open_folder(full, plan)
+    run_plan(plan, full)
+    assert records.compact(full) == {"even": 2, "odd": 1}
+
+
+def test_a_damaged_compacted_table_is_computed_again(full, plan):
     before = load(full, "even")
     records.compact(full)
-    for path, content in files.items():
-        path.write_bytes(content)
+    (full / "even.parquet").write_bytes((full / "even.parquet").read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"even.parquet is damaged.* Run the command that made these records again"):
+        load(full, "even")
+    assert len(load(full, "odd"))
+    (note,) = open_folder(full, plan)
+    assert note.startswith("even.parquet is damaged")
+    assert run_plan(plan, full).computed == len(before)
     assert load(full, "even").equals(before)
 
 
@@ -224,7 +300,7 @@ def test_a_folder_that_cannot_be_written_says_why_and_keeps_what_is_there(tmp_pa
     with pytest.raises(OSError, match=reason):
         run_plan(plan, folder)
     monkeypatch.undo()
-    assert len(records.stored(folder).single) == 1
+    assert len(single(folder)) == 1
     report = run_plan(plan, folder)
     assert report.computed < report.total
     assert set(rows(folder, "even")) == toy.expected()["even"]
@@ -270,9 +346,9 @@ def test_failures_are_noted_until_the_chunk_is_stored(folder, plan):
     open_folder(folder, plan)
     name = plan.chunks[0].name
     files.save_failure(folder, name, "it rained")
-    assert records.failures(folder) == {name: "it rained"}
+    assert failures(folder) == {name: "it rained"}
     run_plan(plan, folder)
-    assert records.failures(folder) == {}
+    assert failures(folder) == {}
 
 
 def test_load_warns_of_nothing_when_all_is_well(full):
