@@ -9,6 +9,7 @@ from experiments.kit.plots import save
 from experiments.kit.presets import PRESET_NAMES, default_folder
 from experiments.kit.terminal import console
 from experiments.questions import questions
+from gvgap_jax.runtime.files import explained
 
 
 def figures(
@@ -43,7 +44,8 @@ def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree"
     """
     module = on_backend(questions(), backend)[name]
     drawn = points.figures(module, points.records_of(folder))
-    return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]
+    with explained(out):
+        return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]
 
 
 def _latest_folder(name: str, backend: BackendName) -> str | None:

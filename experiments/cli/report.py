@@ -12,6 +12,7 @@ from experiments.report import tables as markdown
 from experiments.report.evidence import gather
 from experiments.report.page import page
 from experiments.tldr import report as tldr
+from gvgap_jax.runtime.files import explained
 from gvgap_jax.sweep import folder_at
 
 
@@ -39,9 +40,11 @@ def report(
     ]
     recipes = [tldr.evidence(folder) for folder in tldr.folders(folder_at(records))]
     if tables:
-        tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(page([*evidence, *recipes]), encoding="utf-8")
+        with explained(tables):
+            tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
+    with explained(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(page([*evidence, *recipes]), encoding="utf-8")
     for each in evidence:
         for problem in each.problems:
             console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)

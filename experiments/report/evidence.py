@@ -19,7 +19,7 @@ from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep import folder_at, make_plan
 from gvgap_jax.sweep.look import MANIFEST, failures, look, manifest
-from gvgap_jax.sweep.records import folder_tables, provenances
+from gvgap_jax.sweep.records import provenances
 from gvgap_jax.sweep.store import differences
 
 LONGEST = 300  # characters of an error's message

@@ -39,7 +39,7 @@ class Damaged(ValueError):  # noqa: N818  a state of a file
     """A file does not hold what was written under its name: ``what`` is a phrase that says why."""
 
     def __init__(self, path: Folder, what: str):
-        super().__init__(f"{path} {what}. Move it away and run the command that made it again.")
+        super().__init__(f"{path} {what}. Move it away, and make it again as it was made, or fetch it again.")
         self.path, self.what = path, what
 
     def __reduce__(self):
@@ -74,8 +74,9 @@ def explained(folder: Folder) -> Iterator[None]:
             errno.EACCES: "this user may not write there; change its permissions, or choose another --out",
             errno.EEXIST: "a file is in its way; choose another --out",
             errno.ENOTDIR: "a file is in its way; choose another --out",
+            errno.EISDIR: "a folder is in the way of a file; remove it, or choose another --out",
         }.get(error.errno or 0, str(error))
-        raise OSError(error.errno, f"{folder} cannot be written: {reason}. Chunks stored so far are kept") from error
+        raise OSError(error.errno, f"{folder} cannot be written: {reason}. What is stored is kept") from error
 
 
 def digest_file(path: Folder) -> Folder:
@@ -270,15 +271,15 @@ def read_json(path: Folder) -> dict[str, Any]:
 
     Raises:
       OSError: it cannot be read.
-      ValueError: there is none in it.
+      Damaged: there is none in it, or not the one that was written.
     """
     content = read_bytes(path)
     try:
         found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON object ({error}): it is damaged; fetch or make it again.") from error
+        raise Damaged(path, f"is no JSON object ({error}): it is damaged") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object, but a {type(found).__name__}; fetch or make it again.")
+        raise Damaged(path, f"is no JSON object, but a {type(found).__name__}")
     return found
 
 

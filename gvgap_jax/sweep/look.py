@@ -58,12 +58,7 @@ def manifest(folder: Folder) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no records. Run the experiment first, or name its --out folder.")
-    try:
-        found = read_json(path)
-    except Damaged:
-        raise
-    except ValueError as error:
-        raise Damaged(path, f"is damaged: it is no JSON object ({reason(error)[:80]})") from error
+    found = read_json(path)
     version = found.get("format", FORMAT)
     if isinstance(version, int) and version > FORMAT:
         raise ValueError(
@@ -72,7 +67,9 @@ def manifest(folder: Folder) -> dict[str, Any]:
         )
     for key, is_right in _PARTS.items():
         if not is_right(found.get(key)):
-            raise Damaged(path, f"is damaged, or was written by another version of gvgap_jax: its {key!r} is no such")
+            raise Damaged(
+                path, f"is damaged, or of another version of gvgap_jax: its {key!r} is missing or of another type"
+            )
     return found
 
 
