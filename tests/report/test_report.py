@@ -15,6 +15,7 @@ from experiments.kit.intervals import mean
 from experiments.kit.per_seed import of_values
 from experiments.questions import questions
 from experiments.report import evidence, page, tables
+from gvgap_jax.runtime import files
 from tests.kit.fixed import fixed
 from tests.report.toy_questions import PAPER, QUICK, install, toy
 from tests.sweep import toy_experiment
