@@ -14,11 +14,11 @@ import filelock
 
 from gvgap_jax.runtime import messages
 from gvgap_jax.runtime.files import (
+    DIGEST,
     SET_ASIDE,
     Damaged,
     Folder,
     chunk_file,
-    digest_file,
     explained,
     is_local,
     lock_of,
@@ -171,11 +171,11 @@ def _mended(folder: Folder, plan: Plan) -> list[str]:
 
 def _other_cells(folder: Folder, plan: Plan, seen: Look) -> dict[str, str]:
     """Files without digests whose cells are not those of their chunk's name."""
-    found = {}
-    for chunk in plan.chunks:
-        path = chunk_file(folder, chunk.name)
-        if chunk.name in seen.single and not digest_file(path).exists():
-            found[path.name] = _difference(path, chunk)
+    paths = {name: chunk_file(folder, name) for name in seen.single}
+    digested = {path.name for path in folder.glob(f"*{DIGEST}")}
+    undigested = {name: path for name, path in paths.items() if path.name + DIGEST not in digested}
+    known = [chunk for chunk in plan.chunks if chunk.name in undigested]
+    found = {f"{chunk.name}.parquet": _difference(undigested[chunk.name], chunk) for chunk in known}
     return {name: what for name, what in found.items() if what}
 
 
