@@ -22,8 +22,8 @@ MENDED = "Run the command that made these records again: it sets such files asid
 GENERIC = "Move it away, and make it again as it was made, or fetch it again."
 
 
-def draw(folder):
-    return {"toy": plt.figure(figsize=(load(folder, "even")["value"].len() / 6, 1))}
+def draw(records):
+    return {"toy": plt.figure(figsize=(len(records["even"]) / 6, 1))}
 
 
 @pytest.fixture(scope="module", autouse=True)
