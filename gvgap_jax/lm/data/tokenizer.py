@@ -1,5 +1,6 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,8 +9,9 @@ import numpy as np
 
 from gvgap_jax.lm.data import rendering
 from gvgap_jax.lm.data.rendering import Asked
-from gvgap_jax.runtime import hub
-from gvgap_jax.runtime.files import Folder, folder_at, is_local, read_json
+from gvgap_jax.runtime import foreign, hub
+from gvgap_jax.runtime.files import Folder, folder_at, is_local
+from gvgap_jax.runtime.messages import reason
 from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import PADDING
 
@@ -17,6 +19,8 @@ VOCABULARY, SETTINGS, SPECIAL, TEMPLATE = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     "chat_template.jinja",
 )
+MOST_VOCABULARY, MOST_SETTINGS = 2**28, 2**24  # bytes; the largest tokenizers have 2**25
+UNUSUAL = "a b\n\té☃\U0001f600\0"
 
 Fields = dict[str, str]
 Messages = list[dict[str, str]]  # of "role" and "content"
@@ -108,14 +112,16 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     """
     tokenizers = optional("tokenizers")
     folder = _folder_of(source)
+    text = foreign.read_text(folder / VOCABULARY, MOST_VOCABULARY)
     try:
-        inner = tokenizers.Tokenizer.from_str((folder / VOCABULARY).read_text(encoding="utf-8"))
-    except Exception as error:  # the library raises nothing narrower
-        raise ValueError(f"{folder / VOCABULARY} is no tokenizer of the tokenizers library: {error}.") from error
-    inner.no_truncation()
-    inner.no_padding()
+        inner = _usable(tokenizers.Tokenizer.from_str(text))
+    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        message = f"{folder / VOCABULARY} is no tokenizer of the tokenizers library: {reason(error)[:200]}."
+        raise ValueError(message) from error
     settings = _json(folder / SPECIAL) | _json(folder / SETTINGS)
-    named = _special(settings) | ({"eos_token": end} if end else {})
+    named = _special(folder, settings) | ({"eos_token": end} if end else {})
     return Tokenizer(
         inner=inner,
         end=_token(folder, inner, named.get("eos_token")),
@@ -135,14 +141,31 @@ def _folder_of(source: str | Folder) -> Folder:
     return folder
 
 
+def _usable(inner: Any) -> Any:
+    """A tokenizer that neither cuts nor pads, and reads any text; it raises what the library raises."""
+    inner.no_truncation()
+    inner.no_padding()
+    if not inner.get_vocab(with_added_tokens=True):
+        raise ValueError("it has no tokens")
+    inner.decode(inner.encode(UNUSUAL, add_special_tokens=False).ids)
+    return inner
+
+
 def _json(path: Folder) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return foreign.read_object(path, MOST_SETTINGS) if path.exists() else {}
 
 
-def _special(settings: dict[str, Any]) -> Fields:
-    """Special tokens by name; a token is its text, or an object with its text."""
-    texts = {name: value["content"] if isinstance(value, dict) else value for name, value in settings.items()}
-    return {name: text for name, text in texts.items() if name.endswith("_token") and isinstance(text, str)}
+def _special(folder: Folder, settings: dict[str, Any]) -> Fields:
+    """Special tokens by name; a token is its text, or an object with its text. Other settings have such names too."""
+    found = {name: value for name, value in settings.items() if name.endswith("_token") and value is not None}
+    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()}
+    for name in ("eos_token", "bos_token"):
+        if name in texts and not isinstance(texts[name], str):
+            raise ValueError(
+                f"{folder / SETTINGS}, or {SPECIAL} there: {name} must be a text, or an object with its text as "
+                f"content, got {reprlib.repr(found[name])}."
+            )
+    return {name: text for name, text in texts.items() if isinstance(text, str)}
 
 
 def _token(folder: Folder, inner, text: str | None) -> int:
@@ -156,8 +179,13 @@ def _token(folder: Folder, inner, text: str | None) -> int:
 def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
     """A file of its own, one text, or several by name of which one is the default."""
     if (folder / TEMPLATE).exists():
-        return (folder / TEMPLATE).read_text(encoding="utf-8")
+        return foreign.read_text(folder / TEMPLATE, MOST_SETTINGS)
     found = settings.get("chat_template")
-    if isinstance(found, list):
-        found = {each["name"]: each["template"] for each in found}.get("default")
+    if isinstance(found, list) and all(isinstance(each, dict) and "template" in each for each in found):
+        found = next((each["template"] for each in found if each.get("name") == "default"), None)
+    if found is not None and not isinstance(found, str):
+        raise ValueError(
+            f"{folder / SETTINGS}: chat_template must be a text, or a list of objects with name and template, got "
+            f"{reprlib.repr(found)}."
+        )
     return found

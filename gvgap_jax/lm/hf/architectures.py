@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from gvgap_jax.lm.hf import fields
 from gvgap_jax.lm.model.shape import RotaryScaling, Shape
 
 Config = dict[str, Any]
@@ -18,8 +19,10 @@ def shape_of(config: Config) -> Shape:
     Rotary embeddings may be described by ``rope_parameters`` or by the fields before it.
 
     Raises:
-      ValueError: another architecture, or a part of one of these that is not here.
+      ValueError: another architecture, a part of one of these that is not here, or a value of another type or out of
+        its range.
     """
+    fields.check(config)
     kind = config.get("model_type")
     if kind not in CLASSES:
         raise ValueError(f"config.json: model_type {kind!r} is not here; there are {', '.join(CLASSES)}.")
@@ -28,6 +31,10 @@ def shape_of(config: Config) -> Shape:
         raise ValueError(f"config.json has no {', '.join(missing)}, which decide the shape of a {kind} model.")
     _refuse_other_parts(kind, config)
     heads, width = config["num_attention_heads"], config["hidden_size"]
+    if width % heads and (kind == "gpt_neox" or config.get("head_dim") is None):
+        raise ValueError(
+            f"config.json: hidden_size must be a multiple of num_attention_heads, got {width} and {heads}."
+        )
     rotary = _rotary(kind, config)
     sizes: dict[str, Any] = {
         "vocabulary": config["vocab_size"],

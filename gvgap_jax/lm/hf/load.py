@@ -6,7 +6,7 @@ Only the slices that a device holds are read for it, one shard of one leaf at a 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
 
 import jax
@@ -18,8 +18,7 @@ from gvgap_jax.lm.hf.architectures import Config
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Fetch, Part
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.shape import Shape
-from gvgap_jax.runtime import hub
-from gvgap_jax.runtime.files import read_json
+from gvgap_jax.runtime import foreign, hub
 from gvgap_jax.runtime.messages import differences, first_few
 from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import Params
@@ -28,6 +27,10 @@ CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.in
 BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 BESIDE += ("generation_config.json",)
 FILES = (CONFIG, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
+CONVERT = (
+    "convert it with the package transformers: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
+)
+MOST_CONFIG, MOST_INDEX = 2**22, 2**26  # bytes
 DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
@@ -83,7 +86,7 @@ def shape_of(name: str | Path, revision: str | None = None) -> Shape:
 def _configuration(folder: Path) -> tuple[Config, Shape]:
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
-    config = read_json(folder / CONFIG)
+    config = foreign.read_object(folder / CONFIG, MOST_CONFIG)
     try:
         return config, architectures.shape_of(config)
     except ValueError as error:
@@ -104,11 +107,8 @@ def _tensors(folder: Path) -> dict[str, Stored]:
         with _opened(folder / WHOLE) as file:
             return _headers(folder / WHOLE, file)
     if not (folder / INDEX).is_file():
-        raise ValueError(
-            f"{folder} holds neither {WHOLE} nor {INDEX}; if there is a pytorch_model.bin, convert it with the package "
-            "transformers: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
-        )
-    places = read_json(folder / INDEX).get("weight_map", {})
+        raise ValueError(f"{folder} holds neither {WHOLE} nor {INDEX}; if there is a pytorch_model.bin, {CONVERT}")
+    places = _index(folder)
     absent = sorted(file for file in set(places.values()) if not (folder / file).is_file())
     if absent:
         raise ValueError(f"{folder} lacks {first_few(absent)}, which {INDEX} names; fetch the checkpoint again.")
@@ -120,6 +120,23 @@ def _tensors(folder: Path) -> dict[str, Stored]:
     if lost:
         raise ValueError(f"{folder}: {first_few(lost)} should be in the files that {INDEX} names, and is not.")
     return found
+
+
+def _index(folder: Path) -> dict[str, str]:
+    """The file of every tensor; a plain name, which may be a link, such as those that the hub's package makes."""
+    places = foreign.read_object(folder / INDEX, MOST_INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(isinstance(each, str) for each in places.values()):
+        raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files; fetch the checkpoint again.")
+    for file in sorted(set(places.values())):
+        names = {PurePosixPath(file).name, PureWindowsPath(file).name}
+        if names != {file} or file in ("", "..") or not file.isprintable():
+            raise ValueError(f"{folder / INDEX} names {file[:80]!r}, and may only name files of its own folder.")
+        if not file.endswith(".safetensors"):
+            raise ValueError(
+                f"{folder / INDEX} names {file[:80]!r}: only .safetensors files are read, because a file that Python "
+                f"unpickles may run any program; {CONVERT}"
+            )
+    return places
 
 
 @contextlib.contextmanager

@@ -137,7 +137,7 @@ def _write_beside(folder: Path, origin: Checkpoint | Config, config: Config, fil
         places = {name: file for file, names in files.items() for name in names}
         _write_json(folder / INDEX, {"metadata": {}, "weight_map": places})
     if isinstance(origin, Checkpoint):
-        for path in (path for pattern in BESIDE for path in origin.folder.glob(pattern)):
+        for path in (path for pattern in BESIDE for path in origin.folder.glob(pattern) if path.is_file()):
             shutil.copyfile(path, folder / path.name)
 
 

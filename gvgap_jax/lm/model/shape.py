@@ -1,9 +1,19 @@
 """What decides the program of a transformer, as one hashable value."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
+
+from gvgap_jax.runtime.messages import unknown
+
+Norm = Literal["layer", "rms"]
+Bias = Literal["all", "query_key_value", "none"]
+Dtype = Literal["float32", "bfloat16", "float64"]
+NUMBERS = {"epsilon": (0.0, 1.0), "rotary": (0.0, 1.0), "rotary_base": (1.0, 1e30)}  # the least and the most
+NAMES = {"norm": Norm, "bias": Bias, "dtype": Dtype}
 
 
 @dataclass(frozen=True)
@@ -27,9 +37,9 @@ class RotaryScaling:
     high: float = 4.0
 
     def __post_init__(self):
-        if not self.factor > 0 or (self.context is not None and self.context < 1):
+        if not 0 < self.factor < math.inf or (self.context is not None and self.context < 1):
             raise ValueError(f"RotaryScaling: factor and context must be positive, got {self.factor}, {self.context}.")
-        if not self.high > self.low:
+        if not -math.inf < self.low < self.high < math.inf:
             raise ValueError(f"RotaryScaling: high must be above low, got {self.high} and {self.low}.")
 
 
@@ -55,7 +65,8 @@ class Shape:
       remat: recompute a block's activations in the backward pass instead of storing them.
 
     Raises:
-      ValueError: sizes below 1, heads that do not divide, a rotated width that is odd.
+      ValueError: sizes that are no integers or below 1, heads that do not divide, a rotated width that is odd, or
+        another value than the attribute may have.
     """
 
     vocabulary: int
@@ -65,25 +76,35 @@ class Shape:
     key_value_heads: int = 2
     head_width: int = 16
     hidden: int = 128
-    norm: Literal["layer", "rms"] = "layer"
+    norm: Norm = "layer"
     epsilon: float = 1e-5
     parallel: bool = True
     gated: bool = False
-    bias: Literal["all", "query_key_value", "none"] = "all"
+    bias: Bias = "all"
     rotary: float = 0.25
     rotary_base: float = 10_000.0
     rotary_scaling: RotaryScaling | None = None
     tied: bool = False
     start: bool = True
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    dtype: Dtype = "float32"
     remat: bool = False
 
     def __post_init__(self):
         for name in ("vocabulary", "layers", "width", "heads", "key_value_heads", "head_width", "hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"Shape: {name} must be at least 1, got {getattr(self, name)}.")
+            size = getattr(self, name)
+            if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+                raise ValueError(f"Shape: {name} must be an integer of at least 1, got {size!r}.")
         if self.heads % self.key_value_heads:
             raise ValueError(f"Shape: {self.key_value_heads} key-value heads do not divide {self.heads} heads.")
+        for name, (low, high) in NUMBERS.items():
+            number = getattr(self, name)
+            if isinstance(number, bool) or not isinstance(number, Real) or not low <= float(number) <= high:
+                raise ValueError(f"Shape: {name} must be a number from {low:g} to {high:g}, got {number!r}.")
+        if not isinstance(self.rotary_scaling, RotaryScaling | None):
+            raise ValueError(f"Shape: rotary_scaling must be a RotaryScaling, got {self.rotary_scaling!r}.")
+        for name, names in NAMES.items():
+            if getattr(self, name) not in get_args(names):
+                raise ValueError(f"Shape: {unknown(name, str(getattr(self, name)), get_args(names))}")
         if self.rotated % 2:
             raise ValueError(f"Shape: the rotated width of a head must be even, got {self.rotated}; change rotary.")
 
