@@ -222,6 +222,7 @@ def training(descent: Descent, recipe: Recipe, rows: int) -> Training:
 def made_for(recipe: Recipe) -> dict[str, Any]:
     """What a folder of this run was made for, as JSON: all that decides its numbers, and not who judges."""
     options = dataclasses.asdict(recipe)
+    del options["endpoint"]["plain_http"]  # how its key travels
     judging = ("endpoint", "dispatches", "gold_model") if not recipe.relabelled else ("dispatches",)
     return {"meaning": MEANING} | {name: value for name, value in options.items() if name not in judging}
 

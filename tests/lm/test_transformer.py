@@ -174,7 +174,7 @@ def test_bfloat16_is_for_activations_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"layers": 0}, "layers must be at least 1"),
+        ({"layers": 0}, "layers must be an integer of at least 1"),
         ({"heads": 3, "key_value_heads": 2}, "do not divide 3 heads"),
         ({"head_width": 6, "rotary": 0.5}, "must be even, got 3"),
     ],
