@@ -100,9 +100,10 @@ def _product(grid: Grid, axes: list[str]) -> list[Factor]:
 
 
 def contains(grid: Grid, other: Grid) -> bool:
-    """Whether every point and every seed of the other grid is one of this grid. Both have the same axes."""
+    """Whether every point and every seed of the other grid is one of this grid. An axis is not taken for its default."""
     return (
-        sorted(map(sorted, grid.zipped)) == sorted(map(sorted, other.zipped))
+        set(grid.axes) == set(other.axes)
+        and sorted(map(sorted, grid.zipped)) == sorted(map(sorted, other.zipped))
         and grid.first_seed <= other.first_seed
         and other.first_seed + other.seeds <= grid.first_seed + grid.seeds
         and all(

@@ -34,7 +34,7 @@ class Chunk(NamedTuple):
     @property
     def first_seed(self) -> int:
         """The lowest seed of its rows."""
-        return int(self.batch.rows(self.start, self.start + 1)["seed"][0])
+        return self.batch.seeds[self.start // len(self.batch.points)]
 
     @property
     def columns(self) -> Columns:
@@ -101,9 +101,7 @@ def make_plan(name: str, experiment: Experiment, grid: Grid, earlier: Sequence[G
     Raises:
       ValueError: a grid is not sound (see ``batches``).
     """
-    fields = dataclasses.fields(experiment.Config)
-    defaults = {field.name: (field.default,) for field in fields if field.default is not dataclasses.MISSING}
-    grids = [dataclasses.replace(each, axes=defaults | dict(each.axes)) for each in (*earlier, grid)]
+    grids = [with_defaults(experiment.Config, each) for each in (*earlier, grid)]
     grouped = batches(experiment.Config, experiment.cells, grids[-1])
     if earlier:
         before = [batches(experiment.Config, experiment.cells, each) for each in grids[:-1]]
@@ -111,6 +109,13 @@ def make_plan(name: str, experiment: Experiment, grid: Grid, earlier: Sequence[G
     swept = [factor for factor in factors(experiment.Config, grids[-1]) if length(factor) > 1]
     cut = [chunk for batch in grouped for chunk in chunks(batch, name, experiment.MEANING)]
     return Plan(name, experiment.MEANING, experiment.run, grids[-1], tuple(grids[:-1]), swept, grouped, cut)
+
+
+def with_defaults(config: type, grid: Grid) -> Grid:
+    """The same grid with an axis for every field that has a default."""
+    fields = dataclasses.fields(config)
+    defaults = {field.name: (field.default,) for field in fields if field.default is not dataclasses.MISSING}
+    return dataclasses.replace(grid, axes=defaults | dict(grid.axes))
 
 
 def fields_of(plan: Plan) -> pl.DataFrame:
