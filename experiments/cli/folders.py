@@ -1,6 +1,7 @@
 """Look at a folder of records, and tidy it."""
 
 import ast
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from experiments.kit.terminal import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.messages import first_few
 from gvgap_jax.sweep import folder_at, records
+from gvgap_jax.sweep.identity import changes, grids_of
 from gvgap_jax.sweep.look import MENDED, Look, failures, look, manifest
 
 
@@ -106,6 +108,9 @@ def status(folder: str) -> None:
         f"{done:,} of {cells:,} cells done, {cells - done:,} left"
         + (f": about {left:.0f} s of runs in one process" if left else "")
     )
+    grids = grids_of(plan)
+    for smaller, larger in itertools.pairwise(grids):
+        console.print(f"went on from a smaller grid: {escape('; '.join(changes(smaller, larger)))}", soft_wrap=True)
     for name, reason in failures(path).items():
         console.print(f"[red]{name} failed: {escape(reason)}[/red]", soft_wrap=True)
     for name, what in seen.wrong.items():

@@ -18,7 +18,7 @@ from experiments.kit.findings import DECIDED_NONE, SIMULTANEOUS, Finding, doubtf
 from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console, explain, signals_caught, stop, table, this_command
 from gvgap_jax.runtime.files import Folder
-from gvgap_jax.sweep import Grid, folder_at, make_plan, open_folder, run_plan
+from gvgap_jax.sweep import Grid, folder_at, open_folder, plan_in, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
 from gvgap_jax.sweep.records import folder_tables
 from gvgap_jax.sweep.run import LOCAL, Report
@@ -77,7 +77,8 @@ def advance(
     name: str, module, grid: Grid, out: str | Path, compute: Callable[..., Report], stopped: Callable[[], bool]
 ) -> Outcome:
     """Compute what is missing in the folder ``out`` until it is there or ``stopped``; print what came of it."""
-    plan, folder = make_plan(name, module, grid), folder_at(out)
+    folder = folder_at(out)
+    plan = plan_in(folder, name, module, grid)
     for problem in open_folder(folder, plan):
         console.print(f"[yellow]{problem}[/yellow]", highlight=False, soft_wrap=True)
     console.print(f"[bold]{name}[/bold] into {folder}")

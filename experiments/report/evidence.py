@@ -17,10 +17,10 @@ from experiments.kit.findings import DECIDED_NONE, Finding, Question, doubtful
 from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep import folder_at, make_plan
+from gvgap_jax.sweep import folder_at, plan_in
+from gvgap_jax.sweep.identity import changes, differences, grids_of
 from gvgap_jax.sweep.look import MANIFEST, failures, look, manifest
 from gvgap_jax.sweep.records import provenances
-from gvgap_jax.sweep.store import differences
 
 LONGEST = 300  # characters of an error's message
 
@@ -134,9 +134,14 @@ def trouble(folder: Folder, plan: tuple) -> list[str]:
     if not _exists(folder):
         return [f"There are no records in {folder}."]
     try:
-        changed = differences(manifest(folder), make_plan(*plan))
+        stored, wanted = manifest(folder), plan_in(folder, *plan)
+        changed = differences(stored, wanted)
         if changed:
             return [f"The records in {folder} are stale ({changed}). Move that folder away before making them anew."]
+        before = grids_of(stored)
+        if len(before) <= len(wanted.earlier):
+            new = "; ".join(changes(before[-1], wanted.grid))
+            return [f"The records in {folder} are of a smaller grid ({new}): the command goes on from them."]
         seen = look(folder)
         failed = [f"Chunk {chunk} failed: {_line(reason)}" for chunk, reason in sorted(failures(folder).items())]
     except Exception as error:

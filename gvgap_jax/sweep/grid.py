@@ -100,7 +100,7 @@ def _product(grid: Grid, axes: list[str]) -> list[Factor]:
 
 
 def contains(grid: Grid, other: Grid) -> bool:
-    """Whether every point and every seed of the other grid is one of this grid. An axis is not taken for its default."""
+    """Whether every point and every seed of the other grid is one of this grid. Both need the same axes."""
     return (
         set(grid.axes) == set(other.axes)
         and sorted(map(sorted, grid.zipped)) == sorted(map(sorted, other.zipped))

@@ -11,8 +11,6 @@ from gvgap_jax.sweep.grid import Grid, contains
 from gvgap_jax.sweep.look import FORMAT, manifest
 from gvgap_jax.sweep.plan import Experiment, Plan, make_plan, with_defaults
 
-GROWS = "A folder goes on with more seeds or more values of an axis, and keeps all that it has"
-
 
 def plan_in(folder: Folder, name: str, experiment: Experiment, grid: Grid) -> Plan:
     """The plan of a grid in a folder: where smaller grids were run into it, it goes on from what they left.

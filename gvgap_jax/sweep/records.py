@@ -18,6 +18,7 @@ from gvgap_jax.runtime.files import (
     table_of,
 )
 from gvgap_jax.runtime.messages import first_few, reason
+from gvgap_jax.sweep.fields import joined
 from gvgap_jax.sweep.look import Look, look, manifest
 
 
@@ -31,7 +32,10 @@ def folder_tables(folder: Folder) -> dict[str, int]:
 
 
 def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
-    """All records of one table of a folder, as one data frame in the order of the plan.
+    """All records of one table of a folder, as one data frame in the order of the plan, with every field of ``Config``.
+
+    A field that the records do not have themselves is joined from the plan; it is null where points with several of its
+    values share the cell, whose records do not depend on it.
 
     The table may be left out where there is only one.
 
@@ -68,7 +72,8 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     if len(kinds) > 1:
         warnings.warn(f"{folder}: records come from {len(kinds)} kinds of device or version: {kinds}.", stacklevel=2)
     chunks = _chunks(root, table, seen)
-    return _together(root, [chunks[name] for name in sizes if name in chunks])
+    names = [name for name in sizes if name in chunks]
+    return joined(root, manifest(root), names, _together(root, [chunks[name] for name in names]))
 
 
 def _together(folder: Folder, chunks: list[pl.DataFrame]) -> pl.DataFrame:

@@ -5,14 +5,12 @@ dies. Object stores have no locks: there, give every process its own shard.
 """
 
 import contextlib
-import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
 
-from gvgap_jax.runtime import messages
 from gvgap_jax.runtime.files import (
     DIGEST,
     SET_ASIDE,
@@ -29,7 +27,9 @@ from gvgap_jax.runtime.files import (
     write,
 )
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep.look import FORMAT, MANIFEST, Look, exists, look, manifest
+from gvgap_jax.sweep.fields import save_fields
+from gvgap_jax.sweep.identity import changes, differences, grids_of, identity
+from gvgap_jax.sweep.look import MANIFEST, Look, exists, look, manifest
 from gvgap_jax.sweep.plan import Chunk, Plan
 from gvgap_jax.sweep.records import doubles
 
@@ -38,7 +38,8 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
     """Make ``folder`` ready for the records of a plan.
 
     Returns:
-      what was found wrong with files that were there, one sentence each; those files are set aside.
+      what a reader should know, one sentence each: from which smaller grid the plan goes on, and which files were found
+      wrong and are set aside.
 
     Raises:
       ValueError: the folder holds records of another experiment, meaning or grid.
@@ -51,9 +52,10 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
         differing = differences(manifest(folder), plan)
         if differing:
             raise ValueError(
-                f"{folder} holds records of another plan ({differing}). Choose another --out, or remove that folder."
+                f"{folder} holds records of another plan ({differing}). A folder goes on with more seeds or more "
+                "values of an axis, and keeps all that it has: choose another --out, or remove that folder."
             )
-        return notes + _mended(folder, plan)
+        return notes + _gone_on(folder, plan) + _mended(folder, plan)
 
 
 @contextlib.contextmanager
@@ -82,39 +84,27 @@ def _claimed(folder: Folder, plan: Plan) -> list[str]:
         wrong = f"cannot be read ({error.strerror})"
     if wrong:
         set_aside(path)
-    with explained(folder):
-        write(path, (json.dumps(_identity(plan) | environment(), indent=1) + "\n").encode())
+    _write_manifest(folder, plan)
     return [f"{path.name} {wrong}: set aside in {folder / SET_ASIDE}, and written anew."] if wrong else []
 
 
-def _identity(plan: Plan) -> dict:
-    programs = list(dict.fromkeys(repr(chunk.batch.program) for chunk in plan.chunks))
-    index = {program: number for number, program in enumerate(programs)}
-    identity = {
-        "format": FORMAT,
-        "experiment": plan.experiment,
-        "meaning": plan.meaning,
-        "grid": dataclasses.asdict(plan.grid) | {"axes": {name: list(v) for name, v in plan.grid.axes.items()}},
-        "programs": programs,
-        "chunks": {chunk.name: [chunk.size, index[repr(chunk.batch.program)]] for chunk in plan.chunks},
-    }
-    return json.loads(json.dumps(identity))
+def _gone_on(folder: Folder, plan: Plan) -> list[str]:
+    """Write the plan that goes on from the one of the manifest, if it does; and which fields its cells have."""
+    stored = manifest(folder)
+    before = grids_of(stored)
+    grows = len(before) <= len(plan.earlier)
+    if grows or "batches" not in stored:
+        _write_manifest(folder, plan)
+    cells = sum(size for size, _ in stored["chunks"].values())
+    what = f"{folder} goes on from {cells:,} cells of a smaller grid ({'; '.join(changes(before[-1], plan.grid))})."
+    return [what] * grows + save_fields(folder, plan)
 
 
-def differences(stored: dict, plan: Plan) -> str:
-    """How the plan of a folder's manifest differs from ``plan``, in words; empty where it does not."""
-    wanted = _identity(plan)
-    if stored.get("experiment") != wanted["experiment"]:
-        return f"experiment {stored.get('experiment')!r}, wanted {wanted['experiment']!r}"
-    if stored.get("meaning") != wanted["meaning"]:
-        return (
-            f"the experiment's records meant something else when they were made: meaning {stored.get('meaning')} "
-            f"there, {wanted['meaning']} now"
-        )
-    changed = messages.differences(*({**grid["axes"], **grid, "axes": {}} for grid in (stored["grid"], wanted["grid"])))
-    if changed:
-        return "; ".join(changed)
-    return "" if stored["chunks"] == wanted["chunks"] else "the same grid, cut by another version of the experiment"
+def _write_manifest(folder: Folder, plan: Plan) -> None:
+    entries = (identity(plan) | environment()).items()
+    text = ",\n".join(f" {json.dumps(name)}: {json.dumps(value)}" for name, value in entries)
+    with explained(folder):
+        write(folder / MANIFEST, f"{{\n{text}\n}}\n".encode())
 
 
 class Claims(contextlib.AbstractContextManager):

@@ -1,5 +1,6 @@
 """The report and the tables of a page over a toy experiment: its records whole, missing, unfinished, stale and odd."""
 
+import dataclasses
 import math
 import re
 import shutil
@@ -143,6 +144,15 @@ def test_unfinished_sweeps_and_failed_chunks_get_no_verdict(records):
     assert "it &lt;rained&gt;" in page.page([found])
 
 
+def test_records_of_a_smaller_grid_get_no_verdict_and_the_command_that_goes_on_from_them(records):
+    found = gathered(records, toy(PRESETS={"quick": PAPER}))
+    assert found.problems == [
+        f"The records in {records / 'toy-quick'} are of a smaller grid (seeds 3 there, 4 now): the command goes on "
+        "from them."
+    ]
+    assert nothing_shown(found)
+
+
 def nothing_shown(found):
     return not any((found.findings, found.pictures, found.listings, found.readable))
 
@@ -151,7 +161,7 @@ def nothing_shown(found):
     ("change", "words"),
     [
         ({"MEANING": 2}, "meaning 1 there, 2 now"),
-        ({"PRESETS": {"quick": PAPER}}, "seeds 3 there, 4 now"),
+        ({"PRESETS": {"quick": dataclasses.replace(QUICK, seeds=2)}}, "seeds 3 there, 2 now"),
         ({"cells": lambda config: toy_experiment.cells(config)[:1] if config.power == 2 else []}, "cut by another"),
     ],
 )

@@ -26,7 +26,10 @@ LARGER = {"more seeds": MORE_SEEDS, "seeds before": EARLIER_SEEDS, "more bases":
 LARGER |= {"more of all": ALL_MORE}
 
 
-def ran(folder, grid, experiment: Any = toy) -> tuple[Plan, list[str], int]:
+TOY: Any = toy
+
+
+def ran(folder, grid, experiment: Any = TOY) -> tuple[Plan, list[str], int]:
     """A run of the grid: its plan, what opening the folder said, and how many cells were computed."""
     plan = plan_in(folder_at(folder), "toy", experiment, grid)
     notes = open_folder(folder_at(folder), plan)
@@ -64,7 +67,7 @@ ALL_MORE_SEEDS = Grid({"power": (1, 2, 4), "base": (0.5, 0.75, 1.5)}, seeds=9, f
 
 
 def test_a_shard_that_was_missing_when_the_folder_grew_is_still_computed(tmp_path):
-    plan = plan_in(folder_at(tmp_path), "toy", toy, SMALL)
+    plan = plan_in(folder_at(tmp_path), "toy", TOY, SMALL)
     open_folder(folder_at(tmp_path), plan)
     run_plan(plan, folder_at(tmp_path), part=(0, 2))
     ran(tmp_path, ALL_MORE)
@@ -142,7 +145,7 @@ def test_fields_follow_a_folder_that_grew(tmp_path):
 
 
 def test_fields_belong_to_the_chunks_that_are_there(tmp_path):
-    grid = Grid({"power": (2, 4), "base": tuple(range(1, 101))}, seeds=3)
+    grid = Grid({"power": (2, 4), "base": tuple(number / 2 for number in range(1, 101))}, seeds=3)
     ran(tmp_path, grid, SHARING)
     whole = load(tmp_path, "own").sort("power", "base", "seed")
     for path in sorted(tmp_path.glob("own-*.parquet"))[::2]:
