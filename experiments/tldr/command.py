@@ -7,7 +7,7 @@ import time
 from experiments.kit.terminal import console, signals_caught, stop
 from experiments.tldr import corpus, evaluation, plan, report, stages
 from experiments.tldr.corpus import Corpus, Unseen
-from experiments.tldr.run import Run, Stopped, claim
+from experiments.tldr.run import Run, Stopped
 from experiments.tldr.settings import STAGES, Options, Stage
 from gvgap_jax.runtime import processes
 from gvgap_jax.sweep import folder_at
@@ -44,8 +44,8 @@ def run(options: Options) -> None:
 
 
 def _one_seed(run: Run, wanted) -> None:
-    claim(run)
-    text, unseen = corpus.prepare(run)
+    run, text, unseen = corpus.prepare(run)
+    stages.check_sizes(run, text, unseen, wanted)
     for stage in wanted:
         started = time.perf_counter()
         console.print(f"[bold]seed {run.recipe.seed}, {stage}[/bold]")

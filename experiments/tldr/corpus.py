@@ -1,15 +1,16 @@
 """The data of a run: read, split by prompt, made tokens; training pairs as they are, relabelled, or sampled anew."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.kit.terminal import console
-from experiments.tldr import models, passes
+from experiments.tldr import keys, models, passes
 from experiments.tldr.judging import Asked, labeller
+from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
 from gvgap_jax.lm.data import encode, read
@@ -18,6 +19,8 @@ from gvgap_jax.lm.data.formats import TLDR, Format
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 from gvgap_jax.lm.judges.verdicts import Question
+from gvgap_jax.runtime import processes
+from gvgap_jax.training.checkpoints import digest
 from gvgap_jax.types import Demonstrations, Preferences
 
 
@@ -37,15 +40,22 @@ class Corpus(NamedTuple):
     """What is trained on, and how text becomes tokens and text again.
 
     Attributes:
-      tokenizer, format: how text becomes tokens.
+      model, reward_model: checkpoints that policies and reward models begin from.
+      format: how text becomes tokens.
       demonstrations: of training prompts.
       comparisons: of training prompts, with their text.
     """
 
-    tokenizer: Tokenizer
+    model: Model
+    reward_model: Model
     format: Format
     demonstrations: Demonstrations
     comparisons: Encoded[Preferences, Comparison]
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Of the policy, and of all others."""
+        return self.model.tokenizer
 
     def decoded(self, tokens) -> list[str]:
         """The text of responses [N, H]."""
@@ -56,27 +66,72 @@ class Corpus(NamedTuple):
         return self.tokenizer.decode_batch(tokens)
 
 
-def prepare(run: Run) -> tuple[Corpus, Unseen]:
-    """Read and encode all data, the same in every process, and say what is not used: to train on, and held out.
+def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
+    """Read and encode all data, the same in every process, and say what is not used.
+
+    Returns:
+      the run, which now knows what its stages are made of; what it trains on; and what is held out.
 
     Raises:
-      ValueError: a source cannot be read, too much of it is malformed, or nothing is left.
+      ValueError: a source or checkpoint cannot be read, too much of a source is malformed, nothing is left, or
+        processes read different data.
     """
-    data, model = run.recipe.data, models.base(run)
+    data = run.recipe.data
     how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
     pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
     demonstrations, asked = _split(run, "demonstrations", read.read_demonstrations)
     comparisons, judged = _split(run, "comparisons", read.read_comparisons)
-    encoded = {
-        "demonstrations": encode.demonstrations(_cut(run, demonstrations), model.tokenizer, how),
-        "comparisons": encode.preferences(comparisons, model.tokenizer, pairs),
-        "held-out comparisons": encode.preferences(judged, model.tokenizer, pairs),
-        "questions": encode.demonstrations(_cut(run, asked)[: run.recipe.evaluation_prompts], model.tokenizer, how),
-    }
-    for name, each in encoded.items():
-        console.print(f"{name}: {each.report()}", highlight=False, soft_wrap=True)
-    trained, compared, held_out, questions = encoded.values()
-    return Corpus(model.tokenizer, how, trained.data, compared), Unseen(held_out.data, questions)
+    model = models.base(run, _texts([*demonstrations, *asked, *comparisons, *judged]))
+    rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
+    gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
+
+    def encoded(name: str, make: Callable[..., Any], rows: Sequence[Any], form: Format, room: str) -> Any:
+        try:
+            found = make(rows, model.tokenizer, form)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error} {_way_out(name, rows, room)}") from error
+        console.print(f"{name}: {found.report()}", highlight=False, soft_wrap=True)
+        return found
+
+    short, long = "--data.response_tokens", "--data.compared_tokens"
+    trained = encoded("demonstrations", encode.demonstrations, _cut(run, demonstrations), how, short)
+    compared = encoded("comparisons", encode.preferences, comparisons, pairs, long)
+    held_out = encoded("held-out comparisons", encode.preferences, judged, pairs, long)
+    asked = _cut(run, asked)[: run.recipe.evaluation_prompts]
+    questions = encoded("evaluation prompts", encode.demonstrations, asked, how, short)
+    text = Corpus(model, rm_model, how, trained.data, compared)
+    sources = {
+        keys.MODEL: model.key,
+        keys.RM_MODEL: rm_model.key,
+        keys.DEMONSTRATIONS: digest(trained.data),
+        keys.COMPARISONS: digest(compared.data),
+        keys.REFERENCES: keys.digest([row.reference for row in compared.rows]),
+        keys.PROMPTS: digest(compared.data.prompts),
+        keys.ONLINE_PROMPTS: digest(online_prompts(run, text)),
+        keys.HELD_OUT: digest(held_out.data),
+        keys.QUESTIONS: digest(questions.data),
+    } | ({keys.GOLD_MODEL: gold.key} if gold else {})
+    processes.check_same(sources, "data and checkpoints")
+    return run._replace(made=keys.made(run.recipe, sources)), text, Unseen(held_out.data, questions)
+
+
+def _way_out(name: str, rows: Sequence[Any], room: str) -> str:
+    """Which options would change that none of some rows can be used."""
+    if not rows:
+        return "There are none on this side of the split: change --data.held_out or --data.limit, or give more data."
+    return (
+        f"Longer rows need a larger {room} or --data.prompt_tokens; texts must be posts (subreddit, title, post) or "
+        f"have the form of {TLDR.template!r}; and --model decides what can be read."
+    )
+
+
+def _texts(rows: Sequence[Any]) -> list[str]:
+    """All texts of rows, for a tokenizer that is trained on them."""
+    found = [TLDR.template]
+    for row in rows:
+        prompt = row.prompt.values() if isinstance(row.prompt, dict) else [row.prompt]
+        found += [text for text in (*prompt, *row[1:-1]) if isinstance(text, str)]
+    return found
 
 
 def _split(run: Run, kind: str, read_source) -> tuple[list, list]:
@@ -84,8 +139,11 @@ def _split(run: Run, kind: str, read_source) -> tuple[list, list]:
     rows = []
     for source in getattr(run.recipe.data, kind):
         if source == TOY:
-            source = str(models.toy_folder(run) / f"{kind}.jsonl")
-        corpus = read_source(source, **({} if source.endswith(read.FILES) else {"part": run.recipe.data.split}))
+            source = str(models.toy_world(run) / f"{kind}.jsonl")
+        try:
+            corpus = read_source(source, **({} if source.endswith(read.FILES) else {"part": run.recipe.data.split}))
+        except ValueError as error:
+            raise ValueError(f"--data.{kind}: {error}") from error
         if corpus.dropped:
             console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
         rows += map(_in_fields, corpus.rows)

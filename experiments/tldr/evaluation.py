@@ -1,6 +1,7 @@
 """Every arm answers held-out prompts, judges compare them with human ones; reward models meet held-out pairs."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -10,14 +11,15 @@ from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.judging import Asked, judges_of
+from experiments.tldr.keys import Made
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run
-from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TOY
+from experiments.tldr.run import Rows, Run, is_whole, note, say_again, say_kept
+from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TABLES
 from experiments.tldr.stages import with_reference
 from gvgap_jax.lm.judges import verdicts
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes, provenance
-from gvgap_jax.runtime.files import explained, save
+from gvgap_jax.runtime.files import Folder, chunk_file, explained, made_by_of, save
 from gvgap_jax.types import Demonstrations, Preferences
 
 
@@ -35,17 +37,31 @@ class Answers(NamedTuple):
 
 
 def evaluate(run: Run, text: Corpus, unseen: Unseen) -> None:
-    """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed."""
+    """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed; those that are there already are kept."""
     reference, data = models.trained(run, "sft"), unseen.questions.data
     prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
-    given = {
-        arm: _answers(run, text, data.prompts, arm, reference)
-        for arm in ARMS
-        if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)
-    }
-    _store(run, "answers", pl.concat(_as_table(run, arm, answers, prompts, humans) for arm, answers in given.items()))
-    _store(run, "verdicts", _verdicts(run, data, given, prompts, humans))
-    _store(run, "pairs", _held_out_pairs(run, unseen.pairs, reference))
+    arms = [arm for arm in ARMS if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)]
+
+    @functools.cache
+    def given() -> dict[str, Answers]:
+        return {arm: _answers(run, text, data.prompts, arm, reference) for arm in arms}
+
+    def answers() -> pl.DataFrame:
+        return pl.concat(_as_table(run, arm, each, prompts, humans) for arm, each in given().items())
+
+    made = _made(run, {*arms, "reward_model", "judge"})
+    _store(run, made, "answers", answers)
+    _store(run, made, "verdicts", lambda: _verdicts(run, data, given(), prompts, humans))
+    _store(run, made, "pairs", lambda: _held_out_pairs(run, unseen.pairs, reference))
+
+
+def _made(run: Run, there: Collection[str]) -> dict[str, Made]:
+    """What the tables and all behind them are made of, where some arms are not there yet."""
+    made = dict(run.made)
+    for table in TABLES:
+        above = {stage: made[stage].key for stage in made[table].stages if stage in {*there, *TABLES}}
+        made[table] = made[table]._replace(stages=above)
+    return {stage: each for stage, each in made.items() if stage in {*there, *TABLES, "rm_sft"}}
 
 
 def _answers(run: Run, text: Corpus, prompts: Rows, arm: str, reference: Model) -> Answers:
@@ -79,7 +95,7 @@ def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: 
             "words": [len(text.split()) for text in answers.texts],
             "log_ratio": answers.log_ratio,
             "rouge_l": verdicts.rouge_l(answers.texts, humans),
-            "gold": toy.gold(prompts, answers.texts) if run.recipe.model == TOY else unknown,
+            "gold": toy.gold(prompts, answers.texts) if run.recipe.in_toy_world else unknown,
         }
     )
 
@@ -120,11 +136,23 @@ def _margin_of_reward_model(run: Run, pairs: Preferences) -> np.ndarray:
     return chosen - rejected
 
 
-def _store(run: Run, table: str, rows: pl.DataFrame) -> None:
-    rows = rows.with_columns(seed=pl.lit(run.recipe.seed))
+def _store(run: Run, made: Mapping[str, Made], table: str, rows: Callable[[], pl.DataFrame]) -> None:
+    """Store a table in place of the one that is there, unless that is made of the same."""
+    folder, mine = run.folder / "evaluate", made[table]
+    if processes.agreed(processes.is_first() and _is_kept(chunk_file(folder, table), mine)):
+        say_kept(run, mine, chunk_file(folder, table))
+        note(run, mine)
+        return
+    say_again(run, mine)
+    found = rows().with_columns(seed=pl.lit(run.recipe.seed))
     if processes.is_first():
-        folder = run.folder / "evaluate"
         with explained(folder):
             folder.mkdir(exist_ok=True)
-        save(folder, table, rows, provenance.environment())
-        console.print(f"{table}: {len(rows):,} rows")
+        stages = {stage: each._asdict() | {"key": each.key} for stage, each in made.items()}
+        save(folder, table, found, provenance.environment() | {"table": table, "stages": stages})
+        console.print(f"{table}: {len(found):,} rows")
+    note(run, mine)
+
+
+def _is_kept(path: Folder, made: Made) -> bool:
+    return is_whole(path) and made_by_of(path).get("stages", {}).get(made.stage, {}).get("key") == made.key

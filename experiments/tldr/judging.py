@@ -1,6 +1,5 @@
 """Who says which of two responses is better: gold verifier, reward model, ROUGE-L, or a model behind an endpoint."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -13,7 +12,6 @@ from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
-from experiments.tldr.settings import TOY
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
 from gvgap_jax.runtime import processes
@@ -43,9 +41,9 @@ def labeller(run: Run) -> Judged:
 def judges_of(run: Run) -> dict[str, Judged]:
     """Who compares answers with human ones. ROUGE-L is not among them: nothing beats a text at being itself."""
     given = run.recipe.gold_model
-    judge = _of_checkpoint(run, given) if given else _reward_model(run, models.trained(run, "judge"), "judge")
+    judge = _of_checkpoint(run, given) if given else _reward_model(run, models.trained(run, "judge"))
     judges: dict[str, Judged] = {"held_out_reward_model": judge}
-    if run.recipe.model == TOY:
+    if run.recipe.in_toy_world:
         judges = {"gold": gold} | judges
     if run.recipe.endpoint.model:
         judges["endpoint"] = partial(_endpoint, run)
@@ -65,14 +63,14 @@ def rouge_l(name: str, asked: Asked) -> Verdicts:
 
 
 def _of_checkpoint(run: Run, source: str) -> Judged:
-    """A reward model from elsewhere. A finished run may be judged again by another one: each stores its own rewards."""
-    return _reward_model(run, models.opened(run, source), f"judge-{hashlib.sha256(source.encode()).hexdigest()[:12]}")
+    """A reward model from elsewhere."""
+    return _reward_model(run, models.opened(run, source))
 
 
-def _reward_model(run: Run, model: Model, who: str) -> Judged:
+def _reward_model(run: Run, model: Model) -> Judged:
     def judge(name: str, asked: Asked) -> Verdicts:
         both = np.stack([asked.first, asked.second], axis=1)
-        return verdicts.compared(*passes.rewards(run, f"{who}-{name}", model, asked.prompts, both).T)
+        return verdicts.compared(*passes.rewards(run, f"judge-{name}", model, asked.prompts, both).T)
 
     return judge
 

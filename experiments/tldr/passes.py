@@ -17,6 +17,7 @@ from experiments.tldr.run import Compute, Rows, Run, in_chunks
 from gvgap_jax.lm.model import classes
 from gvgap_jax.lm.model.decode import Decoding
 from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.training.checkpoints import digest
 from gvgap_jax.training.layouts import Layout
 
 
@@ -24,7 +25,9 @@ def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temp
     """Responses [N, m, H] to each of the prompts [N, P]."""
     horizon, key = run.recipe.data.response_tokens, run.key(name)
     draw = partial(_sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout), key=key)
-    columns = in_chunks(run, name, len(prompts), lambda: _over(run, model, None, draw, prompts))
+    of = {"model": model.key, "data": digest([prompts]), "samples": samples, "temperature": temperature}
+    of |= {"horizon": horizon}
+    columns = in_chunks(run, name, len(prompts), of, lambda: _over(run, model, None, draw, prompts))
     return columns["tokens"].to_numpy()
 
 
@@ -40,7 +43,8 @@ def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows)
 
 
 def _scored(run: Run, name: str, model: Model, outputs: int | None, score, prompts: Rows, responses: Rows):
-    columns = in_chunks(run, name, len(prompts), lambda: _over(run, model, outputs, score, prompts, responses))
+    of = {"model": model.key, "data": digest([prompts, responses]), "outputs": outputs}
+    columns = in_chunks(run, name, len(prompts), of, lambda: _over(run, model, outputs, score, prompts, responses))
     return columns["score"].to_numpy()
 
 

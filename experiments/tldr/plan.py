@@ -72,7 +72,7 @@ def show(options: Options) -> None:
     parts = sorted(memory.rows(most.needed(most.work))[:-1], key=lambda part: -part[1])
     console.print(
         f"{most.name} needs most: {', '.join(f'{label} {readable(size)}' for label, size in parts)}.\n"
-        f"{total} in all{'' if recipe.model == TOY else assumed}, at {chip.share_of_peak:.0%} of the chip's peak, "
+        f"{total} in all{'' if recipe.in_toy_world else assumed}, at {chip.share_of_peak:.0%} of the chip's peak, "
         "which is assumed; compiling, reading and judges come on top.",
         highlight=False,
         soft_wrap=True,
@@ -120,7 +120,7 @@ def _sizes(options: Options, devices: int) -> dict[str, int]:
 def _shape(recipe: Recipe, name: str) -> Shape:
     """Of a checkpoint, from its name or its configuration; no weights are read or fetched."""
     if name == TOY:
-        shape = toy.shape_of_model()
+        shape = toy.shape_of_model(tokens=None if recipe.in_toy_world else toy.OWN_TOKENS)
     elif size := re.fullmatch(r"EleutherAI/pythia-([\w.]+?)(-deduped)?", name):
         shape = pythia(size[1])
     else:
@@ -133,7 +133,7 @@ def _tasks(recipe: Recipe, sizes: dict[str, int]) -> list[Task]:
     policy = _shape(recipe, recipe.model)
     verifier = _shape(recipe, recipe.rm_size) if recipe.rm_size else policy
     toys = toy.DEMONSTRATIONS, toy.COMPARISONS
-    shown, compared = toys if recipe.model == TOY else (DEMONSTRATIONS, COMPARISONS)
+    shown, compared = toys if recipe.in_toy_world else (DEMONSTRATIONS, COMPARISONS)
     prompts, limit = min(recipe.online_prompts or compared, compared), recipe.data.limit or shown + compared
     shown, compared, prompts = min(shown, limit), min(compared, limit), min(prompts, limit)
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -10,15 +10,16 @@ import numpy as np
 import polars as pl
 from rich.progress import Progress
 
-from experiments.tldr.settings import Recipe, made_for
+from experiments.kit.terminal import console
+from experiments.tldr.keys import Made, digest
+from experiments.tldr.settings import MEANING, Recipe
 from gvgap_jax.runtime import processes, provenance
-from gvgap_jax.runtime.files import Folder, chunk_file, explained, read, read_json, save, write
-from gvgap_jax.runtime.messages import differences, first_few
+from gvgap_jax.runtime.files import Damaged, Folder, chunk_file, explained, read, read_json, save, set_aside, write
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.types import PRNGKey
 
-MADE_FOR = "made_for.json"
+LATEST = "stages.json"  # what each stage was made of when it was last wanted; it says why, and decides nothing
 PASSES = "passes"
 
 
@@ -27,16 +28,25 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 
 class Run(NamedTuple):
-    """One seed of a recipe, in its folder, on a layout of devices."""
+    """One seed of a recipe, in its folder, on a layout of devices.
+
+    Attributes:
+      made: what each stage is made of; known once the data are read.
+    """
 
     recipe: Recipe
     folder: Folder
     layout: Layout
     stopped: Callable[[], bool]
+    made: Mapping[str, Made] = {}
 
     def key(self, purpose: str) -> PRNGKey:
         """A key of its own for every purpose."""
         return jax.random.fold_in(jax.random.key(self.recipe.seed), _number(purpose))
+
+    def place(self, stage: str) -> Folder:
+        """The folder of a stage, under its key."""
+        return self.folder / f"{stage}-{self.made[stage].key}"
 
 
 def _number(purpose: str) -> int:
@@ -44,47 +54,63 @@ def _number(purpose: str) -> int:
     return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "big") >> 1
 
 
-def claim(run: Run) -> None:
-    """Make the run's folder, or refuse one that was made for another recipe.
+def say_again(run: Run, made: Made) -> None:
+    """Say that a stage is computed again, and why, if there was another one before."""
+    before = _latest(run).get(made.stage)
+    if before is not None:
+        why = made.since(before) or "what was there is gone"
+        console.print(f"{made.stage}: computed again: {why}", highlight=False, soft_wrap=True)
 
-    Raises:
-      ValueError: it holds a run of another recipe.
-      OSError: it cannot be written.
-    """
-    path, wanted = run.folder / MADE_FOR, json.dumps(made_for(run.recipe), indent=1)
+
+def say_kept(run: Run, made: Made, place: Folder) -> None:
+    """Say that a stage is there already."""
+    before = _latest(run).get(made.stage)
+    back = "" if before is None or before == made else f", made before it was last changed: {made.since(before)}"
+    console.print(f"{made.stage}: kept ({place.name}{back})", highlight=False, soft_wrap=True)
+
+
+def note(run: Run, made: Made) -> None:
+    """Remember what a stage that is done was made of."""
     if processes.is_first():
         with explained(run.folder):
-            run.folder.mkdir(parents=True, exist_ok=True)
-            if not path.exists():
-                write(path, wanted.encode())
-    processes.barrier("claim")
-    differing = differences(read_json(path), json.loads(wanted))
-    if differing:
-        raise ValueError(
-            f"{run.folder} holds a run of another recipe ({first_few(differing, '; ')}). Choose another --out, or "
-            "remove that folder."
-        )
+            latest = _latest(run) | {made.stage: made}
+            content = {stage: each._asdict() | {"key": each.key} for stage, each in latest.items()}
+            write(run.folder / LATEST, json.dumps(content, indent=1).encode())
+
+
+def _latest(run: Run) -> dict[str, Made]:
+    path = run.folder / LATEST
+    if not processes.is_first() or not path.exists():
+        return {}
+    try:
+        return {stage: Made(*(each[name] for name in Made._fields)) for stage, each in read_json(path).items()}
+    except (ValueError, KeyError, TypeError) as error:
+        console.print(f"[yellow]{path} is set aside ({error}); results are found without it.[/yellow]")
+        set_aside(path)
+        return {}
 
 
 Rows = Any  # tokens [N, P] or [N, H] in the memory of the host
 Compute = Callable[[int, np.ndarray], dict[str, Any]]
 
 
-def in_chunks(run: Run, name: str, rows: int, start: Callable[[], Compute]) -> pl.DataFrame:
+def in_chunks(run: Run, name: str, rows: int, of: dict[str, Any], start: Callable[[], Compute]) -> pl.DataFrame:
     """Columns that are computed for so many rows, a chunk at a time, or read where they are stored already.
 
     Args:
       run: whose folder they go to.
       name: of the pass; no other has it.
       rows: how many there are.
+      of: what decides the columns, beside the name, the seed and the size of a chunk; they are stored under its digest.
       start: makes what computes a chunk, from its number and the numbers of its rows; those of the last chunk repeat
-        the last row, so that all chunks have one shape. It is called only if a chunk is missing.
+        the last row, so that all chunks have one shape. It is called only if a chunk is missing or damaged.
 
     Raises:
       Stopped: the run was asked to stop.
     """
     folder, size = run.folder / PASSES, run.recipe.chunk
-    names = [f"{name}-{number:06d}" for number in range(-(-rows // size))]
+    of = of | {"meaning": MEANING, "name": name, "seed": run.recipe.seed, "chunk": size, "dtype": run.recipe.dtype}
+    names = [f"{name}-{digest(of)[:12]}-{number:06d}" for number in range(-(-rows // size))]
     missing = [number for number, each in enumerate(names) if not _is_there(folder, each)]
     if missing:
         compute = start()
@@ -100,7 +126,27 @@ def in_chunks(run: Run, name: str, rows: int, start: Callable[[], Compute]) -> p
 
 
 def _is_there(folder: Folder, name: str) -> bool:
-    return processes.agreed(processes.is_first() and chunk_file(folder, name).exists())
+    """Whether a chunk is stored and whole; what is damaged is set aside."""
+    return processes.agreed(processes.is_first() and is_whole(chunk_file(folder, name)))
+
+
+def is_whole(path: Folder) -> bool:
+    """Whether a table is there as it was written; what is damaged is named and set aside."""
+    if not path.exists():
+        return False
+    try:
+        read(path)
+    except (Damaged, OSError) as error:
+        words = error.what if isinstance(error, Damaged) else f"cannot be read: {error.strerror}"
+        tell_damage(path, words, set_aside(path))
+        return False
+    return True
+
+
+def tell_damage(path: Folder, what: str, aside: Folder) -> None:
+    """Say that something damaged was set aside."""
+    words = f"{path} {what}. It is set aside ({aside}) and will be computed again."
+    console.print(words, style="yellow", highlight=False, soft_wrap=True, markup=False)
 
 
 def _compute(folder: Folder, name: str, number: int, size: int, rows: int, compute: Compute) -> None:

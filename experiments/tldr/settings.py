@@ -1,7 +1,9 @@
 """What a run of the recipe is: every number in one frozen dataclass, and the presets."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
+from functools import reduce
 from typing import Annotated, Any, Literal, get_args
 
 import tyro
@@ -11,7 +13,7 @@ from gvgap_jax.lm.judges.secrets import check_address
 from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
 
-MEANING = 2  # raised where the same options give other numbers
+MEANING = 3  # raised where the same options give other numbers
 TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint and of data
 
 Stage = Literal["sft", "rm", "dpo", "online", "evaluate"]
@@ -21,6 +23,9 @@ BEST_OF_N = "best_of_n"
 ARMS = ("sft", AGAIN, "dpo", "online_from_sft", "online_from_dpo", BEST_OF_N)
 ONLINE_FROM = ("sft", "dpo")  # policies that the online round begins from
 TABLES = ("answers", "verdicts", "pairs")
+
+Descended = Literal["sft", "rm", "dpo"]  # options that say how a model is trained
+RATES = ("learning_rate", "epochs")  # among them, those that must be above 0
 
 Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
 
@@ -170,16 +175,8 @@ class Recipe:
     chunk: int = 64
 
     def __post_init__(self):
-        if self.samples < 2 or self.chunk < 1 or self.evaluation_prompts < 2:
-            raise ValueError(
-                "samples and evaluation_prompts must be at least 2 and chunk at least 1, got "
-                f"{self.samples}, {self.evaluation_prompts} and {self.chunk}."
-            )
-        if not self.beta > 0 or not self.temperature > 0 or not self.evaluation_temperature >= 0:
-            raise ValueError("beta and temperature must be above 0, and evaluation_temperature not below.")
-        if not 0 < self.data.held_out < 1:
-            raise ValueError(f"data.held_out must be between 0 and 1, got {self.data.held_out}.")
-        if self.relabelled and self.label_source == "gold" and self.model != TOY:
+        self._check_numbers()
+        if self.relabelled and self.label_source == "gold" and not self.in_toy_world:
             raise ValueError(
                 "this variant relabels its pairs, and only the toy world has a gold verifier: choose --labeller "
                 "rouge_l, reward_model (with --gold_model) or endpoint (with --endpoint.model)."
@@ -188,6 +185,32 @@ class Recipe:
             raise ValueError("--labeller reward_model needs --gold_model, the checkpoint of a reward model.")
         if self.relabelled and self.label_source == "endpoint" and self.endpoint.model is None:
             raise ValueError("--labeller endpoint needs --endpoint.model.")
+
+    def _check_numbers(self) -> None:
+        least = {"samples": 2, "evaluation_prompts": 2, "online_prompts": 1, "chunk": 1, "steps_a_dispatch": 1}
+        least |= {"dispatches": 1, "data.limit": 1, "data.prompt_tokens": 1}
+        least |= {"data.response_tokens": 1, "data.compared_tokens": 1}
+        least |= {f"{name}.{size}": 1 for name in ("sft", "rm", "dpo") for size in ("batch", "accumulate")}
+        for name, bound in least.items():
+            value = value_of(self, name)
+            if value is not None and value < bound:
+                raise ValueError(f"--{name} must be at least {bound}, got {value}.")
+        for name in ("beta", "temperature", *(f"{name}.{each}" for name in ("sft", "rm", "dpo") for each in RATES)):
+            if not 0 < value_of(self, name) < math.inf:
+                raise ValueError(f"--{name} must be a number above 0, got {value_of(self, name)}.")
+        if not 0 <= self.evaluation_temperature < math.inf:
+            raise ValueError(f"--evaluation_temperature must be at least 0, got {self.evaluation_temperature}.")
+        for name in ("sft", "rm", "dpo"):
+            how: Descent = getattr(self, name)
+            if how.batch % how.accumulate:
+                raise ValueError(f"--{name}.accumulate {how.accumulate} must divide --{name}.batch {how.batch}.")
+        if not 0 < self.data.held_out < 1:
+            raise ValueError(f"--data.held_out must be between 0 and 1, got {self.data.held_out}.")
+
+    @property
+    def in_toy_world(self) -> bool:
+        """Whether all text is that of the toy world, whose gold verifier knows what is good."""
+        return self.model == TOY and {*self.data.comparisons, *self.data.demonstrations} == {TOY}
 
     @property
     def resampled(self) -> bool:
@@ -205,11 +228,24 @@ class Recipe:
         return "rouge_l" if self.rouge_l else self.labeller or "gold"
 
 
-def training(descent: Descent, recipe: Recipe, rows: int) -> Training:
-    """How a run descends on so many rows; ValueError if they are fewer than a batch."""
+def value_of(recipe: Recipe, name: str) -> Any:
+    """The value of an option of the command line."""
+    return reduce(getattr, name.split("."), recipe)
+
+
+def training(name: Descended, recipe: Recipe, rows: int) -> Training:
+    """How a run descends on so many rows; ValueError if they are fewer than a batch, or make no step."""
+    descent: Descent = getattr(recipe, name)
+    if rows < descent.batch:
+        raise ValueError(
+            f"{rows} rows are fewer than a batch of --{name}.batch {descent.batch}: choose a smaller one, or more data."
+        )
     steps = int(descent.epochs * rows / descent.batch)
     if not steps:
-        raise ValueError(f"{rows} rows are fewer than a batch of {descent.batch}: choose a smaller batch or more data.")
+        raise ValueError(
+            f"--{name}.epochs {descent.epochs:g} of {rows} rows is less than one step of --{name}.batch "
+            f"{descent.batch}: choose more epochs, or a smaller batch."
+        )
     return Training(
         steps=steps,
         accumulate=descent.accumulate,
@@ -217,14 +253,6 @@ def training(descent: Descent, recipe: Recipe, rows: int) -> Training:
         evaluate_every=1,
         steps_a_dispatch=recipe.steps_a_dispatch,
     )
-
-
-def made_for(recipe: Recipe) -> dict[str, Any]:
-    """What a folder of this run was made for, as JSON: all that decides its numbers, and not who judges."""
-    options = dataclasses.asdict(recipe)
-    del options["endpoint"]["plain_http"]  # how its key travels
-    judging = ("endpoint", "dispatches", "gold_model") if not recipe.relabelled else ("dispatches",)
-    return {"meaning": MEANING} | {name: value for name, value in options.items() if name not in judging}
 
 
 def _pythia(size: str) -> Recipe:

@@ -1,5 +1,7 @@
 """The trainings: SFT, reward models, offline DPO, and DPO on one round of the policy's own responses."""
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -9,8 +11,8 @@ from experiments.kit.terminal import console
 from experiments.tldr import corpus, models, passes
 from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.models import Model
-from experiments.tldr.run import Rows, Run, Stopped
-from experiments.tldr.settings import ONLINE_FROM, Descent, made_for, training
+from experiments.tldr.run import Rows, Run, Stopped, note, say_again, say_kept
+from experiments.tldr.settings import ONLINE_FROM, Descended, Stage, training
 from gvgap_jax import rollouts
 from gvgap_jax.lm.model import classes
 from gvgap_jax.training import objectives
@@ -19,62 +21,89 @@ from gvgap_jax.training.train import Keep, Monitor, fit
 from gvgap_jax.types import Preferences
 
 
+def check_sizes(run: Run, text: Corpus, unseen: Unseen, wanted: Sequence[Stage]) -> None:
+    """Refuse, before the first of the wanted stages, what a later one would find too few rows for.
+
+    Raises:
+      ValueError: a training has no whole batch; names the option.
+    """
+    pairs, recipe = len(text.comparisons.rows), run.recipe
+    trainings: list[tuple[Stage, str, Descended, int]] = [
+        ("sft", "demonstrations", "sft", len(text.demonstrations.weight)),
+        ("rm", "comparisons", "rm", pairs),
+        *([] if recipe.gold_model else [("rm", "held-out comparisons", "rm", len(unseen.pairs.weight))]),
+        ("dpo", "comparisons", "dpo", pairs),
+        ("online", "online prompts", "dpo", len(corpus.online_prompts(run, text))),
+    ]
+    for stage, rows, name, number in trainings:
+        if stage in wanted:
+            try:
+                training(name, recipe, number)
+            except ValueError as error:
+                raise ValueError(f"--stage {stage}, {rows}: {error}") from error
+
+
 def sft(run: Run, text: Corpus) -> None:
     """Maximum likelihood on demonstrations, of the policy and, if reward models are of another size, of theirs."""
-    _imitate(run, text, "sft", models.base(run))
+    _imitate(run, text, "sft", text.model)
     if run.recipe.rm_size:
-        _imitate(run, text, "rm_sft", models.base_of_reward_model(run))
+        _imitate(run, text, "rm_sft", text.reward_model)
 
 
 def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
-    policy = classes.transformer_policy(model.shape, run.recipe.data.response_tokens)
+    policy, batch = classes.transformer_policy(model.shape, run.recipe.data.response_tokens), run.recipe.sft.batch
     _train(
         run,
         stage,
         model,
         None,
-        text.demonstrations,
-        run.recipe.sft,
-        lambda rows: objectives.sft(policy, rows, batch=run.recipe.sft.batch),
+        lambda: text.demonstrations,
+        "sft",
+        lambda rows: objectives.sft(policy, rows, batch=batch),
     )
 
 
 def rm(run: Run, text: Corpus) -> None:
     """The reward model that RL uses."""
-    _score(run, "reward_model", corpus.training_pairs(run, text))
+    _score(run, "reward_model", lambda: corpus.training_pairs(run, text))
 
 
 def judge(run: Run, unseen: Unseen) -> None:
     """The reward model on held-out pairs, where no other one judges."""
     if run.recipe.gold_model is None:
-        _score(run, "judge", unseen.pairs)
+        _score(run, "judge", lambda: unseen.pairs)
 
 
-def _score(run: Run, stage: str, pairs: Preferences) -> None:
+def _score(run: Run, stage: str, pairs: Callable[[], Preferences]) -> None:
     """A reward model, from an SFT model."""
     model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
-    verifier, how = classes.transformer_verifier(model.shape), run.recipe.rm
-    _train(run, stage, model, 1, pairs, how, lambda pairs: objectives.reward_model(verifier, pairs, batch=how.batch))
+    verifier, batch = classes.transformer_verifier(model.shape), run.recipe.rm.batch
+    _train(run, stage, model, 1, pairs, "rm", lambda pairs: objectives.reward_model(verifier, pairs, batch=batch))
 
 
 def dpo(run: Run, text: Corpus) -> None:
     """Offline DPO on the pairs that the reward model is fitted to."""
     reference = models.trained(run, "sft")
-    pairs = with_reference(run, "dpo-reference", reference, corpus.training_pairs(run, text))
+
+    def pairs() -> Preferences:
+        return with_reference(run, "dpo-reference", reference, corpus.training_pairs(run, text))
+
     _prefer(run, "dpo", reference, pairs)
 
 
 def online_dpo(run: Run, text: Corpus) -> None:
     """DPO on the best against the worst of several responses, once from the SFT policy and once from DPO's."""
-    reference, reward_model = models.trained(run, "sft"), models.trained(run, "reward_model")
-    prompts = corpus.online_prompts(run, text)
     for start in ONLINE_FROM:
-        stage = f"online_from_{start}"
-        policy = models.trained(run, start)
-        drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)
-        reward = passes.rewards(run, f"{stage}-rewards", reward_model, prompts, drawn)
-        pairs = best_against_worst(prompts, drawn, reward)
-        _prefer(run, stage, policy, with_reference(run, f"{stage}-reference", reference, pairs))
+        stage, policy = f"online_from_{start}", models.trained(run, start)
+        reference, reward_model = models.trained(run, "sft"), models.trained(run, "reward_model")
+        _prefer(run, stage, policy, partial(_online_pairs, run, text, stage, policy, reference, reward_model))
+
+
+def _online_pairs(run: Run, text: Corpus, stage: str, policy: Model, reference: Model, reward_model: Model):
+    prompts = corpus.online_prompts(run, text)
+    drawn = passes.sampled(run, f"{stage}-samples", policy, prompts, run.recipe.samples, run.recipe.temperature)
+    reward = passes.rewards(run, f"{stage}-rewards", reward_model, prompts, drawn)
+    return with_reference(run, f"{stage}-reference", reference, best_against_worst(prompts, drawn, reward))
 
 
 def best_against_worst(prompts: Rows, drawn: Rows, reward: Rows) -> Preferences:
@@ -97,48 +126,54 @@ def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) ->
     return pairs._replace(reference_margin=(chosen - rejected).astype(np.float32))
 
 
-def _prefer(run: Run, stage: str, start: Model, pairs: Preferences) -> None:
+def _prefer(run: Run, stage: str, start: Model, pairs: Callable[[], Preferences]) -> None:
     policy, recipe = classes.transformer_policy(start.shape, run.recipe.data.response_tokens), run.recipe
-    _train(
-        run,
-        stage,
-        start,
-        None,
-        pairs,
-        recipe.dpo,
-        lambda pairs: objectives.dpo(policy, pairs, batch=recipe.dpo.batch, beta=recipe.beta),
-    )
+    how = {"batch": recipe.dpo.batch, "beta": recipe.beta}
+    _train(run, stage, start, None, pairs, "dpo", lambda pairs: objectives.dpo(policy, pairs, **how))
 
 
-def _train(run: Run, stage: str, model: Model, outputs: int | None, data: Any, descent: Descent, build: Build) -> None:
+def _train(
+    run: Run,
+    stage: str,
+    model: Model,
+    outputs: int | None,
+    rows: Callable[[], Any],
+    name: Descended,
+    build: Build,
+) -> None:
     """Train from a checkpoint and store the result; nothing if that is done.
 
     Raises:
       Stopped: the run was asked to stop; it goes on from there.
       ValueError: the training was not finite.
     """
+    made, descent = run.made[stage], getattr(run.recipe, name)
     if models.is_done(run, stage):
-        console.print(f"{stage}: done already")
+        say_kept(run, made, run.place(stage))
+        note(run, made)
         return
-    rows = data.weight.shape[0]
-    console.print(f"{stage}: {rows:,} rows")
+    say_again(run, made)
+    data = rows()
+    number = data.weight.shape[0]
+    console.print(f"{stage}: {number:,} rows")
     trained = fit(
         build,
         _in_batches(data, descent.batch),
-        training(descent, run.recipe, rows),
+        training(name, run.recipe, number),
         run.key(stage),
         descent.learning_rate,
         start=models.parameters(run, model, outputs),
         layout=run.layout,
-        keep=Keep(run.folder / stage / "training", made_for(run.recipe), run.recipe.dispatches),
+        keep=Keep(run.place(stage) / "training", made._asdict(), run.recipe.dispatches),
         monitor=Monitor(progress=True, stopped=run.stopped),
     )
     if not trained.finished:
         raise Stopped
     if not trained.fit.converged:
-        raise ValueError(f"{stage} {trained.status[0]}. Choose a lower learning rate and another --out.")
+        raise ValueError(f"{stage} {trained.status[0]}. Choose a lower --{name}.learning_rate.")
     console.print(f"{stage} {trained.status[0]}")
     models.store(run, stage, model, trained.fit.params)
+    note(run, made)
 
 
 def _in_batches(data: Any, batch: int) -> Any:

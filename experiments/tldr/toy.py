@@ -11,12 +11,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from gvgap_jax.lm.hf import architectures, save
 from gvgap_jax.lm.model import shape, transformer
 from gvgap_jax.lm.model.shape import Shape
-from gvgap_jax.runtime import processes
+from gvgap_jax.runtime import processes, sealed
 
 SUBJECTS = ("boss", "sister", "roommate", "dog", "landlord", "girlfriend", "brother", "teacher")
 FEELINGS = ("angry", "sad", "scared", "jealous", "happy", "guilty")
@@ -35,6 +35,8 @@ SUMMARIES = (  # from what says all, shortly, to what says nothing
 )
 WORDS, LONG = 8, 0.3  # words that cost nothing, and what every further one costs
 END = "<|endoftext|>"
+OWN_TOKENS = 2048  # at most, of a tokenizer that is trained on other texts than the world's
+SEAL = "digests.json"
 DEMONSTRATIONS, COMPARISONS = 1600, 2400
 
 
@@ -63,7 +65,35 @@ def write(folder: Path, seed: int = 0) -> None:
     part = folder.with_name(f".{folder.name}.part")
     processes.in_first(lambda: _write_data(part, seed))
     write_model(part / "model")
-    processes.in_first(lambda: part.replace(folder))
+    processes.in_first(lambda: _finish(part, folder))
+
+
+def write_own(folder: Path, texts: Sequence[str]) -> None:
+    """Write a checkpoint ``model`` of the same size whose tokenizer is trained on these texts, in any order.
+
+    It reads every text: what is in no word of its own is spelled out in bytes. Called as ``write`` is.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    processes.in_first(lambda: shutil.rmtree(part, ignore_errors=True))
+    write_model(part / "model", tokenizer=_trained(texts))
+    processes.in_first(lambda: _finish(part, folder))
+
+
+def _finish(part: Path, folder: Path) -> None:
+    sealed.seal(part, part / SEAL)
+    part.replace(folder)
+
+
+def _trained(texts: Sequence[str]) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=OWN_TOKENS, special_tokens=[END], initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(sorted(set(texts)), trainer)
+    return tokenizer
 
 
 def _write_data(part: Path, seed: int) -> None:
@@ -103,21 +133,22 @@ def _post(numbers: np.random.Generator) -> tuple[dict, dict]:
     return {"subreddit": str(numbers.choice(SUBREDDITS)), "title": f"what about my {subject}", "post": post}, facts
 
 
-def shape_of_model(layers: int = 2, width: int = 64) -> Shape:
-    """A GPT-NeoX that knows the words of the world."""
-    return shape.neox(_tokenizer().get_vocab_size(), layers, width, 4, start=False)
+def shape_of_model(layers: int = 2, width: int = 64, tokens: int | None = None) -> Shape:
+    """A GPT-NeoX that knows so many tokens; the words of the world, if left out."""
+    return shape.neox(tokens or _tokenizer().get_vocab_size(), layers, width, 4, start=False)
 
 
-def write_model(folder: Path, layers: int = 2, width: int = 64) -> None:
+def write_model(folder: Path, layers: int = 2, width: int = 64, tokenizer: Tokenizer | None = None) -> None:
     """Write that GPT-NeoX with random parameters, as a checkpoint with its tokenizer; called as ``write`` is."""
-    random = shape_of_model(layers, width)
+    tokenizer = tokenizer or _tokenizer()
+    random = shape_of_model(layers, width, tokenizer.get_vocab_size())
     params = transformer.init(random, random.vocabulary, jax.random.key(0))
     save.save(folder, architectures.config_of(random), params)
-    processes.in_first(lambda: _write_tokenizer(folder))
+    processes.in_first(lambda: _write_tokenizer(folder, tokenizer))
 
 
-def _write_tokenizer(folder: Path) -> None:
-    _tokenizer().save(str(folder / "tokenizer.json"))
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": END}), encoding="utf-8")
 
 

@@ -17,6 +17,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from gvgap_jax.runtime.messages import differences, first_few
+
 TIME_OUT = 300  # seconds that processes wait for each other at the start
 LAUNCHED = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # how many processes a launcher says there are
 
@@ -118,6 +120,18 @@ def from_first(value: Any) -> Any:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(content))))
     sent = np.frombuffer(content.ljust(size), np.uint8)[:size]
     return json.loads(multihost_utils.broadcast_one_to_all(sent).tobytes())
+
+
+def check_same(value: dict[str, Any], what: str) -> None:
+    """See that all processes have the same of something, a JSON object.
+
+    Raises:
+      ValueError: one of them has another.
+    """
+    differing = differences(from_first(value), value)
+    if agreed(bool(differing)):
+        words = first_few(differing, "; ") or "another one does not"
+        raise ValueError(f"the processes of a run must agree on its {what} ({words}).")
 
 
 def in_first(action: Callable[[], Any]) -> None:

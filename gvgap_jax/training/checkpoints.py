@@ -49,10 +49,7 @@ def configuration(training: Training, description: dict, state: State, learning_
         "versions": {name: version(name) for name in ("jax", "optax")},
     }
     wanted = json.loads(json.dumps(wanted))
-    differing = differences(processes.from_first(wanted), wanted)
-    if processes.agreed(bool(differing)):
-        words = first_few(differing, "; ") or "another one does not"
-        raise ValueError(f"the processes of a run must agree on it ({words}).")
+    processes.check_same(wanted, "configuration")
     return wanted
 
 
