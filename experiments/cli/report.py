@@ -11,6 +11,7 @@ from experiments.questions import questions
 from experiments.report import tables as markdown
 from experiments.report.evidence import gather
 from experiments.report.page import page
+from experiments.tldr import records as runs
 from experiments.tldr import report as tldr
 from gvgap_jax.runtime.files import explained
 from gvgap_jax.sweep import folder_at
@@ -38,14 +39,14 @@ def report(
         for backend in BACKEND_NAMES
         for name, module in on_backend(questions(), backend).items()
     ]
-    recipes = [tldr.evidence(folder) for folder in tldr.folders(folder_at(records))]
+    recipes = [tldr.evidence(folder) for folder in runs.folders(folder_at(records))]
     if tables:
         with explained(tables):
             tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page([*evidence, *recipes]), encoding="utf-8")
-    for each in evidence:
+    for each in (*evidence, *recipes):
         for problem in each.problems:
             console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
         if not each.readable:

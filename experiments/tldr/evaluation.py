@@ -11,7 +11,7 @@ from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.judging import Asked, judges_of
-from experiments.tldr.keys import Made
+from experiments.tldr.keys import Made, closure
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, is_whole, note, say_again, say_kept
 from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TABLES
@@ -148,7 +148,7 @@ def _store(run: Run, made: Mapping[str, Made], table: str, rows: Callable[[], pl
     if processes.is_first():
         with explained(folder):
             folder.mkdir(exist_ok=True)
-        stages = {stage: each._asdict() | {"key": each.key} for stage, each in made.items()}
+        stages = {stage: each._asdict() | {"key": each.key} for stage, each in closure(made, table).items()}
         save(folder, table, found, provenance.environment() | {"table": table, "stages": stages})
         console.print(f"{table}: {len(found):,} rows")
     note(run, mine)

@@ -101,6 +101,12 @@ def made(recipe: Recipe, sources: Sources) -> dict[str, Made]:
     return found
 
 
+def closure(made: Mapping[str, Made], stage: str) -> dict[str, Made]:
+    """A stage and all that it goes on from."""
+    above = [closure(made, each) for each in made[stage].stages]
+    return {name: each for found in above for name, each in found.items()} | {stage: made[stage]}
+
+
 def _pairs(recipe: Recipe) -> tuple[list[str], list[str]]:
     """Data and options behind the pairs that reward models and DPO are trained on."""
     if not recipe.relabelled:

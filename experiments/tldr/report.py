@@ -15,10 +15,11 @@ from experiments.kit.intervals import MANY, Estimate, mean
 from experiments.kit.per_seed import of_values
 from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
 from experiments.kit.terminal import console
-from experiments.report.evidence import Evidence, Picture, png_of, words_of
+from experiments.report.evidence import Evidence, Listing, Picture, png_of, words_of
 from experiments.report.page import page
-from experiments.tldr.settings import AGAIN, BEST_OF_N, TABLES
-from gvgap_jax.runtime.files import Folder, chunk_file, made_by_of, read
+from experiments.tldr.records import Records, evaluated, unanswered
+from experiments.tldr.settings import AGAIN, BEST_OF_N
+from gvgap_jax.runtime.files import Folder
 
 QUESTION = Question(
     "main table",
@@ -37,26 +38,6 @@ CAPTION = (
     "Share of held-out prompts on which an arm's answer is judged better than the human one, ties one half, by judge; "
     "bars are 95 % intervals {over}. The dashed line is a tie with the human."
 )
-
-Records = dict[str, pl.DataFrame]
-
-
-def records(folder: Folder) -> Records:
-    """The tables of all seeds of a run.
-
-    Raises:
-      ValueError: no seed has been evaluated.
-    """
-    seeds = sorted(folder.glob("seed-*/evaluate"))
-    complete = [each for each in seeds if all(chunk_file(each, table).exists() for table in TABLES)]
-    if not complete:
-        raise ValueError(f"{folder} has no evaluated seed: python -m experiments run tldr --stage evaluate makes one.")
-    return {table: pl.concat([read(chunk_file(each, table)) for each in complete]) for table in TABLES}
-
-
-def folders(root: Folder) -> list[Folder]:
-    """The runs below a folder of results that have an evaluated seed."""
-    return sorted({path.parent.parent.parent for path in root.glob(f"tldr*/seed-*/evaluate/{TABLES[-1]}.parquet")})
 
 
 def over(tables: Records) -> str:
@@ -190,10 +171,8 @@ def _colour(arm: str) -> str:
 
 
 def evidence(folder: Folder) -> Evidence:
-    """What the report's page says of this run."""
-    tables = records(folder)
-    maker = made_by_of(chunk_file(sorted(folder.glob("seed-*/evaluate"))[0], "answers"))
-    return Evidence(
+    """What the report's page says of this run; of one whose tables cannot be used, why."""
+    empty = Evidence(
         name=folder.name,
         backend="tree",
         question=words_of(tldr)[0],
@@ -204,22 +183,48 @@ def evidence(folder: Folder) -> Evidence:
         folder=str(folder),
         command=f"python -m experiments run tldr --out {folder}",
         problems=[],
-        notes=[f"Intervals are {over(tables)}."],
-        findings=findings(tables),
-        pictures=[Picture("tldr", CAPTION.format(over=over(tables)), png_of(figure(tables)))],
+        notes=[],
+        findings=[],
+        pictures=[],
         listings=[],
+        origin={},
+    )
+    try:
+        found = evaluated(folder)
+    except (ValueError, OSError) as error:
+        return empty._replace(problems=[str(error)])
+    tables, maker = found.tables, found.maker
+    why, estimates = unanswered(tables), findings(tables)
+    return empty._replace(
+        notes=[f"Intervals are {over(tables)}.", *found.notes, *([f"No verdict: {' '.join(why)}"] if why else [])],
+        findings=[] if why else estimates,
+        pictures=[Picture("tldr", CAPTION.format(over=over(tables)), png_of(figure(tables)))],
+        listings=[_listing(estimates)] if why else [],
         origin={
             "made": maker["created"][:10],
             "device": f"{maker['devices']} × {maker['device']}",
             "versions": ", ".join(f"{name} {version}" for name, version in maker["versions"].items()),
             "revision": maker["revision"],
-        },
+        }
+        | found.described,
     )
 
 
+def _listing(found: list[Finding]) -> Listing:
+    """Estimates without verdicts."""
+    columns = ["claim", "estimate", "low", "high", "unit"]
+    rows = [(each.claim, each.interval.estimate, each.interval.low, each.interval.high, each.unit) for each in found]
+    table = pl.DataFrame(rows, schema=columns, orient="row")
+    return Listing("estimates", len(table), table.write_csv())
+
+
 def write(folder: Folder) -> None:
-    """Print the tables, and write ``report.html`` and the figure beside the seeds."""
-    tables = records(folder)
+    """Print the tables, and write ``report.html`` and the figure beside the seeds.
+
+    Raises:
+      ValueError: as ``evaluated``.
+    """
+    tables = evaluated(folder).tables
     _show(tables)
     drawn = save(figure(tables), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
     place = folder / "report.html"
@@ -243,14 +248,18 @@ def _show(tables: Records) -> None:
             f"{row['tokens']:.1f}",
         )
     console.print(table)
-    claims, found = Table(title="claims", title_justify="left"), findings(tables)
-    for heading in ("claim", "estimate", "interval", "verdict"):
-        claims.add_column(heading)
+    found, why = findings(tables), unanswered(tables)
+    claims = Table(*("claim", "estimate", "interval"), title="claims", title_justify="left")
+    if not why:
+        claims.add_column("verdict")
     for finding in found:
         seen = finding.interval
         middle, ends = f"{seen.estimate:.3g} {finding.unit}", f"{seen.low:.3g} to {seen.high:.3g}"
-        claims.add_row(finding.claim, middle, ends, finding.verdict)
+        claims.add_row(finding.claim, middle, ends, *([] if why else [finding.verdict]))
     console.print(claims)
+    if why:
+        console.print(f"No verdict: {' '.join(why)}", highlight=False, soft_wrap=True)
+        return
     console.print(f"{SIMULTANEOUS} Controls: {tally([finding for finding in found if finding.control])}.")
 
 

@@ -7,10 +7,12 @@ records of that experiment are orphaned: the file changes only together with the
 import dataclasses
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 
 from experiments.kit.backends import named, on_backend
 from experiments.questions import questions
+from experiments.tldr import keys as tldr_keys
 from experiments.tldr import settings
 from gvgap_jax.sweep import make_plan
 from gvgap_jax.training.loop import State, Training
@@ -40,21 +42,16 @@ def identity(name: str, backend: str, preset: str) -> dict:
 
 
 def stages() -> dict:
-    """What the recipe's folders, trainings and checkpoints are compared by."""
+    """What the recipe's folders, trainings and checkpoints are compared by, where all data and models are nothing."""
     presets = {
         name: {
-            variant: hashlib.sha256(
-                json.dumps(settings.made_for(dataclasses.replace(recipe, **given))).encode()
-            ).hexdigest()
+            variant: tldr_keys.digest(tldr_keys.made(dataclasses.replace(recipe, **given), defaultdict(str)))
             for variant, given in {"": {}, "two words, ROUGE-L": {"two_words": True, "rouge_l": True}}.items()
         }
         for name, recipe in settings.PRESETS.items()
     }
     laptop = settings.PRESETS["laptop"]
-    trainings = {
-        stage: dataclasses.asdict(settings.training(getattr(laptop, stage), laptop, 1000))
-        for stage in ("sft", "rm", "dpo")
-    }
+    trainings = {stage: dataclasses.asdict(settings.training(stage, laptop, 1000)) for stage in ("sft", "rm", "dpo")}
     fields = {"State": list(State._fields), "Training": [field.name for field in dataclasses.fields(Training)]}
     return json.loads(json.dumps({"presets": presets, "trainings": trainings, "fields": fields}))
 

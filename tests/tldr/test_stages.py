@@ -16,7 +16,7 @@ import pytest
 
 from experiments.tldr import corpus, evaluation, judging, models, passes, stages, toy
 from experiments.tldr.run import Run
-from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, PRESETS, Descent, Sizes, made_for, training
+from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, PRESETS, Descent, Sizes, training
 from gvgap_jax.lm.data import read
 from gvgap_jax.lm.model import classes
 from gvgap_jax.lm.model.decode import Decoding
@@ -57,7 +57,7 @@ def number_of(text):
 
 def stage_of(model):
     """Which stage left a model."""
-    return model.checkpoint.folder.parent.name
+    return model.checkpoint.folder.parent.name.rpartition("-")[0]
 
 
 def told(kind, model, responses):
@@ -73,7 +73,7 @@ class Work:
         self.fits, self.passes = {}, {}
 
     def fit(self, build, data, settings, key, learning_rate, *, start, layout, keep, monitor):
-        stage = keep.folder.parent.name
+        stage = keep.folder.parent.name.rpartition("-")[0]
         self.fits[stage] = SimpleNamespace(
             build=build, data=data, settings=settings, key=key, rate=learning_rate, start=start, keep=keep
         )
@@ -111,7 +111,7 @@ def done(tmp_path_factory):
     toy._write_data(folder / "toy", 0)
     toy.write_model(folder / "toy" / "model", layers=1, width=8)
     run = Run(RECIPE, folder_at(folder / "seed-0"), layouts.layout(-1), lambda: False)
-    text, unseen = corpus.prepare(run)
+    run, text, unseen = corpus.prepare(run)
     work = Work()
     with pytest.MonkeyPatch.context() as patch:
         patched(patch, work)
@@ -125,7 +125,7 @@ def done(tmp_path_factory):
 
 
 def parameters(run, stage, scalar):
-    model = models.base(run) if stage == "base" else models.trained(run, stage)
+    model = models.opened(run, run.folder.parent / "toy" / "model") if stage == "base" else models.trained(run, stage)
     return models.parameters(run, model, 1 if scalar else None)
 
 
@@ -135,7 +135,7 @@ def test_every_training_starts_where_it_should(done, stage):
     found, wanted = done.work.fits[stage].start, parameters(done.run, start, scalar)
     assert jax.tree.structure(found) == jax.tree.structure(wanted)
     assert all(np.array_equal(*leaves) for leaves in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True))
-    assert found["head"].shape[-1] == (1 if scalar else models.base(done.run).shape.vocabulary)
+    assert found["head"].shape[-1] == (1 if scalar else done.text.model.shape.vocabulary)
     others = {each for each, *_ in TRAININGS.values()} - {start}
     embedding = np.asarray(found["ends"]["embedding"]["embedding"])
     assert all(
@@ -154,13 +154,13 @@ def test_every_training_has_its_own_settings_key_and_place(done, stage):
         "online_from_sft": RECIPE.online_prompts,
         "online_from_dpo": RECIPE.online_prompts,
     }.get(stage, len(done.text.comparisons.rows))
-    assert (found.rate, found.settings) == (how.learning_rate, training(how, RECIPE, rows))
+    assert (found.rate, found.settings) == (how.learning_rate, training(name, RECIPE, rows))
     assert found.settings.steps == int(how.epochs * rows / how.batch)
     assert (found.settings.accumulate, found.settings.schedule) == (how.accumulate, how.schedule)
     assert len(found.data.weight) == rows // how.batch * how.batch
     assert jax.random.key_data(found.key).tolist() == jax.random.key_data(done.run.key(stage)).tolist()
-    assert found.keep.folder == done.run.folder / stage / "training"
-    assert found.keep.description == made_for(RECIPE)
+    assert found.keep.folder == done.run.folder / f"{stage}-{done.run.made[stage].key}" / "training"
+    assert found.keep.description == done.run.made[stage]._asdict()
 
 
 def test_every_purpose_and_every_seed_has_a_key_of_its_own(done):
@@ -246,7 +246,9 @@ def tables(done):
 def judged(done, patch=None, **changed):
     """What the evaluation of the finished run asks for, and its tables."""
     work = Work()
-    run = done.run._replace(recipe=dataclasses.replace(RECIPE, **changed))
+    run, *_ = corpus.prepare(done.run._replace(recipe=dataclasses.replace(RECIPE, **changed)))
+    for table in (run.folder / "evaluate").iterdir():
+        table.unlink()
     with pytest.MonkeyPatch.context() as own:
         patched(own, work)
         evaluation.evaluate(run, done.text, done.unseen)
@@ -321,12 +323,8 @@ def test_held_out_pairs_are_scored_by_the_global_and_the_local_reward(done):
 
 def test_another_judge_stores_what_it_says_under_another_name(done):
     """The folder of a run may be judged again: what one judge said must not be taken for what another one says."""
-    folders = [str(done.run.folder / stage / "model") for stage in ("reward_model", "judge")]
-    passes_of = [judged(done, gold_model=folder)[0] for folder in folders]
-    names = [{name for name in asked if "held_out_reward_model" in name} for asked in (done.work.passes, *passes_of)]
-    assert [len(each) for each in names] == [len(ARMS)] * 3
-    assert len(set.union(*names)) == 3 * len(ARMS)
-    for asked, stage in zip(passes_of, ("reward_model", "judge"), strict=True):
+    for stage in ("reward_model", "judge"):
+        asked, _ = judged(done, gold_model=str(done.run.place(stage) / "model"))
         assert {asked[name].model for name in asked if "held_out_reward_model" in name} == {stage}
     judged(done)
 
@@ -341,7 +339,7 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     work = Work()
     patched(monkeypatch, work)
     variant = {"rouge_l": True} if source == "rouge_l" else {"narrow": True, "labeller": source}
-    variant |= {"gold_model": str(done.run.folder / gold_model / "model")} if gold_model else {}
+    variant |= {"gold_model": str(done.run.place(gold_model) / "model")} if gold_model else {}
     variant |= {"endpoint": dataclasses.replace(RECIPE.endpoint, model="m")} if source == "endpoint" else {}
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, **variant))
     judging.labeller(run)("labels", judging.Asked([], *(np.zeros((2, 3), int) for _ in range(3))))
@@ -352,14 +350,15 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
 def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, monkeypatch):
     toy.write_model(tmp_path / "small", layers=1, width=32)
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, rm_size=str(tmp_path / "small")))
+    run, text, _ = corpus.prepare(run)
     trained = []
     monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, model.shape.width)))
-    stages.sft(run, done.text)
+    stages.sft(run, text)
     assert trained == [("sft", 8), ("rm_sft", 32)]
     monkeypatch.undo()
     work = Work()
     patched(monkeypatch, work)
-    stages.sft(run, done.text)
+    stages.sft(run, text)
     assert set(work.fits) == {"rm_sft"}, "the policy's SFT is done"
     monkeypatch.setattr(stages, "_train", lambda run, stage, model, *_: trained.append((stage, stage_of(model))))
     stages.rm(run, done.text)
@@ -370,7 +369,7 @@ def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, 
 def test_narrow_pairs_are_drawn_from_the_sft_policy_and_labelled_by_who_relabels(done, monkeypatch):
     work = Work()
     patched(monkeypatch, work)
-    run = done.run._replace(recipe=dataclasses.replace(RECIPE, narrow=True))
+    run, *_ = corpus.prepare(done.run._replace(recipe=dataclasses.replace(RECIPE, narrow=True)))
     pairs = corpus.training_pairs(run, done.text)
     drawn = work.passes["pairs"]
     assert (drawn.model, drawn.temperature) == ("sft", RECIPE.temperature)

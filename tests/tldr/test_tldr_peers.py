@@ -29,16 +29,14 @@ def stages(tmp_path_factory):
     data = ["--data.demonstrations", folder / "toy" / "demonstrations.jsonl"]
     data += ["--data.comparisons", folder / "toy" / "comparisons.jsonl"]
     main(["run", "tldr", "--model", *map(str, [folder / "model", *data]), "--out", str(folder / "run"), *OPTIONS])
-    return folder / "run" / "seed-0"
+    return {path.name.rpartition("-")[0]: path / "model" for path in (folder / "run" / "seed-0").glob("*-*")}
 
 
 @pytest.mark.parametrize("stage", ["sft", "dpo", "online_from_sft"])
 def test_transformers_opens_every_policy(stages, stage):
-    opened = transformers.AutoModelForCausalLM.from_pretrained(stages / stage / "model", dtype=torch.float32)
-    ours = load.open_checkpoint(stages / stage / "model")
-    tokens = np.array(
-        [tokenizer.open_tokenizer(stages / stage / "model").encode("POST: my boss moved out . i am sad .")]
-    )
+    opened = transformers.AutoModelForCausalLM.from_pretrained(stages[stage], dtype=torch.float32)
+    ours = load.open_checkpoint(stages[stage])
+    tokens = np.array([tokenizer.open_tokenizer(stages[stage]).encode("POST: my boss moved out . i am sad .")])
     params = load.load(ours)
     states, _ = transformer.forward(ours.shape, params, tokens)
     with torch.no_grad():
@@ -48,7 +46,7 @@ def test_transformers_opens_every_policy(stages, stage):
 
 
 def test_transformers_opens_the_reward_model(stages):
-    folder = stages / "reward_model" / "model"
+    folder = stages["reward_model"]
     opened = transformers.AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32)
     ours = load.open_checkpoint(folder)
     tokens = np.array([tokenizer.open_tokenizer(folder).encode("POST: my boss moved out . i am sad .")])
