@@ -111,6 +111,11 @@ def done(tmp_path_factory):
     toy._write_data(folder / "toy", 0)
     toy.write_model(folder / "toy" / "model", layers=1, width=8)
     run = Run(RECIPE, folder_at(folder / "seed-0"), layouts.layout(-1), lambda: False)
+    return gone_through(run)
+
+
+def gone_through(run):
+    """The run after all of its stages, and what of the work was asked for."""
     run, text, unseen = corpus.prepare(run)
     work = Work()
     with pytest.MonkeyPatch.context() as patch:
