@@ -103,16 +103,21 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
     sources = {
         keys.MODEL: model.key,
         keys.RM_MODEL: rm_model.key,
-        keys.DEMONSTRATIONS: digest(trained.data),
-        keys.COMPARISONS: digest(compared.data),
+        keys.DEMONSTRATIONS: _digest(trained.data),
+        keys.COMPARISONS: _digest(compared.data),
         keys.REFERENCES: keys.digest([row.reference for row in compared.rows]),
         keys.PROMPTS: digest(compared.data.prompts),
         keys.ONLINE_PROMPTS: digest(online_prompts(run, text)),
-        keys.HELD_OUT: digest(held_out.data),
-        keys.QUESTIONS: digest(questions.data),
+        keys.HELD_OUT: _digest(held_out.data),
+        keys.QUESTIONS: _digest(questions.data),
     } | ({keys.GOLD_MODEL: gold.key} if gold else {})
     processes.check_same(sources, "data and checkpoints")
     return run._replace(made=keys.made(run.recipe, sources)), text, Unseen(held_out.data, questions)
+
+
+def _digest(data: Preferences | Demonstrations) -> str:
+    """Of the tokens; weights and margins are the same for all data."""
+    return digest([rows for rows in data if np.ndim(rows) == 2])
 
 
 def _way_out(name: str, rows: Sequence[Any], room: str) -> str:
