@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,15 @@ from gvgap_jax.runtime.messages import first_few
 FILES = "files"
 
 
-def seal(folder: Folder, place: Folder, note: dict[str, Any] | None = None) -> None:
+def seal(folder: Folder, place: Folder, note: dict[str, Any] | None = None, but: Collection[str] = ()) -> None:
     """Note the digests of all files below a folder, and what else there is to say of it, in the JSON file ``place``.
+
+    Files of the names ``but`` are left out.
 
     Raises:
       OSError: the file cannot be written.
     """
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in but)
     found = {path.relative_to(str(folder)).as_posix(): digest(path) for path in paths}
     with explained(place.parent):
         place.parent.mkdir(parents=True, exist_ok=True)

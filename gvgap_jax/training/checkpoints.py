@@ -1,11 +1,20 @@
-"""Checkpoints of a run, or of many at once: state, random keys, and the configuration that they belong to."""
+"""Checkpoints of a run, or of many at once: state, random keys, and the configuration that they belong to.
+
+On this machine each has digests of its files beside it, taken when all are written and before orbax gives the
+checkpoint its name; a damaged one is set aside, and the run goes on from the one before. Object stores keep digests of
+their own.
+"""
 
 import contextlib
 import dataclasses
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import filelock
@@ -14,13 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gvgap_jax.runtime import processes
-from gvgap_jax.runtime.files import Folder, explained, folder_at, is_local, lock_of
-from gvgap_jax.runtime.messages import differences, first_few
+from gvgap_jax.runtime import processes, sealed
+from gvgap_jax.runtime.files import Folder, explained, folder_at, is_local, lock_of, remove, set_aside
+from gvgap_jax.runtime.messages import differences, first_few, reason
 from gvgap_jax.training.layouts import is_placed
 from gvgap_jax.training.loop import State, Training
 
 CHECKPOINTS = "checkpoints"
+SEALS = "checkpoint_digests"
+REWRITTEN = ("_CHECKPOINT_METADATA", "commit_success.txt")  # by orbax at the end; no number is in them
 LOCK = "training"
 
 Configuration = dict[str, Any]
@@ -73,7 +84,8 @@ def _is_key(leaf) -> bool:
 class Checkpoints:
     """The checkpoints in a folder, the latest ``keep`` of them; see ``opened``."""
 
-    def __init__(self, manager: ocp.CheckpointManager, wanted: Configuration):
+    def __init__(self, folder: Folder, manager: ocp.CheckpointManager, wanted: Configuration):
+        self._folder = folder
         self._manager = manager
         self._wanted = wanted
 
@@ -86,13 +98,16 @@ class Checkpoints:
         if step != self._manager.latest_step():
             self._manager.save(step, args=items, force=force)
 
-    def restore(self, like: State) -> tuple[int, State] | None:
-        """The latest step and state, laid out over devices as ``like`` is, which is used up; None if there is none.
+    def restore(self, like: State, before: float = math.inf) -> tuple[int, State] | None:
+        """The latest whole step and its state, laid out over devices as ``like`` is, which is used up; None if there is
+        none.
+
+        Steps from ``before`` on, and damaged ones, are set aside with a warning.
 
         Raises:
           ValueError: it belongs to another configuration.
         """
-        step = self._manager.latest_step()
+        step = self._latest(before)
         if step is None:
             return None
         stored = self._manager.restore(step, args=ocp.args.Composite(configuration=ocp.args.JsonRestore()))
@@ -107,6 +122,47 @@ class Checkpoints:
         jax.tree.map(lambda leaf: leaf.delete(), like)  # there may be no room for two states
         restored = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(shapes)))["state"]
         return step, restored._replace(key=jax.random.wrap_key_data(restored.key))
+
+    def _latest(self, before: float) -> int | None:
+        while (step := self._manager.latest_step()) is not None:
+            wrong = processes.from_first(self._wrong(step, before) if processes.is_first() else "")
+            if not wrong:
+                return step
+            processes.in_first(lambda step=step, wrong=wrong: self._set_aside(step, wrong))
+            self._manager.reload()
+        return None
+
+    def _wrong(self, step: int, before: float) -> str:
+        """What is wrong with a checkpoint; empty where nothing is."""
+        place, seal = self._folder / CHECKPOINTS / str(step), self._folder / SEALS / f"{step}.json"
+        if step >= before:
+            return f"comes after the curves of step {before:.0f}, which are damaged"
+        if not is_local(place):
+            return ""
+        try:
+            return sealed.damage(place, seal)
+        except FileNotFoundError:
+            warnings.warn(f"{place} has no digests, as earlier versions wrote none: damage goes unseen.", stacklevel=2)
+            return ""
+        except (ValueError, OSError) as error:
+            return f"cannot be trusted: {reason(error)}"
+
+    def _set_aside(self, step: int, wrong: str) -> None:
+        place = self._folder / CHECKPOINTS / str(step)
+        aside = set_aside(place)
+        remove(self._folder / SEALS / f"{step}.json")
+        warnings.warn(f"{place} {wrong}: it is set aside ({aside}); the run goes on from before it.", stacklevel=2)
+
+
+def _seal(folder: Path) -> None:
+    """Note the digests of the checkpoint that is written and has not got its name yet; remove those of old ones."""
+    seals = folder / SEALS
+    for path in (folder / CHECKPOINTS).glob("*.orbax-checkpoint-tmp*"):
+        sealed.seal(path, seals / f"{path.name.partition('.')[0]}.json", but=REWRITTEN)
+    there = {path.name.partition(".")[0] for path in (folder / CHECKPOINTS).iterdir()}
+    for seal in seals.glob("*.json"):
+        if seal.stem not in there:
+            remove(seal)
 
 
 def _with_key_as_numbers(state: State) -> State:
@@ -130,11 +186,16 @@ def opened(path: str | Folder, wanted: Configuration, every: int, keep: int = 2)
     with contextlib.ExitStack() as stack:
         processes.in_first(lambda: _claim(folder, stack))
         folder = folder.absolute() if is_local(folder) else folder
+        sealing = {"post_finalization_callback": partial(_seal, folder)} if is_local(folder) else {}
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=keep, save_interval_steps=every, cleanup_tmp_directories=True, create=True
+            max_to_keep=keep,
+            save_interval_steps=every,
+            cleanup_tmp_directories=True,
+            create=True,
+            async_options=ocp.AsyncOptions(**sealing),
         )
         manager = stack.enter_context(ocp.CheckpointManager(str(folder / CHECKPOINTS), options=options))
-        yield Checkpoints(manager, wanted)
+        yield Checkpoints(folder, manager, wanted)
         manager.wait_until_finished()
 
 

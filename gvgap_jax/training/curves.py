@@ -5,6 +5,7 @@ run writes over what came after its checkpoint and doubles nothing.
 """
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from gvgap_jax.runtime.files import Folder, Provenance, chunk_file, folder_at, read, save
+from gvgap_jax.runtime.files import Damaged, Folder, Provenance, chunk_file, folder_at, read, save, set_aside
 from gvgap_jax.runtime.packages import optional
 from gvgap_jax.training.loop import Curves
 
@@ -49,6 +50,19 @@ def load_curves(path: str | Folder, until: int | None = None) -> list[pl.DataFra
     ends = sorted(int(file.stem.rpartition("-")[2]) for file in folder.glob(f"{TABLE}-*.parquet"))
     wanted = [end for end in ends if until is None or end <= until]
     return [read(chunk_file(folder, f"{TABLE}-{end:09d}")) for end in wanted]
+
+
+def damaged_from(folder: Folder) -> float:
+    """The first step whose table is damaged, infinity where none is; that table and all later ones are set aside."""
+    found = math.inf
+    for file in sorted(folder.glob(f"{TABLE}-*.parquet")):
+        try:
+            read(file)
+        except (Damaged, OSError):
+            found = min(found, int(file.stem.rpartition("-")[2]))
+        if found < math.inf:
+            set_aside(file)
+    return found
 
 
 def tensorboard(folder: str) -> Writer:

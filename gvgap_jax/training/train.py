@@ -21,7 +21,7 @@ from gvgap_jax.runtime import processes, provenance
 from gvgap_jax.runtime.files import Folder, folder_at
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.training import checkpoints, loop
-from gvgap_jax.training.curves import Writer, load_curves, save_curves, table
+from gvgap_jax.training.curves import Writer, damaged_from, load_curves, save_curves, table
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.training.loop import NOT_FINITE, RUNNING, STOPPED_EARLY, State, Training
 from gvgap_jax.training.programs import Build, Programs, alone, evaluations_of, together
@@ -215,7 +215,8 @@ def _begin(programs: Programs, training: Training, keep: Keep | None, wanted: tu
         processes.in_first(lambda: save_curves(folder, done, rows, made_by))
         kept.save(done, state, force)
 
-    done, state = kept.restore(state) or (0, state)
+    damaged = processes.from_first(damaged_from(folder) if processes.is_first() else None)
+    done, state = kept.restore(state, before=damaged) or (0, state)
     return state, done, load_curves(folder, until=done), store_state
 
 

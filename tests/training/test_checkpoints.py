@@ -1,6 +1,7 @@
 """Stopped and gone on with is the same as never stopped, to the bit; and what belongs to another run is refused."""
 
 import dataclasses
+import shutil
 import sys
 import warnings
 from functools import partial
@@ -13,6 +14,7 @@ import orbax.checkpoint as ocp
 import polars as pl
 import pytest
 
+from gvgap_jax.runtime import sealed
 from gvgap_jax.training import checkpoints, curves, layouts, objectives, train
 from gvgap_jax.training.loop import Training
 from gvgap_jax.types import Demonstrations, Policy
@@ -175,6 +177,85 @@ def test_a_folder_is_for_one_process(demonstrations, kept):
         pytest.raises(ValueError, match="another process is training in"),
     ):
         run(demonstrations, kept[0])
+
+
+def flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_by_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def numbers_of(step):
+    """Of all files that say what a checkpoint is, the largest."""
+    return max((path for path in (step / "state").rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+DAMAGES = {
+    "flipped": lambda folder: flip(numbers_of(folder / "checkpoints" / "12")),
+    "truncated": lambda folder: truncate(numbers_of(folder / "checkpoints" / "12")),
+    "empty": lambda folder: numbers_of(folder / "checkpoints" / "12").write_bytes(b""),
+    "missing": lambda folder: numbers_of(folder / "checkpoints" / "12").unlink(),
+    "a folder in its place": lambda folder: replace_by_a_folder(numbers_of(folder / "checkpoints" / "12")),
+    "configuration": lambda folder: flip(folder / "checkpoints" / "12" / "configuration" / "metadata"),
+    "its digests": lambda folder: flip(folder / checkpoints.SEALS / "12.json"),
+    "the one before, too": lambda folder: [flip(numbers_of(folder / "checkpoints" / each)) for each in ("8", "12")],
+    "curves": lambda folder: flip(folder / "curves-000000012.parquet"),
+    "first curves": lambda folder: truncate(folder / "curves-000000004.parquet"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_goes_on(demonstrations, kept, tmp_path, damage):
+    folder = shutil.copytree(kept[0], tmp_path / "run")
+    DAMAGES[damage](folder)
+    with pytest.warns(UserWarning, match=r"set aside"):
+        again = run(demonstrations, folder)
+    assert list(folder.rglob("set_aside"))
+    assert_same_run(again, folder, kept[1], kept[0])
+
+
+def test_every_byte_of_a_checkpoint_is_watched(kept, tmp_path):
+    folder = shutil.copytree(kept[0], tmp_path / "run")
+    step, seal = folder / checkpoints.CHECKPOINTS / "12", folder / checkpoints.SEALS / "12.json"
+    paths = [path for path in step.rglob("*") if path.is_file() and path.name not in checkpoints.REWRITTEN]
+    assert len(paths) > 10
+    assert not sealed.damage(step, seal)
+    for path in paths:
+        whole = path.read_bytes()
+        for place in {0, len(whole) // 3, len(whole) - 1}:
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            assert path.relative_to(step).as_posix() in sealed.damage(step, seal)
+        path.write_bytes(whole)
+    assert not sealed.damage(step, seal)
+
+
+@pytest.mark.parametrize("name", checkpoints.REWRITTEN)
+@pytest.mark.parametrize("damage", [flip, truncate, lambda path: path.write_bytes(b""), lambda path: path.unlink()])
+def test_what_orbax_notes_for_itself_decides_nothing(demonstrations, kept, tmp_path, name, damage):
+    folder = shutil.copytree(kept[0], tmp_path / "run")
+    damage(folder / "checkpoints" / "12" / name)
+    assert_same_bits(run(demonstrations, folder).fit, kept[1].fit)
+
+
+def test_only_the_checkpoints_that_are_there_have_digests(kept):
+    names = {path.stem for path in (kept[0] / checkpoints.SEALS).glob("*.json")}
+    assert {"8", "12"} <= names <= {"4", "8", "12"}, "that of the last one that was removed may still be there"
+
+
+def test_a_checkpoint_of_an_earlier_version_is_read_with_a_warning(demonstrations, kept, tmp_path):
+    folder = shutil.copytree(kept[0], tmp_path / "run")
+    shutil.rmtree(folder / checkpoints.SEALS)
+    with pytest.warns(UserWarning, match=r"12 has no digests"):
+        assert_same_bits(run(demonstrations, folder).fit, kept[1].fit)
 
 
 def test_tensorboard_gets_every_number_after_the_checkpoint(kept, monkeypatch):
