@@ -291,7 +291,7 @@ def test_what_does_not_fit_is_named(tokenizer):
         ("a:4", "prompt is longer than 60 tokens"),
         ("a:5", "chosen and rejected are the same tokens"),
         ("a:6", "chosen goes on after its end token"),
-        ("a:7", "prompt has not the form of the template"),
+        ("a:7", f"prompt has not the form of the template {how.template!r}"),
         ("a:8", "prompt has not all fields of the template (subreddit, title, post)"),
         ("a:9", "prompt is messages, which need a Format with chat"),
     ]

@@ -142,7 +142,9 @@ def test_narrow_pairs_are_sampled_and_labelled_by_the_gold_verifier(done, capsys
 
 
 def test_two_word_pairs_have_two_words(done, capsys):
+    plain, _ = a_run_beside(done, capsys)
     run, text = a_run_beside(done, capsys, two_words=True)
+    run = run._replace(made={**run.made, "sft": plain.made["sft"]})  # one that has learned to say more
     assert {len(answer.split()) for answer in text.decoded(text.demonstrations.responses)} == {2}
     pairs = corpus.training_pairs(run, text)
     assert {len(answer.split()) for answer in text.decoded(pairs.chosen)} <= {1, 2}

@@ -15,6 +15,7 @@ from gvgap_jax.lm.data import arrays
 from gvgap_jax.lm.data.formats import Format
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, Dropped, report
 from gvgap_jax.lm.data.tokenizer import Fields, Prompt, Tokenizer
+from gvgap_jax.lm.data.unknown import Counted
 from gvgap_jax.types import Demonstrations, Preferences, Prompts
 
 SLACK = 32  # tokens by which the beginning of a text may be written shorter when what follows is cut
@@ -56,13 +57,14 @@ def preferences(rows: Sequence[Comparison], tokenizer: Tokenizer, how: Format) -
     """Comparisons as pairs: prompts [N, P], chosen and rejected [N, H], margins of 0 and weights of 1.
 
     Raises:
-      ValueError: the format does not suit the tokenizer, or no row fits.
+      ValueError: the format does not suit the tokenizer, more than a tenth of the tokens of prompts or of one kind of
+        response are unknown to it (from a hundredth on there is a warning), or no row fits.
     """
     asked = [row.prompt for row in rows]
     pieces = {
         "prompt": _prompts(asked, tokenizer, how),
-        "chosen": _responses(asked, [row.chosen for row in rows], tokenizer, how),
-        "rejected": _responses(asked, [row.rejected for row in rows], tokenizer, how),
+        "chosen": _responses("chosen responses", asked, [row.chosen for row in rows], tokenizer, how),
+        "rejected": _responses("rejected responses", asked, [row.rejected for row in rows], tokenizer, how),
     }
     return _encoded(rows, pieces, tokenizer, how, arrays.pairs)
 
@@ -74,7 +76,7 @@ def demonstrations(
     asked = [row.prompt for row in rows]
     pieces = {
         "prompt": _prompts(asked, tokenizer, how),
-        "response": _responses(asked, [row.response for row in rows], tokenizer, how),
+        "response": _responses("responses", asked, [row.response for row in rows], tokenizer, how),
     }
     return _encoded(rows, pieces, tokenizer, how, arrays.demonstrations)
 
@@ -118,7 +120,7 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     before = _before(tokenizer, how)
     room = how.prompt_tokens - len(before)
     texts = how.prompts(list(unique.values()), tokenizer)
-    pieces = dict(zip(unique, _tokenised(texts, tokenizer, _Piece), strict=True))
+    pieces = dict(zip(unique, _tokenised("prompts", texts, tokenizer, _Piece), strict=True))
     pieces |= _shortened(
         {name: unique[name] for name in unique if len(pieces[name].tokens) > room}, tokenizer, how, room
     )
@@ -126,7 +128,9 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     return [pieces[name] for name in names]
 
 
-def _responses(asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer, how: Format) -> list[_Piece]:
+def _responses(
+    what: str, asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer, how: Format
+) -> list[_Piece]:
     def fit(tokens: list[int]) -> _Piece:
         over = tokens.index(tokenizer.end) + 1 if tokenizer.end in tokens else len(tokens)
         if tokenizer.inner.decode(tokens[over:]).strip():
@@ -138,17 +142,21 @@ def _responses(asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Token
             return _Piece(ended[: how.response_tokens])
         return _Piece([], f"is longer than {how.response_tokens} tokens")
 
-    return _tokenised(how.responses(asked, answers, tokenizer), tokenizer, fit)
+    return _tokenised(what, how.responses(asked, answers, tokenizer), tokenizer, fit)
 
 
 def _tokenised(
-    texts: Sequence[str | ValueError], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]
+    what: str, texts: Sequence[str | ValueError], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]
 ) -> list[_Piece]:
     """The pieces of texts, a batch of them at a time; what has a problem already keeps it."""
-    found = []
+    found, counted = [], Counted(tokenizer)
     for batch in _batches(texts):
-        tokens = iter(tokenizer.encode_batch([text for text in batch if isinstance(text, str)]))
+        readable = [text for text in batch if isinstance(text, str)]
+        encoded = tokenizer.encode_batch(readable)
+        counted.add(readable, encoded)
+        tokens = iter(encoded)
         found += [fit(next(tokens)) if isinstance(text, str) else _Piece([], str(text)) for text in batch]
+    counted.check(what)
     return found
 
 

@@ -76,7 +76,7 @@ class Format:
             return prompt
         match = _pattern(self.template).fullmatch(prompt)
         if match is None:
-            raise ValueError("has not the form of the template")
+            raise ValueError(f"has not the form of the template {self.template!r}")
         return match.groupdict()
 
     def queries(self, parsed: Sequence[Fields | Messages], tokenizer: Tokenizer) -> list[str | ValueError]:
