@@ -27,7 +27,7 @@ NOT_READ = (  # options that decide no number, or nothing but what data there ar
     *("model", "revision", "rm_size", "gold_model", "online_prompts", "evaluation_prompts", "dispatches"),
     *(f"data.{name}" for name in ("comparisons", "demonstrations", "split", "held_out", "limit")),
     *("data.prompt_tokens", "data.compared_tokens"),
-    *(f"endpoint.{name}" for name in ("key_variable", "cap", "prompt_price", "answer_price")),
+    *(f"endpoint.{name}" for name in ("key_variable", "cap", "prompt_price", "answer_price", "plain_http")),
 )
 
 Sources = Mapping[str, str]  # digests of what a run reads, by the names above

@@ -186,13 +186,13 @@ def opened(path: str | Folder, wanted: Configuration, every: int, keep: int = 2)
     with contextlib.ExitStack() as stack:
         processes.in_first(lambda: _claim(folder, stack))
         folder = folder.absolute() if is_local(folder) else folder
-        sealing = {"post_finalization_callback": partial(_seal, folder)} if is_local(folder) else {}
+        seal = partial(_seal, folder) if is_local(folder) else None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             save_interval_steps=every,
             cleanup_tmp_directories=True,
             create=True,
-            async_options=ocp.AsyncOptions(**sealing),
+            async_options=ocp.AsyncOptions(post_finalization_callback=seal),
         )
         manager = stack.enter_context(ocp.CheckpointManager(str(folder / CHECKPOINTS), options=options))
         yield Checkpoints(folder, manager, wanted)
