@@ -223,7 +223,7 @@ def _resampled(run: Run, text: Corpus) -> Encoded[Preferences, Comparison]:
         row._replace(chosen=first, rejected=second)
         for row, first, second in zip(text.comparisons.rows, one, other, strict=True)
     ]
-    pairs = encode.preferences(rows, text.tokenizer, text.format)
+    pairs = encode.preferences(rows, text.tokenizer, text.format, sampled=True)
     console.print(f"sampled pairs: {report(len(pairs.rows), pairs.dropped)}", highlight=False, soft_wrap=True)
     return pairs
 

@@ -277,7 +277,7 @@ ROWS = {  # in the guide's words: for each alternative the recipe, options that 
     "`--gold_model`, its files": [(RECIPE, {"gold_model": "gold"}, []), (JUDGED, {}, [keys.GOLD_MODEL])],
     "`--endpoint.model`, `--endpoint.base_url`": [
         (RECIPE, {"endpoint": ENDPOINT}, []),
-        (dataclasses.replace(RECIPE, endpoint=ENDPOINT), {"endpoint.base_url": "other"}, []),
+        (dataclasses.replace(RECIPE, endpoint=ENDPOINT), {"endpoint.base_url": "https://other/v1"}, []),
     ],
     "`--dispatches`, `--layout.*`, `--endpoint.cap`, keys of rows that nobody reads": [
         (RECIPE, {"dispatches": 7}, []),

@@ -53,18 +53,21 @@ class _Piece(NamedTuple):
     shortened: bool = False
 
 
-def preferences(rows: Sequence[Comparison], tokenizer: Tokenizer, how: Format) -> Encoded[Preferences, Comparison]:
+def preferences(
+    rows: Sequence[Comparison], tokenizer: Tokenizer, how: Format, sampled: bool = False
+) -> Encoded[Preferences, Comparison]:
     """Comparisons as pairs: prompts [N, P], chosen and rejected [N, H], margins of 0 and weights of 1.
+
+    Unknown tokens are not counted in responses that are ``sampled`` from a model: it said no more than it can.
 
     Raises:
       ValueError: the format does not suit the tokenizer, more than a tenth of the tokens of prompts or of one kind of
         response are unknown to it (from a hundredth on there is a warning), or no row fits.
     """
-    asked = [row.prompt for row in rows]
-    pieces = {
-        "prompt": _prompts(asked, tokenizer, how),
-        "chosen": _responses("chosen responses", asked, [row.chosen for row in rows], tokenizer, how),
-        "rejected": _responses("rejected responses", asked, [row.rejected for row in rows], tokenizer, how),
+    asked, counted = [row.prompt for row in rows], ("", "") if sampled else ("chosen responses", "rejected responses")
+    pieces = {"prompt": _prompts(asked, tokenizer, how)} | {
+        name: _responses(what, asked, [getattr(row, name) for row in rows], tokenizer, how)
+        for name, what in zip(("chosen", "rejected"), counted, strict=True)
     }
     return _encoded(rows, pieces, tokenizer, how, arrays.pairs)
 
@@ -156,7 +159,8 @@ def _tokenised(
         counted.add(readable, encoded)
         tokens = iter(encoded)
         found += [fit(next(tokens)) if isinstance(text, str) else _Piece([], str(text)) for text in batch]
-    counted.check(what)
+    if what:
+        counted.check(what)
     return found
 
 
