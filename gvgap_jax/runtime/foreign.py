@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from gvgap_jax.runtime.files import Folder, is_local
+from gvgap_jax.runtime.files import Folder, is_local, read_bytes
 
 
 def read_text(path: Folder, most: int) -> str:
@@ -18,7 +18,7 @@ def read_text(path: Folder, most: int) -> str:
         raise ValueError(
             f"{path} is larger than {most / 2**20:g} MiB, which no such file needs to be; fetch or make it again."
         )
-    content = path.read_bytes()
+    content = read_bytes(path)
     try:
         return content.decode()
     except UnicodeDecodeError as error:

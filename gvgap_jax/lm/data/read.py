@@ -4,14 +4,16 @@ Rows keep their order. In which order a run sees them is ``objectives.shuffled``
 shuffled here, and a resumed run needs no position. What is malformed is counted and named, see ``rows``.
 """
 
+import contextlib
 import gzip
 import hashlib
 import io
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import IO, Any, Generic, NamedTuple, TypeVar
 
 import polars as pl
 
@@ -28,11 +30,14 @@ from gvgap_jax.lm.data.rows import (
     report,
 )
 from gvgap_jax.lm.data.tokenizer import Prompt
-from gvgap_jax.runtime.files import Folder, explained, folder_at, write
+from gvgap_jax.runtime import foreign
+from gvgap_jax.runtime.files import Folder, digest_file, explained, folder_at, is_local, read_bytes, write
 from gvgap_jax.runtime.messages import reason
 from gvgap_jax.runtime.packages import optional
 
 FILES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+LONGEST, WHOLE = 2**24, 2**31  # bytes of a row on a line of its own, and of a file that is one JSON list
+LEAST, TIMES = 2**24, 100  # what is compressed may become so many bytes, and so many times its size more
 
 Kind = TypeVar("Kind", Comparison, Demonstration)
 Rows = Iterator[tuple[str, Any]]
@@ -162,32 +167,87 @@ def _rows(source: str | Folder, part: str, name: str | None, revision: str | Non
     if not str(source).endswith(FILES):
         return _of_datasets(str(source), part, name, revision)
     file = folder_at(source)
-    if not file.exists():
-        raise ValueError(f"there is no file {source}.")
-    return _of_parquet(file) if file.name.endswith(".parquet") else _of_json(file)
+    foreign.check_file(file)
+    if file.name.endswith(".parquet"):
+        return _of_parquet(file)
+    return _of_lines(file) if ".jsonl" in Path(file.name).suffixes else _of_list(file)
 
 
 def _of_parquet(file: Folder) -> Rows:
+    content = read_bytes(file)
     try:
-        table = pl.read_parquet(io.BytesIO(file.read_bytes()))
+        rows = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()
+        if rows > LEAST + len(content):
+            raise ValueError(
+                f"{file} claims {rows:,} rows in {len(content):,} bytes, which no text takes; fetch it again."
+            )
+        table = pl.read_parquet(io.BytesIO(content))
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{file} is no Parquet file: {error}") from error
     return ((f"{file.name}:{number}", row) for number, row in enumerate(table.iter_rows(named=True), 1))
 
 
-def _of_json(file: Folder) -> Rows:
-    content = file.read_bytes()
-    try:
-        content = gzip.decompress(content) if file.name.endswith(".gz") else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"{file} is no whole gzip file: {error}; fetch it again.") from error
-    if ".jsonl" in Path(file.name).suffixes:
-        lines = enumerate(io.BytesIO(content), 1)
-        return ((f"{file.name}:{number}", _parsed(line)) for number, line in lines if line.strip())
+def _of_lines(file: Folder) -> Rows:
+    with _unpacked(file) as stream:
+        for number in itertools.count(1):
+            line = stream.readline(LONGEST + 1)
+            if not line:
+                return
+            if len(line) > LONGEST and not line.endswith(b"\n"):
+                yield f"{file.name}:{number}", _Unread(f"is longer than {LONGEST / 2**20:g} MiB")
+                while line and not line.endswith(b"\n"):
+                    line = stream.readline(LONGEST)
+            elif line.strip():
+                yield f"{file.name}:{number}", _parsed(line)
+
+
+def _of_list(file: Folder) -> Rows:
+    with _unpacked(file) as stream:
+        content = stream.read(WHOLE + 1)
+    if len(content) > WHOLE:
+        raise ValueError(f"{file} is larger than {WHOLE / 2**30:g} GiB: write one row a line into a .jsonl file.")
     rows = _parsed(content)
     if not isinstance(rows, list):
         raise ValueError(f"{file} is no JSON list of rows; write one row a line into a .jsonl file, or a list.")
     return ((f"{file.name}:{number}", row) for number, row in enumerate(rows, 1))
+
+
+@contextlib.contextmanager
+def _unpacked(file: Folder) -> Iterator[IO[bytes]]:
+    """What a file holds, decompressed as it is read: up to ``TIMES`` its size, which no text is compressed by."""
+    streams = is_local(file) and not digest_file(file).exists()  # else the whole of it is looked at first
+    with file.open("rb") if streams else io.BytesIO(read_bytes(file)) as stored:
+        if not file.name.endswith(".gz"):
+            yield stored
+            return
+        most = LEAST + TIMES * file.stat().st_size
+        try:
+            with io.BufferedReader(_Bounded(gzip.GzipFile(fileobj=stored), most)) as stream:
+                yield stream
+        except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+            raise ValueError(f"{file} is no whole gzip file: {error}; fetch it again.") from error
+        except OverflowError:
+            raise ValueError(
+                f"{file} unpacks to more than {TIMES} times its size, which no text does; fetch it again."
+            ) from None
+
+
+class _Bounded(io.RawIOBase):
+    """A stream that ends in OverflowError after so many bytes."""
+
+    def __init__(self, stream: gzip.GzipFile, most: int):
+        self._stream, self._left = stream, most
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._stream.read(len(buffer))
+        self._left -= len(content)
+        if self._left < 0:
+            raise OverflowError
+        buffer[: len(content)] = content
+        return len(content)
 
 
 def _parsed(line: bytes) -> Any:
