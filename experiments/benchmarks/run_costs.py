@@ -3,6 +3,7 @@
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ class RunCost(NamedTuple):
       compile_seconds: of all programs, two at a time; its floor is ``slowest_program_seconds``.
       run_seconds: spent in compiled programs.
       overhead_seconds: storing and scheduling; its floor is ``disk_seconds``, writing the same bytes to as many files.
+      digest_seconds: of them, and of one look at all files, spent on their digests.
       peak_bytes: largest resident set of the process; ``memory`` of the machine.
     """
 
@@ -36,6 +38,7 @@ class RunCost(NamedTuple):
     run_seconds: float
     overhead_seconds: float
     disk_seconds: float
+    digest_seconds: float
     peak_bytes: int
     memory: int
 
@@ -43,6 +46,11 @@ class RunCost(NamedTuple):
     def compile_share(self) -> float:
         """Compiling over all seconds."""
         return self.compile_seconds / (self.compile_seconds + self.run_seconds + self.overhead_seconds)
+
+    @property
+    def digest_share(self) -> float:
+        """Digests over all seconds."""
+        return self.digest_seconds / (self.compile_seconds + self.run_seconds + self.overhead_seconds)
 
     @property
     def overhead_share(self) -> float:
@@ -84,6 +92,7 @@ def measure(experiment: str, grid: Grid, cache: str) -> tuple[RunCost, list[Prog
             run_seconds=report.run_seconds,
             overhead_seconds=report.overhead_seconds,
             disk_seconds=disk_seconds(Path(name)),
+            digest_seconds=digest_seconds(Path(name)),
             peak_bytes=peak_bytes(),
             memory=total_memory(),
         )
@@ -110,3 +119,17 @@ def disk_seconds(folder: Path) -> float:
             file.flush()
             os.fsync(file.fileno())
     return time.perf_counter() - started
+
+
+def digest_seconds(folder: Path) -> float:
+    """What writing every file of a folder once, and reading it once, takes longer with its digest than without."""
+    contents = [path.read_bytes() for path in folder.glob("*.parquet")]
+
+    def seconds(kind: str, write: Callable, read: Callable) -> float:
+        started = time.perf_counter()
+        for number, content in enumerate(contents):
+            write(folder / f"{number}.{kind}", content)
+            read(folder / f"{number}.{kind}")
+        return time.perf_counter() - started
+
+    return seconds("checked", files.write, files.read_bytes) - seconds("plain", files.put, Path.read_bytes)

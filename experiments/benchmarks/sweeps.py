@@ -128,7 +128,8 @@ def cost_table(costs: list[RunCost]) -> Table:
     made = table(
         "a run beside its fits; floors: the slowest program compiled alone, and the same files written again",
         *("experiment", "cache"),
-        *("cells", "compile s", "of all", "floor s", "run s", "storing s", "of run", "floor s", "peak MB", "of memory"),
+        *("cells", "compile s", "of all", "floor s", "run s", "storing s", "of run", "floor s", "digests s", "of all"),
+        *("peak MB", "of memory"),
         words=WORDS,
     )
     for cost in costs:
@@ -143,6 +144,8 @@ def cost_table(costs: list[RunCost]) -> Table:
             f"{cost.overhead_seconds:.2f}",
             f"{cost.overhead_share:.1%}",
             f"{cost.disk_seconds:.2f}",
+            f"{cost.digest_seconds:.2f}",
+            f"{cost.digest_share:.1%}",
             f"{cost.peak_bytes / 1e6:,.0f}",
             f"{cost.peak_bytes / cost.memory:.1%}",
         )

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import re
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -91,20 +92,20 @@ def write(path: Folder, content: bytes) -> None:
     moment a file of which one line is right.
     """
     beside, new, old = digest_file(path), _digest(content), _digest_of_whole(path)
-    _put(beside, _lines(path.name, {new: None, old: None} if old else {new: None}))
+    put(beside, _lines(path.name, {new: None, old: None} if old else {new: None}))
     try:
-        _put(path, content)
+        put(path, content)
     except BaseException:
         with contextlib.suppress(OSError):
             if not path.exists():
                 beside.unlink(missing_ok=True)
         raise
     if old not in (None, new):
-        _put(beside, _lines(path.name, {new: None}))
+        put(beside, _lines(path.name, {new: None}))
 
 
-def _put(path: Folder, content: bytes) -> None:
-    """Write a whole file or none. An object store does so by itself."""
+def put(path: Folder, content: bytes) -> None:
+    """Write a whole file or none, without a digest. An object store does so by itself."""
     if not is_local(path):
         path.write_bytes(content)
         return
@@ -256,7 +257,12 @@ def _made_by(file: io.BytesIO) -> Any:
     metadata = pl.read_parquet_metadata(file)
     if MADE_BY not in metadata:
         raise ValueError("nothing in it says what made it")
-    return json.loads(metadata[MADE_BY])
+    return json.loads(metadata[MADE_BY], object_pairs_hook=_sharing_words)
+
+
+def _sharing_words(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; what made a hundred thousand chunks says the same of nearly all."""
+    return {sys.intern(key): sys.intern(value) if type(value) is str else value for key, value in pairs}
 
 
 def _parsed(path: Folder, parse: Callable[[io.BytesIO], Any], content: bytes) -> Any:

@@ -1,5 +1,6 @@
 """What a folder of records holds, at one look: every command asks here, and so all of them say the same of it."""
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from gvgap_jax.runtime.files import (
@@ -7,6 +8,7 @@ from gvgap_jax.runtime.files import (
     Folder,
     Provenance,
     chunk_file,
+    is_local,
     made_by_of,
     read_bytes,
     read_json,
@@ -101,7 +103,7 @@ def look(folder: Folder, table: str | None = None) -> Look:
     """
     plan = manifest(folder)["chunks"]
     tables = {table_of(name) for name in plan}
-    seen = Look(plan, {}, set(), set(), {})
+    seen, folder = Look(plan, {}, set(), set(), {}), Path(folder) if is_local(folder) else folder  # a Path is quicker
     for name in _files(folder):
         of = table_of(name) if "-" in name else name
         if table not in (None, of):

@@ -231,12 +231,12 @@ def test_a_chunk_that_is_there_twice_with_other_records_is_named(full, plan):
 
 
 def test_compaction_removes_nothing_before_the_new_file_was_read_again(full, monkeypatch):
-    before, put = load(full, "even"), files._put
+    before, put = load(full, "even"), files.put
 
     def put_spoilt(path, content):
         put(path, content[:-1] if path.name == "even.parquet" else content)
 
-    monkeypatch.setattr(files, "_put", put_spoilt)
+    monkeypatch.setattr(files, "put", put_spoilt)
     with pytest.raises(ValueError, match=r"even.parquet is damaged"):
         records.compact(full)
     assert len(chunk_files(full)) == 2
@@ -267,6 +267,29 @@ def test_compaction_refuses_what_is_wrong_by_name(full, plan, spoil):
     open_folder(full, plan)
     run_plan(plan, full)
     assert records.compact(full) == {"even": 2, "odd": 1}
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+def test_every_flipped_bit_is_noticed_before_a_parser_sees_it(tmp_path, plan, monkeypatch, compacted):
+    """One bit of every seventh byte of a chunk, of a compacted table and of their digests; some would abort polars."""
+    folder = folder_at(tmp_path)
+    open_folder(folder, plan)
+    run_plan(plan, folder)
+    if compacted:
+        records.compact(folder)
+    path = min(folder.glob("even*.parquet"))
+    parsed = []
+    monkeypatch.setattr(files, "_parsed", lambda path, *_: parsed.append(path.name))
+    for each in (path, files.digest_file(path)):
+        content = each.read_bytes()
+        for place in range(0, len(content), 7):
+            each.write_bytes(content[:place] + bytes([content[place] ^ 1 << place % 8]) + content[place + 1 :])
+            with pytest.raises(files.Damaged, match=path.name):
+                files.read(path)
+        each.write_bytes(content)
+    assert not parsed
+    files.read(path)
+    assert parsed
 
 
 def test_a_damaged_compacted_table_is_computed_again(full, plan):
