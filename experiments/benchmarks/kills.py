@@ -1,16 +1,15 @@
 """Nothing is lost: runs that were killed, and runs that were shared, end at the bits of an undisturbed run.
 
 One experiment is run through the command line into several folders: undisturbed; by processes that are
-killed (SIGKILL) at random moments of start-up, compiling and computing, each time begun again by the same
-command; and by two shards and a whole run at once. Then all tables are compared bit by bit.
+killed (SIGKILL) at random moments of start-up, compiling, computing and compacting, each time begun again by the same
+command, on folders in which bits were flipped and writes failed before; and by two shards and a whole run at once. Then
+all tables are compared bit by bit.
 """
 
 import contextlib
 import itertools
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,69 +22,20 @@ import numpy as np
 import polars as pl
 from rich.table import Table
 
-import experiments
+from experiments.benchmarks import damage
+from experiments.benchmarks.commands import POLL_SECONDS, Command
 from experiments.benchmarks.tables import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import load, records
-from gvgap_jax.sweep.look import MANIFEST, manifest
+from gvgap_jax.sweep.look import MANIFEST, look, manifest
 
-POLL_SECONDS = 0.02  # between looks at a folder
 COMPARED = (
     ("folder", "columns that differ", "unexpected files", "verdict"),
     ("processes", "rows", "lost", "twice", "stale files"),
 )
-AFTER = (1, 0, 2)  # new chunks that a process may store before a random delay and its end, in turn
-
-
-class Command(NamedTuple):
-    """``python -m experiments run`` with these arguments, its logs and compiled programs under ``root``."""
-
-    arguments: tuple[str, ...]
-    root: Path
-
-    @contextlib.contextmanager
-    def running(self, folder: Path, *options: str) -> Iterator[subprocess.Popen]:
-        """A process that runs into ``folder``; leaving the context kills it if it is still there."""
-        variables = {
-            "JAX_COMPILATION_CACHE_DIR": str(self.root / "compiled"),
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a GPU is shared, too
-        }
-        command = [sys.executable, "-m", "experiments", "run", *self.arguments, "--out", str(folder), *options]
-        with self.log(folder, *options).open("w") as log:
-            process = subprocess.Popen(
-                command,
-                cwd=Path(experiments.__file__).parents[1],
-                env=os.environ | variables,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            process.wait()
-
-    def log(self, folder: Path, *options: str) -> Path:
-        """What the last such process printed."""
-        return self.root / f"{'-'.join([folder.name, *options]).replace('/', '-')}.log"
-
-    def finish(self, folder: Path, *processes: tuple[str, ...]) -> None:
-        """Run into ``folder`` to the end, by one process or by several with these options at once.
-
-        Raises:
-          RuntimeError: a process failed; the message names its log.
-        """
-        with contextlib.ExitStack() as stack:
-            options = processes or ((),)
-            running = [stack.enter_context(self.running(folder, *each)) for each in options]
-            for each, process in zip(options, running, strict=True):
-                self.check(process.wait(), folder, *each)
-
-    def check(self, status: int, folder: Path, *options: str) -> None:
-        """Raise RuntimeError for an exit status that is not 0."""
-        if status:
-            raise RuntimeError(f"a run ended with status {status}: see {self.log(folder, *options)}")
+AFTER = (1, None, 0, None, 2)  # new chunks that a run may store before a random delay and its end; None: a compaction
+COMPACTING = 0.02  # seconds after the first file of a compaction in which it is killed, at most
+DAMAGES = ("bit", "", "disk", "bit")  # done to a folder before a process is begun and killed, in turn
 
 
 class Kill(NamedTuple):
@@ -94,13 +44,15 @@ class Kill(NamedTuple):
     Attributes:
       seconds: that it lived.
       stage: start-up until it opened the folder, compiling until it stored a chunk, then running; ending when
-        all chunks were stored.
-      stored, chunks: in the folder after its death, and in the plan.
+        all chunks were stored; or compacting.
+      damage: what was done to the folder before.
+      stored, chunks: whole in the folder after its death, and in the plan.
     """
 
     folder: str
     seconds: float
     stage: str
+    damage: str
     stored: int
     chunks: int
 
@@ -113,8 +65,8 @@ class Comparison(NamedTuple):
       rows: read by ``load``, of all tables.
       lost, twice: rows of the plan that are not there, and rows in files beyond those of the plan.
       differing: columns whose bits are not those of the undisturbed run.
-      unexpected: files that should not be there, such as those that were set aside.
-      stale: unfinished files and locks of killed processes, which nothing reads.
+      unexpected: files that should not be there, such as those that were set aside though no bit in them was flipped.
+      stale: unfinished files, digests and locks of killed processes, which nothing reads.
     """
 
     folder: str
@@ -168,27 +120,46 @@ def demonstrate(command: Command, kills: int) -> tuple[list[Kill], list[Comparis
 
 def killed_runs(command: Command, kills: int, undisturbed: Path) -> Iterator[Kill]:
     """Kill processes; a folder that is finished nevertheless gives way to a fresh one, and the last is finished."""
-    numbers, after = np.random.default_rng(0), itertools.cycle(AFTER)
+    numbers, after, damages = np.random.default_rng(0), itertools.cycle(AFTER), itertools.cycle(DAMAGES)
     seconds = [made["seconds"] for made in records.provenances(undisturbed).values()]
     chunks, a_chunk, to_first_chunk = len(seconds), float(np.mean(seconds)), 0.0
     folder, folders, count = command.root / "killed-01", 1, 0
     while count < kills:
+        done = _damaged(command, folder, next(damages), numbers)
         new, before = next(after), chunks_in(folder)
-        status, reached, lived = live(command, folder, new, numbers.uniform(0, a_chunk if new else to_first_chunk))
-        if status == -signal.SIGKILL:
-            to_first_chunk = reached if new == 1 else to_first_chunk
-            stored, opened = chunks_in(folder), "into" in command.log(folder).read_text()
-            stage = "ending" if stored == chunks else "running" if stored > before else "compiling"
-            count += 1
-            yield Kill(folder.name, lived, stage if opened else "start-up", stored, chunks)
+        if new is None:
+            status, lived = compacted(command, folder, numbers.uniform(0, COMPACTING))
         else:
+            status, reached, lived = live(command, folder, new, numbers.uniform(0, a_chunk if new else to_first_chunk))
+            to_first_chunk = reached if new == 1 and status == -signal.SIGKILL else to_first_chunk
+        if status == -signal.SIGKILL:
+            stored, opened = chunks_in(folder), new is None or "into" in command.log(folder).read_text()
+            stage = "ending" if stored == chunks else "running" if stored > before else "compiling"
+            stage = "compacting" if new is None else stage if opened else "start-up"
+            count += 1
+            yield Kill(folder.name, lived, stage, done, stored, chunks)
+        elif new is not None:
             command.check(status, folder)
             folders += 1
             folder = command.root / f"killed-{folders:02}"
     command.finish(folder)
 
 
-def live(command: Command, folder: Path, new: int, delay: float) -> tuple[int, float, float]:
+def _damaged(command: Command, folder: Path, kind: str, numbers: np.random.Generator) -> str:
+    """Flip a bit in a file of the folder, or let a run fail at a write; what was done."""
+    if kind == "bit":
+        return damage.flip(folder, numbers)
+    if kind == "disk":
+        most = int(numbers.integers(damage.SMALLEST, damage.LARGEST))
+        with command.running(folder, most_bytes=most) as process:
+            process.join()
+        if process.exitcode not in (0, 2):  # all was there, or a file was too large
+            command.check(process.exitcode, folder)
+        return f"no room for {most:,} bytes"
+    return ""
+
+
+def live(command: Command, folder: Path, new: int, delay: float) -> tuple[int | None, float, float]:
     """Let a process store ``new`` chunks, and kill it ``delay`` seconds later unless it has ended by itself.
 
     Returns:
@@ -196,17 +167,34 @@ def live(command: Command, folder: Path, new: int, delay: float) -> tuple[int, f
     """
     began, before = time.perf_counter(), chunks_in(folder)
     with command.running(folder) as process:
-        while process.poll() is None and chunks_in(folder) < before + new:
+        while process.is_alive() and chunks_in(folder) < before + new:
             time.sleep(POLL_SECONDS)
         reached = time.perf_counter() - began
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(delay)
-    return process.returncode, reached, time.perf_counter() - began
+        process.join(delay)
+    return process.exitcode, reached, time.perf_counter() - began
+
+
+def compacted(command: Command, folder: Path, delay: float) -> tuple[int | None, float]:
+    """Let a compaction begin to write or end, and kill it ``delay`` seconds later; exit status and seconds."""
+
+    def tables() -> set[tuple[str, int]]:
+        return {(path.name, path.stat().st_ino) for path in folder.glob(f"*{files.DIGEST}") if "-" not in path.name}
+
+    began, before = time.perf_counter(), tables()
+    with command.compacting(folder) as process:
+        while process.is_alive() and tables() == before:
+            time.sleep(POLL_SECONDS)
+        process.join(delay)
+    if process.exitcode not in (0, 2, -signal.SIGKILL):  # 2: it refuses a folder with damaged files
+        command.check(process.exitcode, folder, "compact")
+    return process.exitcode, time.perf_counter() - began
 
 
 def chunks_in(folder: Path) -> int:
-    """Number of chunks that are stored."""
-    return len(list(folder.glob("*.parquet")))
+    """Number of chunks that are stored whole."""
+    with contextlib.suppress(ValueError, OSError):  # of the manifest
+        return len(look(folder).makers)
+    return 0
 
 
 def compare(folder: Path, undisturbed: Path) -> Comparison:
@@ -234,28 +222,30 @@ def compare(folder: Path, undisturbed: Path) -> Comparison:
 
 
 def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
-    """Files that are neither the manifest nor a chunk: those that should not be there, and stale ones."""
-    unexpected, stale = [], []
+    """Files that are none of records, manifest and digests: those that should not be there, and stale ones."""
+    unexpected, stale, tables = [], [], {files.table_of(name) for name in plan}
+    flipped = tuple(damage.flipped(folder))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = str(path.relative_to(folder))
-        if path.suffix == files.DIGEST and path.with_suffix("").exists():
-            continue
-        is_lock = path.parent.name == files.LOCKS and (folder / f"{path.name}.parquet").exists()
+        is_lock = path.parent.name == files.LOCKS and path.name in plan
         is_unfinished = path.parent == folder and path.name.startswith(".")
-        is_chunk = path.suffix == ".parquet" and name.removesuffix(".parquet") in plan
-        if is_lock or is_unfinished:
+        is_digest = path.parent == folder and path.suffix == files.DIGEST
+        is_record = path.suffix == ".parquet" and name.removesuffix(".parquet") in plan | tables
+        is_aside = path.parent.name == files.SET_ASIDE and path.name.startswith(flipped)
+        if is_lock or is_unfinished or (is_digest and not path.with_suffix("").exists()):
             stale.append(name)
-        elif path.name != MANIFEST and not is_chunk:
+        elif path.name != MANIFEST and not (is_record or is_digest or is_aside):
             unexpected.append(name)
     return unexpected, stale
 
 
 def kill_table(kills: list[Kill]) -> Table:
     """One row a kill."""
-    headings = "kill", "folder", "lived, s", "stage", "chunks stored"
-    made = table("processes killed with SIGKILL", *headings, words=("folder", "stage"))
+    headings = "kill", "folder", "lived, s", "stage", "before it", "chunks stored"
+    made = table("processes killed with SIGKILL", *headings, words=("folder", "stage", "before it"))
     for number, kill in enumerate(kills, 1):
-        made.add_row(str(number), kill.folder, f"{kill.seconds:.2f}", kill.stage, f"{kill.stored} of {kill.chunks}")
+        stored = f"{kill.stored} of {kill.chunks}"
+        made.add_row(str(number), kill.folder, f"{kill.seconds:.2f}", kill.stage, kill.damage, stored)
     return made
 
 

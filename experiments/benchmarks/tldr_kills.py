@@ -1,9 +1,9 @@
 """The recipe, killed in every stage by SIGKILL and by SIGTERM, ends at the numbers of an undisturbed run."""
 
 import itertools
+import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import polars as pl
 
 from experiments.benchmarks import tables
-from experiments.benchmarks.kills import POLL_SECONDS, Command
+from experiments.benchmarks.commands import POLL_SECONDS, Command
 from experiments.benchmarks.tables import console
 from experiments.tldr.settings import STAGES, TABLES, Stage
 from gvgap_jax.runtime import files
@@ -54,14 +54,14 @@ def main(out: Path, arguments: tuple[str, ...] = (), stages: tuple[Stage, ...] =
 def _kill(command: Command, folder: Path, stage: str, number: signal.Signals, delay: float) -> Death:
     """Run until the stage begins and so many seconds longer; a stage that is over sooner was not killed: status 0."""
     with command.running(folder) as process:
-        while process.poll() is None and f", {stage}\n" not in command.log(folder).read_text():
+        while process.is_alive() and f", {stage}\n" not in command.log(folder).read_text():
             time.sleep(POLL_SECONDS)
         began = time.monotonic()
-        try:
-            process.wait(delay)
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-        return Death(stage, number.name, time.monotonic() - began, process.wait())
+        process.join(delay)
+        if process.is_alive() and process.pid:
+            os.kill(process.pid, number)
+        process.join()
+        return Death(stage, number.name, time.monotonic() - began, process.exitcode or 0)
 
 
 def same(one: Path, other: Path, table: str) -> bool:

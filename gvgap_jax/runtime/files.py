@@ -71,6 +71,7 @@ def explained(folder: Folder) -> Iterator[None]:
         reason = {
             errno.ENOSPC: "no space is left on its device; free some, or choose another --out",
             errno.EDQUOT: "its quota is used up; free some space, or choose another --out",
+            errno.EFBIG: "a file would be larger than this user may write; choose another --out",
             errno.EROFS: "its file system is read-only; choose another --out",
             errno.EACCES: "this user may not write there; change its permissions, or choose another --out",
             errno.EEXIST: "a file is in its way; choose another --out",

@@ -200,7 +200,7 @@ def test_a_chunk_that_another_process_has_claimed_is_waited_for_and_taken_over(t
         same_bits(load(folder, table), whole[table])
 
 
-# Real processes from here on: the real command line on a real experiment (kills and shards: test_bench_kills.py).
+# Real processes from here on: the real command line on a real experiment (kills and shards: benchmarks/test_kills.py).
 
 EQUIVALENCE = ["run", "equivalence", "--grid.horizon", "2", "--grid.pairs", "8", "16", "--seeds", "160"]
 
