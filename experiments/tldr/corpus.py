@@ -12,12 +12,13 @@ from experiments.tldr import keys, models, passes
 from experiments.tldr.judging import Asked, labeller
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
-from experiments.tldr.settings import TOY
+from experiments.tldr.settings import TOY, value_of
 from gvgap_jax.lm.data import encode, read
 from gvgap_jax.lm.data.encode import Encoded
 from gvgap_jax.lm.data.formats import TLDR, Format
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
 from gvgap_jax.lm.data.tokenizer import Tokenizer
+from gvgap_jax.lm.data.unknown import UnknownText
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes
 from gvgap_jax.training.checkpoints import digest
@@ -86,11 +87,20 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
     gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
 
     def encoded(name: str, make: Callable[..., Any], rows: Sequence[Any], form: Format, room: str) -> Any:
+        if not rows:
+            raise ValueError(
+                f"{name}: no prompt is on this side of the split: change --data.held_out or --data.limit, or give more "
+                "data."
+            )
         try:
             found = make(rows, model.tokenizer, form)
+        except UnknownText as error:
+            own = f"another --model, or {TOY}, which trains a tokenizer on --data.comparisons and --data.demonstrations"
+            raise ValueError(f"{name}: {error} Choose {own}.") from error
         except ValueError as error:
-            raise ValueError(f"{name}: {error} {_way_out(name, rows, room)}") from error
-        console.print(f"{name}: {found.report()}", highlight=False, soft_wrap=True)
+            raise ValueError(f"{name}: {error} {_way_out(run, room)}") from error
+        hint = f" {_way_out(run, room)}" if found.dropped else ""
+        console.print(f"{name}: {found.report()}{hint}", highlight=False, soft_wrap=True)
         return found
 
     short, long = "--data.response_tokens", "--data.compared_tokens"
@@ -120,14 +130,10 @@ def _digest(data: Preferences | Demonstrations) -> str:
     return digest([rows for rows in data if np.ndim(rows) == 2])
 
 
-def _way_out(name: str, rows: Sequence[Any], room: str) -> str:
-    """Which options would change that none of some rows can be used."""
-    if not rows:
-        return "There are none on this side of the split: change --data.held_out or --data.limit, or give more data."
-    return (
-        f"Longer rows need a larger {room} or --data.prompt_tokens; texts must be posts (subreddit, title, post) or "
-        f"have the form of {TLDR.template!r}; and --model decides what can be read."
-    )
+def _way_out(run: Run, room: str) -> str:
+    """Which options would change that rows are not used."""
+    rooms = " and ".join(f"{option} {value_of(run.recipe, option[2:])}" for option in (room, "--data.prompt_tokens"))
+    return f"There is room for {rooms}; prompts are posts (subreddit, title, post), or texts like {TLDR.template!r}."
 
 
 def _texts(rows: Sequence[Any]) -> list[str]:

@@ -61,8 +61,9 @@ def preferences(
     Unknown tokens are not counted in responses that are ``sampled`` from a model: it said no more than it can.
 
     Raises:
-      ValueError: the format does not suit the tokenizer, more than a tenth of the tokens of prompts or of one kind of
-        response are unknown to it (from a hundredth on there is a warning), or no row fits.
+      UnknownText: more than a tenth of the tokens of prompts or of one kind of response are unknown to the tokenizer;
+        from a hundredth on there is a warning.
+      ValueError: the format does not suit the tokenizer, or no row fits.
     """
     asked, counted = [row.prompt for row in rows], ("", "") if sampled else ("chosen responses", "rejected responses")
     pieces = {"prompt": _prompts(asked, tokenizer, how)} | {

@@ -11,6 +11,10 @@ WARNED, REFUSED = 0.01, 0.10  # shares of the tokens of one kind of text
 SHOWN = 5  # examples
 
 
+class UnknownText(ValueError):  # noqa: N818  a state of a text
+    """Too much of a text is in no token."""
+
+
 @cache
 def unknown_token(tokenizer: Tokenizer) -> int | None:
     """The token for what the tokenizer does not know; None where it has none, as with bytes."""
@@ -44,14 +48,14 @@ class Counted:
     def _words(self, text: str) -> list[str]:
         encoded = self._tokenizer.inner.encode(text, add_special_tokens=False)
         spans = [span for token, span in zip(encoded.ids, encoded.offsets, strict=True) if token == self._token]
-        words = dict.fromkeys(text[first:last].strip() for first, last in spans)
+        words = dict.fromkeys(text[first:last].strip() or text[first:last] for first, last in spans)
         return [word for word in words if word and word not in self._examples]
 
     def check(self, what: str) -> None:
         """Warn from 1 % unknown tokens on.
 
         Raises:
-          ValueError: there are more than 10 %.
+          UnknownText: there are more than 10 %.
         """
         share = self._unknown / max(self._total, 1)
         if share <= WARNED:
@@ -59,5 +63,5 @@ class Counted:
         words = ", ".join(map(repr, self._examples[:SHOWN]))
         said = f"{share:.1%} of the tokens of {what} are unknown to the tokenizer (such as {words})"
         if share > REFUSED:
-            raise ValueError(f"{said}, more than {REFUSED:.0%}: choose a checkpoint whose tokenizer reads this text.")
+            raise UnknownText(f"{said}, more than {REFUSED:.0%}: choose a checkpoint whose tokenizer reads this text.")
         warnings.warn(f"{said}: the model reads and says none of these words.", stacklevel=2)
