@@ -186,7 +186,7 @@ def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
             means = _means(fits.filter(arm=arm, policy=policy), phase_diagram_records.ARM, x, y)
             left.scatter(*means, s=7, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
         _curve(left, fits, x, y, increasing=False)
-        span = np.exp([fits[x].to_numpy().min(), fits[x].to_numpy().max()])
+        span = np.exp([fits[x].to_numpy().min(initial=0), fits[x].to_numpy().max(initial=0)])
         left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory, $d_\mathrm{eff}/(2n)$")
         off = phase_diagram_records.off_the_curve(records)
         if len(off):

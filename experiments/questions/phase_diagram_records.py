@@ -172,8 +172,8 @@ def disagreements(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
 
 def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """Cells that do not lie on the collapse: regret over the curve, with an interval beyond FACTOR, worst first."""
-    rows = []
-    for cell, seeds in collapse(records).group_by(ARM, maintain_order=True):
+    rows, fits = [], collapse(records)
+    for cell, seeds in fits.group_by(ARM, maintain_order=True):
         times = ratio_over_seeds(seeds["log_regret"] - seeds["curve"])
         rows.append(
             dict(zip(ARM, cell, strict=True))
@@ -181,5 +181,7 @@ def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
             | {"over_curve": times.estimate, "low": times.low, "high": times.high, "seeds": times.seeds}
         )
     beyond = (pl.col("low") > FACTOR) | (pl.col("high") < 1 / FACTOR)
-    off = pl.DataFrame(rows).filter(pl.col("low").is_finite() & beyond)
+    measured = dict.fromkeys(("regret", "effective_dimension", "over_curve", "low", "high"), pl.Float64)
+    schema = {name: fits.schema[name] for name in ARM} | measured | {"seeds": pl.Int64}
+    off = pl.DataFrame(rows, schema=schema).filter(pl.col("low").is_finite() & beyond)
     return off.sort(pl.col("over_curve").log().abs(), descending=True)

@@ -21,6 +21,8 @@ rows of its head. RL is gradient descent on the exact objective, in place of its
 hardly ever writes hardly has a gradient, so that it may rest on a plateau, where a small gradient means no optimum.
 """
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -160,15 +162,26 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return rows + _cycle_findings(cycles.filter(pairs=most), most) + _controls(tokens, cycles)
 
 
+def _equals(tokens: pl.DataFrame) -> dict[str, pl.Expr]:
+    """The explicit reward models that are as expressive as the policy: what they are, and which rows."""
+    if DIMENSION not in tokens.columns:
+        return {"explicit reward model of the policy's own backbone": pl.lit(True)}
+    cosines = sorted(tokens.filter(SAME)["similarity"].unique())
+    return {
+        f"head that can express the policy's rewards{f' (cosine {each:.3g})' if len(cosines) > 1 else ''}": (
+            pl.col("similarity") == pl.lit(each, pl.Float32)
+        )
+        for each in cosines
+    }
+
+
 def _heads(tokens: pl.DataFrame) -> dict[str, pl.Expr]:
     """The explicit reward models that are compared with the policy: what they are, and which rows."""
     if DIMENSION not in tokens.columns:
-        return {"explicit reward model of the policy's own backbone": pl.lit(True)}
-    return {
-        "head that can express the policy's rewards, of as many parameters and the same d_eff (token cues say yes, the "
-        "gap says no)": SAME,
-        "head with one embedding for each group (smaller d_eff: both explanations say yes)": pl.col("similarity") == 1,
-    }
+        return _equals(tokens)
+    why = "of as many parameters and the same d_eff (token cues say yes, the gap says no)"
+    group = "head with one embedding for each group (smaller d_eff: both explanations say yes)"
+    return {f"{name}, {why}": heads for name, heads in _equals(tokens).items()} | {group: pl.col("similarity") == 1}
 
 
 def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
@@ -194,10 +207,8 @@ def _cycle_findings(cycles: pl.DataFrame, pairs: int) -> list[Finding]:
 
 def _controls(tokens: pl.DataFrame, cycles: pl.DataFrame) -> list[Finding]:
     alike = tokens.filter(test_share=0.5, pairs=tokens["pairs"].max())
-    name, heads = next(iter(_heads(tokens).items()))
     rows = _fixed_feature_controls(tokens) if DIMENSION in tokens.columns else []
-    if len(alike):
-        name = name.split(",")[0]
+    for name, heads in _equals(tokens).items() if len(alike) else ():
         claim = f"tested tokens trained as often as the others, {name}: accuracy gained"
         gained = head_less_policy(alike, heads)
         rows.append(Finding(claim, gained, "", 0.0, "at", control=True, margin=EQUAL_SHARE))
@@ -263,7 +274,6 @@ _ARMS = (  # arm, which similarity, label, look
     ("implicit", pl.col("similarity") == 0, "policy: a row a token", {"color": DPO, "marker": "s"}),
     ("explicit", pl.col("similarity") == 0, "head, the policy's features (control)",
      {"color": BLACK, "marker": "x", "linestyle": "none"}),
-    ("explicit", SAME, "head that can express the policy's rewards", {"color": RLHF}),
     ("explicit", pl.col("similarity") == 1, "head, one embedding a group", {"color": PALE, "linestyle": "--"}),
 )  # fmt: skip
 _TRANSFORMERS = (
@@ -280,6 +290,14 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     }
 
 
+def _arms(tokens: pl.DataFrame) -> Sequence[tuple[str, pl.Expr, str, dict]]:
+    if DIMENSION not in tokens.columns:
+        return _TRANSFORMERS
+    equals = zip(_equals(tokens).items(), itertools.cycle("o^vD"), strict=False)
+    heads = (("explicit", which, name, {"color": RLHF, "marker": marker}) for (name, which), marker in equals)
+    return [*_ARMS[:-1], *heads, _ARMS[-1]]
+
+
 def _tokens(tokens: pl.DataFrame) -> Figure:
     shares = sorted(tokens["test_share"].unique())
     with style(2.5):
@@ -287,7 +305,7 @@ def _tokens(tokens: pl.DataFrame) -> Figure:
         for axis, share in zip(grid[0], shares, strict=True):
             axis.set_xscale("log", base=2)
             axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
-            for arm, which, label, look in _ARMS if DIMENSION in tokens.columns else _TRANSFORMERS:
+            for arm, which, label, look in _arms(tokens):
                 here = tokens.filter(which, arm=arm, test_share=share)
                 curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
             axis.set(title=f"{share:.3g} of responses are tested tokens", xlabel="labelled pairs n")

@@ -31,7 +31,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
 from experiments.kit.intervals import Estimate, estimate, geometric, mean
 from experiments.kit.per_seed import by_seed, curves_by_seed, paired, side_by_side
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, legend_below, name_below, style
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, legend_below, name_below, slices, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
@@ -229,8 +229,19 @@ def _measured(log_policy: Float[Array, "X L"], task: Task, fit: Fit, converged) 
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    """Rates of all arms over a table; where the plateau and d_eff part, over few features; the control."""
-    fits = records["fits"]
+    """Rates of all arms over a table; where the plateau and d_eff part, over few features; the control.
+
+    At each size of the fixed sample, the default's first.
+    """
+    fits, rows = records["fits"], []
+    for size in (sizes := sorted(fits["fixed"].unique(), key=lambda size: (size != Config.samples, size))):
+        where = f"samples {size}: " if len(sizes) > 1 else ""
+        found = _of_size(fits.filter(fixed=size), records["dimensions"])
+        rows += [finding._replace(claim=where + finding.claim) for finding in found]
+    return rows
+
+
+def _of_size(fits: pl.DataFrame, dimensions: pl.DataFrame) -> list[Finding]:
     table, features = fits.filter(rewards=TABLE), fits.filter(rewards=FEATURES)
     fewest, most = min(fits["pairs"]), max(fits["pairs"])
     last, rows = features.filter(pairs=most), []
@@ -249,7 +260,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     claim = f"few features, {most:,} pairs: KL of one stage over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, ONE, REVERSE), "times", 2.0, "above"))
     claim = f"few features, {most:,} pairs: that ratio over the ratio of d_eff"
-    rows.append(Finding(claim, over_prediction(last, records["dimensions"]), "times", 1.0, "at", margin=EQUAL_TIMES))
+    rows.append(Finding(claim, over_prediction(last, dimensions), "times", 1.0, "at", margin=EQUAL_TIMES))
     claim = f"few features, {most:,} pairs: KL of preference distillation over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, DISTILLED, REVERSE), "times", 1.05, "below"))
     claim = "equal classes: largest |log KL of two-stage reverse KL - log KL of one stage|, over n"
@@ -309,8 +320,13 @@ _TITLES = {TABLE: "rewards: full table", FEATURES: "rewards: few features"}
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
-    """Curves of the five arms with 95 % intervals over seeds: one row a direction of the KL, one column a class."""
-    fits, dimensions = records["fits"], records["dimensions"]
+    """Curves of the five arms with 95 % intervals over seeds; a figure for each size of the fixed sample."""
+    of_size = slices(records["fits"], ["fixed"])
+    return {f"rival_plateau{name}": _panels(fits, records["dimensions"]) for name, fits in of_size}
+
+
+def _panels(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
+    """One row a direction of the KL, one column a class."""
     with style(4.4):
         figure, grid = plt.subplots(len(_WAYS), len(_TITLES), squeeze=False, sharex=True, sharey=True)
         for axes, (way, label) in zip(grid, _WAYS.items(), strict=True):
@@ -320,7 +336,7 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
             axes[0].set_ylabel(label)
         name_below(grid, "labelled pairs n")
         legend_below(figure)
-    return {"rival_plateau": figure}
+    return figure
 
 
 def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None:

@@ -2,10 +2,12 @@
 
 import dataclasses
 
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import polars.selectors as cs
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.kit import backends, points
 from experiments.questions import questions
@@ -27,6 +29,7 @@ VALUES = {  # two of every field, the default or the usual one first
 OTHERS = {
     "h3_optimisation": {"policy_order": (2, 3)},
     "rival_implicit": {"vocabulary": (4, 8)},
+    "main_table": {"horizon": (1, 2)},
     "token_tasks": {"vocabulary": (4, 6), "prompts": (2, 4), "horizon": (2, 3)},
 }
 EVERY = [(name, backend) for backend in ("tree", "transformer") for name in backends.on_backend(questions(), backend)]
@@ -44,7 +47,7 @@ def fields_of(module) -> list[str]:
     return [field.name for field in dataclasses.fields(module.Config)]
 
 
-def grid_of(name: str, module, two=(), one=(), seeds: int = 3) -> Grid:
+def grid_of(name: str, module, two=(), one=(), seeds: int = 2) -> Grid:
     """Two values of the fields that findings take themselves and of ``two``, one of all others and of ``one``."""
     values = {field: (VALUES | OTHERS.get(name, {}))[field] for field in fields_of(module)}
     several = {*module.QUESTION.axes, *two} - {*one}
@@ -67,17 +70,17 @@ def told(found) -> None:
 
 
 @every_question
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_a_field_with_one_value_or_two_ends_in_no_traceback(module_of, name, backend, seeds):
+def test_one_seed_and_one_value_of_a_field_end_in_no_traceback(module_of, name, backend):
     module = module_of(name, backend)
     axes = [field for field in fields_of(module) if field in module.QUESTION.axes]
-    others = [field for field in fields_of(module) if field not in axes]
-    cases = [{"one": axes}, {}, *({"one": [field]} for field in axes), {"two": others[:2]}]
-    for case in cases:
-        made = records(module, grid_of(name, module, **case, seeds=seeds))
+    for one in (axes, [], *([field] for field in axes)):
+        made = records(module, grid_of(name, module, one=one, seeds=1))
         found = points.findings(module, made)
-        assert len({each.claim for each in found}) == len(found), case
         told(found)
+        assert all(each.undecided for each in found)
+        if one == axes:
+            for _, drawn in points.figures(module, made):
+                plt.close(drawn) if isinstance(drawn, Figure) else None
 
 
 @every_question
@@ -87,8 +90,9 @@ def test_nothing_is_averaged_over_a_field_without_a_word(module_of, name, backen
     for field in fields_of(module):
         if field in module.QUESTION.axes:
             continue
-        made = records(module, grid_of(name, module, two=[field]))
-        _, second = grid_of(name, module, two=[field]).axes[field]
+        grid = grid_of(name, module, two=[field], one=["horizon"] if field != "horizon" else [])
+        made = records(module, grid)
+        _, second = grid.axes[field]
         moved = {table: _moved(frame, field, second, fields_of(module)) for table, frame in made.items()}
         before, after = (points.findings(module, each) for each in (made, moved))
         own = points.words({field: second})
