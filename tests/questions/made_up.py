@@ -32,7 +32,8 @@ def records(module, grid: Grid) -> dict[str, pl.DataFrame]:
     """Tables whose results are made up, with the fields of ``Config`` as ``load`` has them."""
     frames: dict[str, list[pl.DataFrame]] = {}
     plan = make_plan("made_up", module, grid)
-    fields = fields_of(plan)
+    constant = [pl.lit(values[0]).alias(name) for name, values in plan.grid.axes.items() if len(values) == 1]
+    fields = fields_of(plan).with_columns(constant)
     for number, batch in enumerate(plan.batches):
         labels = [pl.lit(value).alias(name) for name, value in batch.labels.items()]
         frame = pl.DataFrame(batch.columns).select(*labels, pl.all())
