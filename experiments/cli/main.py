@@ -52,7 +52,11 @@ def main(arguments: list[str]) -> None:
 
 
 def describe(error: Exception) -> str:
-    """Its message; of a file that the system refuses its name and the reason, without a number."""
+    """Its message; of a file that the system refuses its name and the reason, without a number.
+
+    What would move or paint a terminal's text, in a name that a file gave, is spelled out.
+    """
+    message = str(error)
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}." if error.filename else error.strerror
-    return str(error)
+        message = f"{error.filename}: {error.strerror}." if error.filename else error.strerror
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in message)

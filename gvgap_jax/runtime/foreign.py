@@ -5,6 +5,8 @@ from typing import Any
 
 from gvgap_jax.runtime.files import Folder, is_local, read_bytes
 
+KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+
 
 def read_text(path: Folder, most: int) -> str:
     """The text of a file of at most so many bytes.
@@ -37,7 +39,7 @@ def read_object(path: Folder, most: int) -> dict[str, Any]:
             f"{path} is no JSON object ({str(error)[:100]}): it is damaged; fetch or make it again."
         ) from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} is no JSON object, but a {type(found).__name__}; fetch or make it again.")
+        raise ValueError(f"{path} is no JSON object, but {KINDS[type(found)]}; fetch or make it again.")
     return found
 
 

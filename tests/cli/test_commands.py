@@ -297,3 +297,19 @@ def test_a_cache_folder_named_by_the_user_is_left_alone(monkeypatch, cache_folde
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "mine")
     compile_cache.keep_compiled_programs()
     assert jax.config.jax_compilation_cache_dir == "mine"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            ValueError("it holds \x1b[2J\x1b[31mall is well\x07, which"),
+            r"it holds \x1b[2J\x1b[31mall is well\x07, which",
+        ),
+        (ValueError("two\nlines, é and \u202e"), "two\nlines, é and \\u202e"),
+        (FileNotFoundError(2, "No such file", "a\rb"), r"a\rb: No such file."),
+        (ValueError("caf\udce9"), r"caf\udce9"),
+    ],
+)
+def test_a_name_in_an_error_cannot_paint_the_terminal(error, words):
+    assert main.describe(error) == words

@@ -6,7 +6,9 @@ import shutil
 import struct
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from gvgap_jax.lm.hf import architectures, fields, load
 from gvgap_jax.lm.model.shape import RotaryScaling, Shape
@@ -180,8 +182,8 @@ FILES = {
     "nothing": (b"", "is no JSON object .*damaged"),
     "half of it": (b'{"model_type": "llama", ', "is no JSON object .*damaged"),
     "a list": (b"[1, 2]", "is no JSON object, but a list"),
-    "a number": (b"3", "is no JSON object, but a int"),
-    "null": (b"null", "is no JSON object, but a NoneType"),
+    "a number": (b"3", "is no JSON object, but a number"),
+    "null": (b"null", "is no JSON object, but null"),
     "lists inside of lists": (b"[" * 100_000, "is no JSON object .*it is nested too deeply"),
     "objects inside of objects": (
         b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
@@ -347,3 +349,13 @@ def test_weights_that_are_none_are_named(checkpoint, content, words):
     content(path) if callable(content) else path.write_bytes(content)
     with pytest.raises(ValueError, match=words):
         load.open_checkpoint(checkpoint)
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_named(checkpoint, number):
+    path = checkpoint / "model.safetensors"
+    stored = load_file(path)
+    stored["model.norm.weight"][3] = number
+    save_file(stored, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"model\.safetensors: model\.norm\.weight holds numbers that are not finite"):
+        load.load(load.open_checkpoint(checkpoint))

@@ -196,7 +196,7 @@ def load(checkpoint: Checkpoint, shape: Shape | None = None, outputs: int | None
       place: shapes -> shardings, such as ``Layout.place``; None is the first device.
 
     Raises:
-      ValueError: another shape, or a head that is missing or of another size.
+      ValueError: another shape, a head that is missing or of another size, or numbers that are not finite.
     """
     shape = checkpoint.shape if shape is None else shape
     _check_shape(checkpoint, shape)
@@ -236,7 +236,17 @@ def _fetching(checkpoint: Checkpoint) -> Iterator[Fetch]:
     with contextlib.ExitStack() as stack:
         paths = {tensor.file for tensor in checkpoint.tensors.values()}
         files = {path: stack.enter_context(_opened(path)) for path in paths}
-        yield lambda name, index: files[checkpoint.tensors[name].file].get_slice(name)[index]
+
+        def fetch(name: str, index: tuple[slice, ...]) -> np.ndarray:
+            found = files[checkpoint.tensors[name].file].get_slice(name)[index]
+            if not np.isfinite(found).all():
+                path = checkpoint.tensors[name].file
+                raise ValueError(
+                    f"{path}: {name} holds numbers that are not finite; fetch or train the checkpoint again."
+                )
+            return found
+
+        yield fetch
 
 
 def _loaded(leaf: jax.ShapeDtypeStruct, part: Part | None, sharding, fetch: Fetch) -> jax.Array:
