@@ -206,7 +206,7 @@ def test_other_texts_are_another_tokenizer_and_their_order_is_not(world, tmp_pat
     def made(**given):
         return prepared(world, tmp_path, **own(**given))[0].made["sft"].data["the model"]
 
-    rows: list = own()["demonstrations"]
+    rows = [POST | {"title": text, "summary": text} for text in OWN]
     assert made() == made(demonstrations=[*rows, rows[0]])
     assert made() != made(demonstrations=[*rows, rows[0] | {"summary": "and walk"}])
 

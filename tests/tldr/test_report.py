@@ -4,8 +4,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from experiments.tldr import report
-from experiments.tldr.settings import AGAIN, BEST_OF_N
+from experiments.tldr import records, report
+from experiments.tldr.settings import AGAIN, BEST_OF_N, TABLES
+from gvgap_jax.runtime.files import folder_at, save
 
 PROMPTS = 2000  # enough that a control can be decided
 WINS = {"sft": 0.25, AGAIN: 0.25, "dpo": 0.5, "online_from_sft": 0.75, "online_from_dpo": 1.0, BEST_OF_N: 0.75}
@@ -80,3 +81,130 @@ def test_the_table_has_the_rate_the_nats_and_the_length_of_every_arm():
         assert rows[arm]["win_rate"] == pytest.approx(100 * rate)
         assert rows[arm]["log_ratio"] == pytest.approx(rate)
         assert (rows[arm]["tokens"], rows[arm]["undecided"]) == (7, 0)
+
+
+MAKER = {"created": "2025-01-01", "devices": 1, "device": "cpu", "versions": {"jax": "0"}, "revision": "abc"}
+
+
+def stage(key="k", seed=0, **changed):
+    """What a file says of a stage."""
+    return {
+        "key": key,
+        "data": {"the comparisons": "1234"},
+        "stages": {},
+        "options": {"seed": seed, "beta": 0.5},
+    } | changed
+
+
+def write(folder, seeds=2, judges=("held_out_reward_model",), wins=WINS, stages=None):
+    """A run as evaluations leave it."""
+    for seed in range(seeds):
+        place = folder / f"seed-{seed}" / "evaluate"
+        place.mkdir(parents=True)
+        for name, rows in tables(wins).items():
+            rows = rows.with_columns(seed=pl.lit(seed))
+            if name == "verdicts":
+                rows = pl.concat([rows.with_columns(judge=pl.lit(judge)) for judge in judges])
+            made = {"stages": stages(seed, name)} if stages else {}
+            save(folder_at(place), name, rows, MAKER | made)
+    return folder_at(folder)
+
+
+def alike(seed, table):
+    return {"dpo": stage(f"dpo of {seed}", seed), table: stage(f"{table} of {seed}", seed)}
+
+
+OFFLINE = {arm: WINS[arm] for arm in ("sft", AGAIN, "dpo", BEST_OF_N)}
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"seeds": 1}, "It is one training run"),
+        ({"judges": ("gold", "held_out_reward_model")}, "Its world is a toy"),
+        ({"wins": OFFLINE}, r"Its online methods are missing (online_from_dpo, online_from_sft)"),
+        ({"wins": {arm: WINS[arm] for arm in WINS if arm != "online_from_dpo"}}, "are missing (online_from_dpo)"),
+    ],
+)
+def test_what_cannot_answer_gives_no_verdict_and_says_why(tmp_path, given, why, capsys):
+    folder = write(tmp_path, **({"stages": alike} | given))
+    found = report.evidence(folder)
+    assert found.findings == []
+    assert any(note.startswith("No verdict: ") and why in note for note in found.notes)
+    assert found.listings[0].rows > 4, "the estimates are there"
+    assert found.pictures
+    report.write(folder)
+    said = " ".join(capsys.readouterr().out.split())
+    assert why in said
+    assert "verdict" not in said.replace("No verdict", "")
+    page = (tmp_path / "report.html").read_text()
+    assert "no verdict" in page
+    assert why in page
+
+
+def test_several_seeds_of_a_whole_recipe_have_verdicts(tmp_path, capsys):
+    folder = write(tmp_path, stages=alike)
+    found = report.evidence(folder)
+    assert not any("No verdict" in note for note in found.notes)
+    assert found.findings
+    assert not found.listings
+    assert found.origin["data"] == "the comparisons 1234"
+    assert "dpo dpo of 0" in found.origin["stages"]
+    report.write(folder)
+    assert "verdict" in capsys.readouterr().out
+
+
+MIXTURES = {
+    "other data": (
+        lambda seed, table: {"dpo": stage(f"{seed}", seed, data={"the comparisons": str(seed)})},
+        "seed-0 and seed-1 are of different data or options (dpo data the comparisons 0 there, 1 now)",
+    ),
+    "other options": (
+        lambda seed, table: {"dpo": stage(f"{seed}", seed, options={"beta": seed})},
+        "seed-0 and seed-1 are of different data or options (dpo options beta 0 there, 1 now)",
+    ),
+    "another judge": (
+        lambda seed, table: {} if seed else {"judge": stage("judge")},
+        "seed-0 and seed-1 are of different data or options",
+    ),
+    "an earlier version's": (
+        lambda seed, table: alike(seed, table) if seed else {},
+        "seed-0 and seed-1 are of different data or options",
+    ),
+    "tables of different runs": (
+        lambda seed, table: {"dpo": stage("one" if table == TABLES[0] else "other", seed)},
+        "verdicts and another table are of different runs (dpo is other and one)",
+    ),
+}
+
+
+@pytest.mark.parametrize("mixture", MIXTURES)
+def test_mixtures_are_refused_and_the_page_says_why(tmp_path, mixture):
+    stages, words = MIXTURES[mixture]
+    folder = write(tmp_path, stages=stages)
+    with pytest.raises(ValueError) as refused:  # noqa: PT011  the words are compared below
+        records.evaluated(folder)
+    assert words in str(refused.value)
+    found = report.evidence(folder)
+    assert (found.findings, found.pictures, found.readable) == ([], [], False)
+    assert words in found.problems[0]
+
+
+def test_tables_of_earlier_versions_are_shown_with_a_word_of_warning(tmp_path):
+    found = report.evidence(write(tmp_path))
+    assert found.findings
+    assert any("An earlier version made these tables" in note for note in found.notes)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_damaged_table_is_a_problem_of_the_page(tmp_path, table):
+    folder = write(tmp_path, stages=alike)
+    path = tmp_path / "seed-1" / "evaluate" / f"{table}.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    (problem,) = report.evidence(folder).problems
+    assert f"{table}.parquet is damaged" in problem
+
+
+def test_a_folder_without_an_evaluation_names_the_command(tmp_path):
+    with pytest.raises(ValueError, match=r"has no evaluated seed: .* --stage evaluate makes one"):
+        report.write(folder_at(tmp_path))
