@@ -9,7 +9,7 @@ import numpy as np
 
 from experiments.kit.terminal import console
 from experiments.tldr import keys, models, passes
-from experiments.tldr.judging import Asked, labeller
+from experiments.tldr.judging import Asked, endpoint_of, labeller
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY, value_of
@@ -74,10 +74,12 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
       the run, which now knows what its stages are made of; what it trains on; and what is held out.
 
     Raises:
-      ValueError: a source or checkpoint cannot be read, too much of a source is malformed, nothing is left, or
-        processes read different data.
+      ValueError: a source or checkpoint cannot be read, the endpoint's settings contradict each other, too much of a
+        source is malformed, nothing is left, or processes read different data.
     """
     data = run.recipe.data
+    if run.recipe.endpoint.model:
+        endpoint_of(run.recipe)
     how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
     pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
     demonstrations, asked = _split(run, "demonstrations", read.read_demonstrations)

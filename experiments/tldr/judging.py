@@ -12,6 +12,7 @@ from experiments.kit.terminal import console
 from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
+from experiments.tldr.settings import Recipe
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
 from gvgap_jax.runtime import processes
@@ -75,9 +76,17 @@ def _reward_model(run: Run, model: Model) -> Judged:
     return judge
 
 
+def endpoint_of(recipe: Recipe) -> endpoint.Endpoint:
+    """The endpoint's settings; ValueError if they contradict each other."""
+    try:
+        return endpoint.Endpoint(**asdict(recipe.endpoint))
+    except ValueError as error:
+        raise ValueError(f"--endpoint.*: {error}") from error
+
+
 def _endpoint(run: Run, name: str, asked: Asked) -> Verdicts:
     """Asked by the first process alone; its answers are stored beside the seeds, and never asked for again."""
-    settings = endpoint.Endpoint(**asdict(run.recipe.endpoint))
+    settings = endpoint_of(run.recipe)
     ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
     cost = endpoint.cost_estimate(asked.questions, settings)
     console.print(f"{name}: at most {cost.requests:,} requests and {cost.dollars:.2f} dollars, if none is answered yet")

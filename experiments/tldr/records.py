@@ -17,10 +17,12 @@ class Evaluated(NamedTuple):
     Attributes:
       tables: the rows of all seeds.
       makers: what made each table, by seed and table, as its file says.
+      left_out: seeds of which a table is missing.
     """
 
     tables: Records
     makers: dict[str, dict[str, Any]]
+    left_out: list[str]
 
     @property
     def maker(self) -> dict[str, Any]:
@@ -41,9 +43,9 @@ class Evaluated(NamedTuple):
     @property
     def notes(self) -> list[str]:
         """What a reader should know of the tables."""
-        if self.described:
-            return []
-        return ["An earlier version made these tables: they do not say of which data and stages they are."]
+        old = "An earlier version made these tables: they do not say of which data and stages they are."
+        lacking = f"Not all tables of {first_few(self.left_out)} are there; left out: --stage evaluate makes them."
+        return ([lacking] if self.left_out else []) + ([] if self.described else [old])
 
 
 def folders(root: Folder) -> list[Folder]:
@@ -67,7 +69,7 @@ def evaluated(folder: Folder) -> Evaluated:
     makers = {seed: {table: maker for table, (_, maker) in tables.items()} for seed, tables in read.items()}
     _check_alike(folder, makers)
     tables = {table: pl.concat([tables[table][0] for tables in read.values()]) for table in TABLES}
-    return Evaluated(tables, makers)
+    return Evaluated(tables, makers, [each.parent.name for each in places if each not in complete])
 
 
 def unanswered(tables: Records) -> list[str]:

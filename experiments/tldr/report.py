@@ -224,8 +224,11 @@ def write(folder: Folder) -> None:
     Raises:
       ValueError: as ``evaluated``.
     """
-    tables = evaluated(folder).tables
+    found = evaluated(folder)
+    tables = found.tables
     _show(tables)
+    for note in found.notes:
+        console.print(note, style="yellow", highlight=False, soft_wrap=True)
     drawn = save(figure(tables), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
     place = folder / "report.html"
     place.write_text(page([evidence(folder)]), encoding="utf-8")

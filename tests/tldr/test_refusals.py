@@ -133,6 +133,10 @@ REFUSED = {
     "a batch of DPO": ({"dpo.batch": 512}, r"^--stage dpo, comparisons: \d+ rows .* --dpo.batch 512"),
     "a batch of online DPO": ({"online_prompts": 8}, r"^--stage online, online prompts: 8 rows .* --dpo.batch 32"),
     "epochs of less than a step": ({"sft.epochs": 0.01}, r"--sft.epochs 0.01 of \d+ rows is less than one step"),
+    "a cap without prices": (
+        {"endpoint": Endpoint(model="m", cap=5.0)}, r"^--endpoint.*: .* a cap needs one above 0"
+    ),
+    "a negative price": ({"endpoint": Endpoint(model="m", prompt_price=-1.0)}, r"^--endpoint.*: .* at least 0"),
     "no model": ({"model": "/no/where"}, "/no/where"),
     "no gold model": ({"gold_model": "/no/where"}, "/no/where"),
     "a gold model of another tongue": ({"gold_model": "other"}, "^--gold_model .* has another tokenizer than --model"),

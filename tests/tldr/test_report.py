@@ -197,6 +197,17 @@ def test_tables_of_earlier_versions_are_shown_with_a_word_of_warning(tmp_path):
 
 
 @pytest.mark.parametrize("table", TABLES)
+def test_a_seed_without_a_table_is_left_out_and_named(tmp_path, table, capsys):
+    folder = write(tmp_path, seeds=3, stages=alike)
+    (tmp_path / "seed-1" / "evaluate" / f"{table}.parquet").unlink()
+    assert set(records.evaluated(folder).tables[TABLES[0]]["seed"]) == {0, 2}
+    words = "Not all tables of seed-1 are there"
+    assert any(words in note for note in report.evidence(folder).notes)
+    report.write(folder)
+    assert words in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("table", TABLES)
 def test_a_damaged_table_is_a_problem_of_the_page(tmp_path, table):
     folder = write(tmp_path, stages=alike)
     path = tmp_path / "seed-1" / "evaluate" / f"{table}.parquet"

@@ -186,3 +186,16 @@ def test_tables_of_different_runs_are_refused_together(world, monkeypatch):
     gone_through(run_in(world))
     with pytest.raises(ValueError, match=r"pairs and another table are of different runs .* --stage evaluate again"):
         records.evaluated(folder_at(world / "run"))
+
+
+@pytest.mark.parametrize("name", ["comparisons.jsonl", "demonstrations.jsonl", "model/model.safetensors", toy.SEAL])
+def test_a_damaged_toy_world_is_set_aside_and_written_again(tmp_path, monkeypatch, name, capsys):
+    write_model = toy.write_model
+    monkeypatch.setattr(toy, "write_model", lambda folder: write_model(folder, layers=1, width=8))
+    run = Run(RECIPE, folder_at(tmp_path / "seed-0"), layouts.layout(-1), lambda: False)
+    path = models.toy_world(run) / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert (models.toy_world(run) / name).read_bytes() == whole
+    assert "set aside" in " ".join(capsys.readouterr().out.split())
+    assert (tmp_path / "set_aside" / "toy" / name).read_bytes() != whole
