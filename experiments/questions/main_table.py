@@ -215,6 +215,6 @@ def _win_rates(table: pl.DataFrame) -> Figure:
                 right.annotate(number, (flops, wins.estimate), **look, fontsize=6)
         left.set_yticks(range(-1, -len(arms) - 1, -1), [f"{arm}  {number}" for number, arm in enumerate(arms, 1)])
         left.axvline(50, color="0.45", linestyle="--", linewidth=1)
-        left.set_xlabel("win rate against human responses [%]")
+        left.set_xlabel(f"win rate against human responses [%], {table['pairs'][0]:,} pairs")
         right.set(xscale="log", xlabel="floating-point operations", ylabel="win rate [%]")
     return figure

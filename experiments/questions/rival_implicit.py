@@ -330,6 +330,6 @@ def _cycles(cycles: pl.DataFrame) -> Figure:
             curve_of(axis, rlhf, "beta", "mass_gold", "written by RL, gold reward", color=BLACK, **gold)
             axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
             axis.set(title=f"reference mass of cycles {mass:.3g}", xlabel="beta [reward per nat]")
-        grid[0, 0].set_ylabel("accuracy, probability")
+        grid[0, 0].set_ylabel(f"accuracy, probability\n{cycles['pairs'][0]:,} pairs")
         legend_below(figure, 3)
     return figure

@@ -10,8 +10,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from experiments.kit import backends, points
-from experiments.questions import questions
+from experiments.questions import questions, token_tasks
 from gvgap_jax.sweep import Grid
+from gvgap_jax.token_tasks import Objectives
 from tests.questions.made_up import records
 from tests.questions.test_every_question import SMALL
 
@@ -38,8 +39,9 @@ every_question = pytest.mark.parametrize(("name", "backend"), EVERY)
 
 @pytest.fixture
 def module_of(monkeypatch):
-    """An experiment on a backend; transformers are networks that are traced faster."""
+    """An experiment on a backend; transformers are networks that are traced faster, and J has made-up ends."""
     monkeypatch.setattr(backends, "TRANSFORMER", SMALL)
+    monkeypatch.setattr(token_tasks, "exact", lambda *_: Objectives(np.ones(1), np.zeros(1), best=1.0, random=0.0))
     return lambda name, backend: backends.on_backend(questions(), backend)[name]
 
 
