@@ -7,12 +7,13 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from experiments.cli import main as command
 from experiments.cli import report as reporting
 from experiments.kit.findings import Finding, Question
-from experiments.kit.intervals import mean
+from experiments.kit.intervals import estimate, mean
 from experiments.kit.per_seed import of_values
 from experiments.questions import questions
 from experiments.report import evidence, page, tables
@@ -307,6 +308,25 @@ def test_the_table_of_verdicts_has_the_primary_finding_and_what_it_estimates():
 )  # fmt: skip
 def test_numbers_are_printed_as_in_a_paper(value, text):
     assert page.number(value) == text
+
+
+def test_run_report_and_figures_tell_the_points_of_an_axis_apart(records, monkeypatch, capsys):
+    def squares(tables):
+        return [Finding("squares", estimate(tables["even"], pl.col("value").mean()), "", 1.0, "above")]
+
+    question = Question("H2", "Powers are large.", "Said so.", axes=("power",))
+    install(monkeypatch, {"toy": toy(QUESTION=question, findings=squares)})
+    told, folder = ["base 0.5: squares", "base 2000: squares"], str(records / "toy-quick")
+    capsys.readouterr()
+    command.main(["run", "toy", "--preset", "quick", "--out", folder])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert all(claim in printed for claim in told)
+    command.main(["figures", "toy", "--records", folder, "--out", str(records / "figures")])
+    drawn = {path.stem for path in (records / "figures").iterdir()}
+    assert drawn == {f"{title}_base{base}" for title in ("toy", "toy_rows") for base in ("0.5", "2000")}
+    found = reported(records)
+    assert all(claim in found.text for claim in told)
+    assert len(found.all("img")) == 2
 
 
 def test_intervals_are_drawn_beside_their_bound():
