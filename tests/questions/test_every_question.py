@@ -171,6 +171,21 @@ def test_no_two_presets_share_a_seed_and_each_has_those_that_verdicts_need(name,
     assert first == module.PRESETS["quick"].first_seed
 
 
+@every_question
+@pytest.mark.parametrize("backend", ["tree", "transformer"])
+def test_a_field_that_is_only_passed_on_is_planned_as_if_it_was_walked(name, backend, monkeypatch):
+    module = backends.on_backend(questions(), backend).get(name, questions()[name])
+    tiny = module.PRESETS["tiny"].axes
+    numbers = {field.name: tiny.get(field.name, (field.default,)) for field in dataclasses.fields(module.Config)}
+    numbers = {field: values for field, values in numbers.items() if isinstance(values[0], float)}
+    for field, values in numbers.items():
+        grid = Grid({**tiny, field: (values[0], 0.75 * values[0] + 0.05, values[0] / 2 + 0.03)}, seeds=2)
+        with monkeypatch.context() as patched:
+            quick = [chunk.name for chunk in make_plan(name, module, grid).chunks]
+            patched.setattr("gvgap_jax.sweep.cells.can_be_passed", lambda values: False)
+            assert quick == [chunk.name for chunk in make_plan(name, module, grid).chunks], field
+
+
 ACROSS_SEEDS = ("phase_diagram", "rival_overoptimisation")  # some of their statistics read the other seeds too
 
 
