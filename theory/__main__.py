@@ -22,7 +22,7 @@ from rich.padding import Padding
 from rich.progress import Progress
 from rich.table import Table
 
-from gvgap_jax.runtime.messages import unknown
+from gvgap_jax.runtime.messages import print_any_character, unknown
 from theory import equivalence, local_rewards, projections, rates, reduced_class, rivals, spin
 from theory.rows import Row
 
@@ -132,4 +132,5 @@ def write(path: Path, rows: list[tuple[str, Row]], seconds: float) -> None:
 
 
 if __name__ == "__main__":
+    print_any_character()
     sys.exit(main())

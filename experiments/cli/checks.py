@@ -1,5 +1,6 @@
 """What makes runs fail on machines in the cloud, each found before the run: one sentence with what to do about it."""
 
+import contextlib
 import os
 import re
 import shutil
@@ -31,13 +32,12 @@ def of_tpu_locks() -> list[str]:
     return [sentence for lock in _tpu_locks() if lock.exists() for sentence in _of_lock(lock)]
 
 
-def _tpu_locks() -> tuple[Path, ...]:
+def _tpu_locks() -> list[Path]:
     """Where libtpu puts its lock, the usual place first."""
-    return (
-        Path("/tmp/libtpu_lockfile"),
-        Path(f"/tmp/libtpu_lock_{os.getuid()}/libtpu_lockfile"),
-        Path.home() / ".libtpu_lockfile",
-    )
+    places = [Path("/tmp/libtpu_lockfile"), Path(f"/tmp/libtpu_lock_{os.getuid()}/libtpu_lockfile")]
+    with contextlib.suppress(RuntimeError):  # a user without a home
+        places.append(Path.home() / ".libtpu_lockfile")
+    return places
 
 
 def _of_lock(lock: Path) -> list[str]:

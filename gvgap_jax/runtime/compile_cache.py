@@ -1,5 +1,6 @@
 """Compiled programs, kept for the next process."""
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -15,12 +16,15 @@ WORTH_KEEPING = 0.1  # seconds of compiling
 def keep_compiled_programs() -> None:
     """Keep compiled programs in the user's cache folder, unless JAX_COMPILATION_CACHE_DIR names another one.
 
+    A user without a home, as containers have them, keeps none.
+
     Every kind of machine and every jaxlib has a folder of its own: a program may hold instructions that another
     processor lacks, and jax does not look (github.com/jax-ml/jax/issues/38445).
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path(platformdirs.user_cache_dir("gvgap_jax")) / _machine()
-        jax.config.update("jax_compilation_cache_dir", str(folder))
+        with contextlib.suppress(RuntimeError):  # no home
+            folder = Path(platformdirs.user_cache_dir("gvgap_jax")) / _machine()
+            jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
 
 

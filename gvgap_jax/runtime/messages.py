@@ -1,10 +1,19 @@
 """Parts of messages: what was meant by an unknown name, how two configurations differ, the first few of many."""
 
 import difflib
+import io
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 SHOWN = 3  # of many
+
+
+def print_any_character() -> None:
+    """Write what the output's encoding lacks, as in the C locale, as its escape, where printing would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> str:
