@@ -10,7 +10,7 @@ SHOWN = 3  # of many
 
 
 def print_any_character() -> None:
-    """Write what the output's encoding lacks, as in the C locale, as its escape, where printing would raise an error."""
+    """Write what the encoding of the output lacks, as in the C locale, as its escape: printing would raise an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
