@@ -25,7 +25,7 @@ def save_fields(folder: Folder, plan: Plan) -> list[str]:
     """
     path, wanted, notes = folder / FIELDS, fields_of(plan), []
     try:
-        if _read(folder).equals(wanted):
+        if read_fields(folder).equals(wanted):
             return []
     except FileNotFoundError:
         pass
@@ -39,7 +39,13 @@ def save_fields(folder: Folder, plan: Plan) -> list[str]:
     return notes
 
 
-def _read(folder: Folder) -> pl.DataFrame:
+def read_fields(folder: Folder) -> pl.DataFrame:
+    """The fields of a folder's plan, as ``save_fields`` wrote them.
+
+    Raises:
+      OSError: they cannot be read.
+      Damaged: they are not what was written.
+    """
     content = read_bytes(folder / FIELDS)
     try:
         return pl.read_ipc(io.BytesIO(content))
@@ -70,14 +76,15 @@ def joined(folder: Folder, manifest: dict, names: Sequence[str], records: pl.Dat
             stacklevel=3,
         )
         return records
-    fields = _read(folder)
+    fields = read_fields(folder)
     return records.with_columns(fields[_cells(manifest, names, fields)].select(swept))
 
 
 def _cells(manifest: dict, names: Sequence[str], fields: pl.DataFrame) -> np.ndarray:
     """For each row of the chunks, in order, the row of its cell among the fields."""
     chunks, wanted = manifest["chunks"], set(names)
-    cells = np.bincount(fields["batch"].to_numpy(), minlength=len(manifest["batches"]))
+    # A kill may have left fields of a larger grid, which begin with the same batches.
+    cells = np.bincount(fields["batch"].to_numpy())[: len(manifest["batches"])]
     places: dict[str, np.ndarray] = {}
     every, above = iter(chunks), 0
     for count, size in zip(manifest["batches"], cells.tolist(), strict=True):

@@ -1,5 +1,7 @@
 """What a folder of records holds, at one look: every command asks here, and so all of them say the same of it."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from gvgap_jax.runtime.files import (
     table_of,
 )
 from gvgap_jax.runtime.messages import first_few, reason
+from gvgap_jax.sweep.fields import FIELDS, read_fields
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # of the manifest; a version that writes it otherwise raises it
@@ -101,15 +104,19 @@ def look(folder: Folder, table: str | None = None) -> Look:
     Raises:
       FileNotFoundError, ValueError, OSError: its manifest cannot be read, see ``manifest``.
     """
-    plan = manifest(folder)["chunks"]
+    found = manifest(folder)
+    plan = found["chunks"]
     tables = {table_of(name) for name in plan}
     seen, folder = Look(plan, {}, set(), set(), {}), Path(folder) if is_local(folder) else folder  # a Path is quicker
+    if "batches" in found:  # earlier versions had no fields
+        with _noted(seen, folder / FIELDS):
+            read_fields(folder)
     for name in _files(folder):
         of = table_of(name) if "-" in name else name
         if table not in (None, of):
             continue
         path = chunk_file(folder, name)
-        try:
+        with _noted(seen, path):
             if name in plan:
                 seen.makers.setdefault(name, _maker_of(path, name))
                 seen.single.add(name)
@@ -119,11 +126,17 @@ def look(folder: Folder, table: str | None = None) -> Look:
                 seen.compacted.update(inside)
             else:
                 seen.wrong[path.name] = "is no chunk of this folder's plan"
-        except Damaged as error:
-            seen.wrong[path.name] = error.what
-        except OSError as error:
-            seen.wrong[path.name] = f"cannot be read ({error.strerror or reason(error)})"
     return seen
+
+
+@contextlib.contextmanager
+def _noted(seen: Look, path: Folder) -> Iterator[None]:
+    try:
+        yield
+    except Damaged as error:
+        seen.wrong[path.name] = error.what
+    except OSError as error:
+        seen.wrong[path.name] = f"cannot be read ({error.strerror or reason(error)})"
 
 
 def _files(folder: Folder) -> list[str]:

@@ -18,7 +18,7 @@ from gvgap_jax.runtime.files import (
     table_of,
 )
 from gvgap_jax.runtime.messages import first_few, reason
-from gvgap_jax.sweep.fields import joined
+from gvgap_jax.sweep.fields import FIELDS, joined
 from gvgap_jax.sweep.look import Look, look, manifest
 
 
@@ -55,7 +55,7 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
     seen = look(root, table)
     sizes = {name: size for name, (size, _) in seen.plan.items() if table_of(name) == table}
     missing, hers = seen.missing(table), [f"{name}.parquet" for name in (*sizes, table)]
-    if missing and any(name in seen.wrong for name in hers):
+    if FIELDS in seen.wrong or (missing and any(name in seen.wrong for name in hers)):
         raise ValueError(f"{folder}: {seen.complaint()}")
     if len(missing) == len(sizes):
         raise FileNotFoundError(

@@ -8,6 +8,7 @@ import contextlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -48,14 +49,13 @@ def open_folder(folder: Folder, plan: Plan) -> list[str]:
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        notes = _claimed(folder, plan)
-        differing = differences(manifest(folder), plan)
-        if differing:
-            raise ValueError(
-                f"{folder} holds records of another plan ({differing}). A folder goes on with more seeds or more "
-                "values of an axis, and keeps all that it has: choose another --out, or remove that folder."
-            )
-        return notes + _gone_on(folder, plan) + _mended(folder, plan)
+        stored, notes = _manifest(folder)
+        if stored is not None:
+            notes += _going_on(folder, stored, plan)
+        notes += save_fields(folder, plan)  # first: a manifest is never without them, and older ones fit newer fields
+        if stored is None or "batches" not in stored or len(grids_of(stored)) <= len(plan.earlier):
+            _write_manifest(folder, plan)
+        return notes + _mended(folder, plan)
 
 
 @contextlib.contextmanager
@@ -70,34 +70,37 @@ def _alone(folder: Folder) -> Iterator[None]:
         yield
 
 
-def _claimed(folder: Folder, plan: Plan) -> list[str]:
-    """Write the manifest where there is none that can be read, and say what was wrong with the one that was there."""
-    path, wrong = folder / MANIFEST, ""
+def _manifest(folder: Folder) -> tuple[dict[str, Any] | None, list[str]]:
+    """The manifest that can be read, and what was wrong with one that cannot, which is set aside."""
+    path = folder / MANIFEST
     try:
-        manifest(folder)
-        return []
+        return manifest(folder), []
     except FileNotFoundError:
-        pass
+        return None, []
     except Damaged as error:
         wrong = error.what
     except OSError as error:
         wrong = f"cannot be read ({error.strerror})"
-    if wrong:
-        set_aside(path)
-    _write_manifest(folder, plan)
-    return [f"{path.name} {wrong}: set aside in {folder / SET_ASIDE}, and written anew."] if wrong else []
+    set_aside(path)
+    return None, [f"{path.name} {wrong}: set aside in {folder / SET_ASIDE}, and written anew."]
 
 
-def _gone_on(folder: Folder, plan: Plan) -> list[str]:
-    """Write the plan that goes on from the one of the manifest, if it does; and which fields its cells have."""
-    stored = manifest(folder)
-    before = grids_of(stored)
-    grows = len(before) <= len(plan.earlier)
-    if grows or "batches" not in stored:
-        _write_manifest(folder, plan)
+def _going_on(folder: Folder, stored: dict[str, Any], plan: Plan) -> list[str]:
+    """From which smaller grid the plan goes on, if it does.
+
+    Raises:
+      ValueError: it is another plan.
+    """
+    differing, before = differences(stored, plan), grids_of(stored)
+    if differing:
+        raise ValueError(
+            f"{folder} holds records of another plan ({differing}). A folder goes on with more seeds or more values of "
+            "an axis, and keeps all that it has: choose another --out, or remove that folder."
+        )
+    if len(before) > len(plan.earlier):
+        return []
     cells = sum(size for size, _ in stored["chunks"].values())
-    what = f"{folder} goes on from {cells:,} cells of a smaller grid ({'; '.join(changes(before[-1], plan.grid))})."
-    return [what] * grows + save_fields(folder, plan)
+    return [f"{folder} goes on from {cells:,} cells of a smaller grid ({'; '.join(changes(before[-1], plan.grid))})."]
 
 
 def _write_manifest(folder: Folder, plan: Plan) -> None:

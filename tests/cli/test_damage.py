@@ -14,6 +14,7 @@ import pytest
 from experiments.cli import folders, main
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import load
+from gvgap_jax.sweep.fields import FIELDS
 from gvgap_jax.sweep.look import MANIFEST, look
 from tests.report import toy_questions
 
@@ -153,6 +154,10 @@ def digest_is_a_folder(path, made, patch):
     files.digest_file(path).mkdir()
 
 
+def gone(path, made, patch):
+    files.remove(path)
+
+
 def text(path, made, patch):
     files.write(path, b"no table at all")
 
@@ -208,6 +213,21 @@ def test_every_command_says_the_same_of_a_damaged_file_and_run_mends_it(whole, m
     assert whole.name in {path.name for path in (folder / files.SET_ASIDE).iterdir()}
     assert sentence not in status_of(folder, capsys)
     assert "even.parquet: 1 chunks" in compact(folder, capsys, status=0)
+
+
+@pytest.mark.parametrize(
+    "damage", [cut, empty, flipped(lambda content: 99), a_folder, unreadable, digest_emptied, text, gone]
+)
+def test_every_command_says_the_same_of_damaged_fields_and_run_mends_them(whole, capsys, monkeypatch, damage):
+    folder, before = whole.parent, load(whole.parent, "even")
+    damage(folder / FIELDS, None, monkeypatch)
+    for command in READERS:
+        said = command(folder, capsys)
+        assert f"{FIELDS} " in said, command
+        assert MENDED in said, command
+    assert "0 cells computed, 12 found done" in run(folder, capsys)
+    assert load(folder, "even").equals(before)
+    assert not look(folder).wrong
 
 
 def test_a_file_of_no_chunk_is_named_by_every_command_and_read_by_none(whole, made, capsys):

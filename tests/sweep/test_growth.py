@@ -9,6 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from gvgap_jax.runtime import files
 from gvgap_jax.sweep import Grid, folder_at, load, open_folder, plan_in, run_plan
 from gvgap_jax.sweep import look as looking
 from gvgap_jax.sweep.fields import FIELDS
@@ -142,6 +143,16 @@ def test_fields_follow_a_folder_that_grew(tmp_path):
     ran(tmp_path, Grid({"power": (2, 4), "base": (0.5, 1.5, 2.5)}, seeds=3), SHARING)
     for row in load(tmp_path, "own").iter_rows(named=True):
         assert row["value"] == pytest.approx((row["base"] + row["seed"]) ** row["power"])
+
+
+def test_a_kill_between_fields_and_manifest_leaves_records_that_are_read(tmp_path):
+    small = Grid({"power": (2, 4), "length": (3, 5)}, seeds=2)
+    ran(tmp_path, small, SHARING)
+    whole, older = load(tmp_path, "own"), (tmp_path / "manifest.json").read_bytes()
+    ran(tmp_path, dataclasses.replace(small, axes={**small.axes, "base": (0.5, 1.5)}), SHARING)
+    files.write(tmp_path / "manifest.json", older)
+    with pytest.warns(UserWarning, match="no chunk of this folder's plan"):
+        assert load(tmp_path, "own").equals(whole)
 
 
 def test_fields_belong_to_the_chunks_that_are_there(tmp_path):
