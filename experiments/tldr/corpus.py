@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from experiments.tldr import keys, models, passes
 from experiments.tldr.judging import Asked, endpoint_of, labeller
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
-from experiments.tldr.settings import TOY, value_of
+from experiments.tldr.settings import TOY
 from gvgap_jax.lm.data import encode, read
 from gvgap_jax.lm.data.encode import Encoded
 from gvgap_jax.lm.data.formats import TLDR, Format
@@ -88,29 +89,11 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
     rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
     gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
 
-    def encoded(name: str, make: Callable[..., Any], rows: Sequence[Any], form: Format, room: str) -> Any:
-        if not rows:
-            raise ValueError(
-                f"{name}: no prompt is on this side of the split: change --data.held_out or --data.limit, or give more "
-                "data."
-            )
-        try:
-            found = make(rows, model.tokenizer, form)
-        except UnknownText as error:
-            own = f"another --model, or {TOY}, which trains a tokenizer on --data.comparisons and --data.demonstrations"
-            raise ValueError(f"{name}: {error} Choose {own}.") from error
-        except ValueError as error:
-            raise ValueError(f"{name}: {error} {_way_out(run, room)}") from error
-        hint = f" {_way_out(run, room)}" if found.dropped else ""
-        console.print(f"{name}: {found.report()}{hint}", highlight=False, soft_wrap=True)
-        return found
-
-    short, long = "--data.response_tokens", "--data.compared_tokens"
-    trained = encoded("demonstrations", encode.demonstrations, _cut(run, demonstrations), how, short)
-    compared = encoded("comparisons", encode.preferences, comparisons, pairs, long)
-    held_out = encoded("held-out comparisons", encode.preferences, judged, pairs, long)
     asked = _cut(run, asked)[: run.recipe.evaluation_prompts]
-    questions = encoded("evaluation prompts", encode.demonstrations, asked, how, short)
+    shown = partial(_encoded, run, lambda rows: encode.demonstrations(rows, model.tokenizer, how), "response_tokens")
+    paired = partial(_encoded, run, lambda rows: encode.preferences(rows, model.tokenizer, pairs), "compared_tokens")
+    trained, questions = shown("demonstrations", _cut(run, demonstrations)), shown("evaluation prompts", asked)
+    compared, held_out = paired("comparisons", comparisons), paired("held-out comparisons", judged)
     text = Corpus(model, rm_model, how, trained.data, compared)
     sources = {
         keys.MODEL: model.key,
@@ -132,10 +115,23 @@ def _digest(data: Preferences | Demonstrations) -> str:
     return digest([rows for rows in data if np.ndim(rows) == 2])
 
 
-def _way_out(run: Run, room: str) -> str:
-    """Which options would change that rows are not used."""
-    rooms = " and ".join(f"{option} {value_of(run.recipe, option[2:])}" for option in (room, "--data.prompt_tokens"))
-    return f"There is room for {rooms}; prompts are posts (subreddit, title, post), or texts like {TLDR.template!r}."
+def _encoded(run: Run, encoded: Callable[[Any], Any], room: str, name: str, rows: Sequence[Any]) -> Any:
+    """Rows as arrays, and a word on those that are left out; a refusal names the options that would change it."""
+    if not rows:
+        options = "--data.held_out or --data.limit"
+        raise ValueError(f"{name}: no prompt is on this side of the split: change {options}, or give more data.")
+    rooms = " and ".join(f"--data.{each} {getattr(run.recipe.data, each)}" for each in (room, "prompt_tokens"))
+    way_out = f"There is room for {rooms}; prompts are posts (subreddit, title, post), or texts like {TLDR.template!r}."
+    try:
+        found = encoded(rows)
+    except UnknownText as error:
+        own = f"another --model, or {TOY}, which trains a tokenizer on --data.comparisons and --data.demonstrations"
+        raise ValueError(f"{name}: {error} Choose {own}.") from error
+    except ValueError as error:
+        raise ValueError(f"{name}: {error} {way_out}") from error
+    words = f"{name}: {found.report()} {way_out if found.dropped else ''}"
+    console.print(words.rstrip(), highlight=False, soft_wrap=True)
+    return found
 
 
 def _texts(rows: Sequence[Any]) -> list[str]:

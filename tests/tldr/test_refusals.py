@@ -120,7 +120,7 @@ REFUSED = {
         {"demonstrations": [{"prompt": {"post": f"i {number}"}, "completion": "i"} for number in MANY]},
         r"^demonstrations: no row fits .* has not all fields of the template \(subreddit, title, post\)",
     ),
-    "nothing held out": ({"data.held_out": 1e-9}, "^held-out comparisons: .* change --data.held_out or --data.limit"),
+    "nothing held out": ({"data.held_out": 1e-9}, "^evaluation prompts: .* change --data.held_out or --data.limit"),
     "all held out": ({"data.held_out": 1 - 1e-9}, "^demonstrations: .* change --data.held_out or --data.limit"),
     "two rows": ({"data.limit": 2}, "--data.limit, or give more data"),
     "words that are not known": (
