@@ -10,6 +10,8 @@ from experiments.tldr import corpus, keys, toy
 from experiments.tldr.keys import made
 from experiments.tldr.run import Run
 from experiments.tldr.settings import PRESETS, TABLES, Recipe
+from gvgap_jax.lm.data import read
+from gvgap_jax.lm.data.rows import POST, Demonstration
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.training import layouts
 
@@ -183,7 +185,28 @@ def with_one_more(lines):
     return [*lines, json.dumps(first | {"info": first["info"] | {"post": "my cat is gone ."}})]
 
 
+def with_other_summaries(held_out):
+    """A change of the rows on one side of the split alone."""
+
+    def change(lines):
+        rows = [json.loads(line) for line in lines]
+        asked = [Demonstration({name: row.get("info", row)[name] for name in POST}, "") for row in rows]
+        sides = [bool(read.split([each], RECIPE.data.held_out)[1]) for each in asked]
+        assert 0 < sum(sides) < len(sides)
+        new = {"summary": "i am sad", "summaries": [{"text": "i am sad"}, {"text": "i am happy"}]}
+        return [
+            json.dumps({name: new.get(name, value) for name, value in row.items()} if side == held_out else row)
+            for row, side in zip(rows, sides, strict=True)
+        ]
+
+    return change
+
+
 FILES = {
+    "held-out demonstrations": ({"demonstrations": with_other_summaries(True)}, {"answers", "verdicts"}),
+    "demonstrations that are trained on": ({"demonstrations": with_other_summaries(False)}, set(ALL)),
+    "held-out comparisons": ({"comparisons": with_other_summaries(True)}, {"judge", "verdicts", "pairs"}),
+    "comparisons that are trained on": ({"comparisons": with_other_summaries(False)}, set(COMPARED)),
     "labels flipped": ({"comparisons": flipped}, {"judge", *COMPARED}),
     "demonstrations reordered": ({"demonstrations": lambda lines: lines[::-1]}, set(ALL)),
     "one comparison appended": ({"comparisons": with_one_more}, set(COMPARED)),
@@ -202,6 +225,37 @@ def test_a_changed_file_computes_again_what_is_made_of_it(world, change):
     changes, wanted = FILES[change]
     before, after = prepared(world), prepared(world, changes)
     assert {stage for stage in after if after[stage].key != before[stage].key} == wanted
+
+
+@pytest.mark.parametrize(
+    ("options", "changes", "wanted"),
+    [
+        ({"rouge_l": True}, {"comparisons": answered_otherwise}, COMPARED),
+        ({"narrow": True, "labeller": "rouge_l"}, {"comparisons": answered_otherwise}, COMPARED),
+        ({"narrow": True, "labeller": "reward_model"}, {"comparisons": with_one_more}, COMPARED),
+        ({"narrow": True, "labeller": "rouge_l"}, {"comparisons": flipped}, ("judge", "verdicts", "pairs")),
+    ],
+    ids=str,
+)
+def test_variants_read_what_their_pairs_are_made_of(world, options, changes, wanted):
+    if options.get("labeller") == "reward_model":
+        options = options | {"gold_model": str(world / "toy" / "model")}
+    before, after = prepared(world, **options), prepared(world, changes, **options)
+    assert {stage for stage in after if after[stage].key != before[stage].key} == set(wanted)
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"online_prompts": 9}, (*ONLINE, "answers", "verdicts")),
+        ({"online_prompts": 511}, ()),  # there are fewer
+        ({"evaluation_prompts": 3}, ("answers", "verdicts")),
+    ],
+    ids=str,
+)
+def test_how_many_prompts_are_asked_counts_where_there_are_as_many(world, options, wanted):
+    before, after = prepared(world), prepared(world, **options)
+    assert {stage for stage in after if after[stage].key != before[stage].key} == set(wanted)
 
 
 def test_other_files_of_the_model_are_another_model(world):
