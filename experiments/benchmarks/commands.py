@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import runpy
+import sys
 from collections.abc import Iterator
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -69,10 +71,6 @@ def _main(arguments: list[str], log: Path, compiled: Path, most_bytes: int | Non
 
     import jax
 
-    from experiments.cli.main import main
-    from gvgap_jax.runtime.compile_cache import keep_compiled_programs
-    from gvgap_jax.runtime.devices import use_all_cores
-
     written = os.open(log, os.O_WRONLY | os.O_APPEND)
     for number in (1, 2):
         os.dup2(written, number)
@@ -83,6 +81,5 @@ def _main(arguments: list[str], log: Path, compiled: Path, most_bytes: int | Non
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # a GPU is shared, too
     }
     jax.config.update("jax_compilation_cache_dir", str(compiled))
-    use_all_cores()
-    keep_compiled_programs()
-    main(arguments)
+    sys.argv[1:] = arguments
+    runpy.run_module("experiments", run_name="__main__")

@@ -27,6 +27,7 @@ from experiments.benchmarks.commands import POLL_SECONDS, Command
 from experiments.benchmarks.tables import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.sweep import load, records
+from gvgap_jax.sweep.fields import FIELDS
 from gvgap_jax.sweep.look import MANIFEST, look, manifest
 
 COMPARED = (
@@ -234,7 +235,7 @@ def left_over(folder: Path, plan: set[str]) -> tuple[list[str], list[str]]:
         is_aside = path.parent.name == files.SET_ASIDE and path.name.startswith(flipped)
         if is_lock or is_unfinished or (is_digest and not path.with_suffix("").exists()):
             stale.append(name)
-        elif path.name != MANIFEST and not (is_record or is_digest or is_aside):
+        elif path.name not in (FIELDS, MANIFEST) and not (is_record or is_digest or is_aside):
             unexpected.append(name)
     return unexpected, stale
 

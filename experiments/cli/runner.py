@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import polars as pl
 from rich.markup import escape
+from rich.table import Table
 
 import experiments
 import gvgap_jax
@@ -105,9 +106,18 @@ def finish(name: str, module, folder: Folder) -> list[Finding] | None:
 
 def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
     """Print the claims with their intervals and verdicts, how the controls came out, and how many fits to distrust."""
-    if not findings:
+    if findings:
+        console.print(_table(name, findings))
+        console.print(f"[dim]{SIMULTANEOUS}[/dim]", highlight=False)
+        console.print(f"controls: {tally([finding for finding in findings if finding.control])}", highlight=False)
+        explain(*(finding.claim for finding in findings))
+    else:
         console.print(f"{name}: {DECIDED_NONE}", highlight=False, soft_wrap=True)
-        return
+    for sentence in doubtful(records):
+        console.print(f"[yellow]{sentence}[/yellow]")
+
+
+def _table(name: str, findings) -> Table:
     rows = table(f"{name}: estimates with intervals over seeds", "claim", "estimate", "interval", "seeds", "verdict")
     rows.columns[-1].justify = "left"
     for finding in findings:
@@ -119,12 +129,7 @@ def show(name: str, findings, records: dict[str, pl.DataFrame]) -> None:
             f"{seen.seeds} of {seen.seeds + seen.failed}" if seen.failed else f"{seen.seeds}",
             finding.verdict.partition(" within")[0].partition(":")[0],
         )
-    console.print(rows)
-    console.print(f"[dim]{SIMULTANEOUS}[/dim]", highlight=False)
-    console.print(f"controls: {tally([finding for finding in findings if finding.control])}", highlight=False)
-    explain(*(finding.claim for finding in findings))
-    for sentence in doubtful(records):
-        console.print(f"[yellow]{sentence}[/yellow]")
+    return rows
 
 
 def _words(finding: Finding) -> str:
