@@ -35,7 +35,7 @@ def opened(model):
     inner = tokenizers.Tokenizer(model)
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.add_special_tokens([END])
-    return Tokenizer(inner, end=inner.token_to_id(END), size=inner.get_vocab_size())
+    return Tokenizer(inner, end=inner.get_vocab()[END], size=inner.get_vocab_size())
 
 
 def in_bytes():
@@ -46,7 +46,7 @@ def in_bytes():
     )
     inner.decoder = decoders.ByteLevel()
     inner.train_from_iterator(WORDS, trainer)
-    return Tokenizer(inner, end=inner.token_to_id(END), size=inner.get_vocab_size())
+    return Tokenizer(inner, end=inner.get_vocab()[END], size=inner.get_vocab_size())
 
 
 every_model = pytest.mark.parametrize("model", [word_level, word_piece, unigram, pairs_with_unknown])
