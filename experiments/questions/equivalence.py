@@ -144,7 +144,7 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     sizes = sorted(distances["pairs"].unique())
     means = distances.group_by("pairs", "policy_order", "verifier_order").agg(pl.col("kl").mean())
     with style(2.6):
-        figure, grid = plt.subplots(1, len(sizes), squeeze=False, sharey=True)
+        figure, grid = plt.subplots(1, len(sizes), squeeze=False, sharey=True, layout="compressed")
         for axis, pairs in zip(grid[0], sizes, strict=True):
             here = means.filter(pairs=pairs)
             table = here.pivot("verifier_order", index="policy_order", values="kl").sort("policy_order")
