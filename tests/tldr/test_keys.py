@@ -235,7 +235,7 @@ def test_a_changed_file_computes_again_what_is_made_of_it(world, change):
         ({"narrow": True, "labeller": "reward_model"}, {"comparisons": with_one_more}, COMPARED),
         ({"narrow": True, "labeller": "rouge_l"}, {"comparisons": flipped}, ("judge", "verdicts", "pairs")),
     ],
-    ids=str,
+    ids=["ROUGE-L on pairs", "ROUGE-L on two words", "a reward model on two words", "labels that are not read"],
 )
 def test_variants_read_what_their_pairs_are_made_of(world, options, changes, wanted):
     if options.get("labeller") == "reward_model":
