@@ -62,7 +62,8 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
         here = points.filter(task=task)
         if "interactions" in here["policy"]:
             figures[f"phase_diagram{suffix}"] = _classes(here)
-        figures[f"phase_diagram_horizons{suffix}"] = _horizons(here)
+        if "tabular" in here["policy"]:
+            figures[f"phase_diagram_horizons{suffix}"] = _horizons(here)
     return figures
 
 

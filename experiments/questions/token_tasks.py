@@ -273,9 +273,11 @@ COLUMNS = 4
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
-    """One panel a family; bars are 95 % intervals over seeds."""
+    """One panel a family; bars are 95 % intervals over seeds. None where a coin has decided all labels."""
     table = shares(records["fits"]).filter(informed=1)
     families = [family for family in FAMILIES if family in table["family"]]
+    if not families:
+        return {}
     rows, columns = -(-len(families) // COLUMNS), min(len(families), COLUMNS)
     with style(2.1 * rows + 0.6):
         figure, grid = plt.subplots(rows, columns, squeeze=False, sharey=True)

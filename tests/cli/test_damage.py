@@ -338,7 +338,7 @@ class Full:
         self.sync(number)
 
 
-@pytest.mark.parametrize("writes", range(6))
+@pytest.mark.parametrize("writes", range(8))
 def test_a_disk_that_is_full_at_any_write_of_a_run_loses_nothing_that_was_stored(made, tmp_path, capsys, writes):
     folder = tmp_path / "toy-quick"
     with pytest.MonkeyPatch.context() as patch:

@@ -85,6 +85,20 @@ def test_one_seed_and_one_value_of_a_field_end_in_no_traceback(module_of, name, 
                 plt.close(drawn) if isinstance(drawn, Figure) else None
 
 
+@pytest.mark.parametrize(
+    ("name", "only"), [("phase_diagram", {"policy": ("interactions",)}), ("token_tasks", {"labels": ("coin",)})]
+)
+def test_figures_leave_out_what_no_record_shows(module_of, name, only):
+    module = module_of(name, "tree")
+    grid = grid_of(name, module)
+    made = records(module, dataclasses.replace(grid, axes={**grid.axes, **only}))
+    titles = [title for title, drawn in points.figures(module, made) if isinstance(drawn, Figure)]
+    assert titles == (
+        ["phase_diagram_collapse", "phase_diagram", "phase_diagram_sparse"] if name == "phase_diagram" else []
+    )
+    plt.close("all")
+
+
 @every_question
 def test_nothing_is_averaged_over_a_field_without_a_word(module_of, name, backend):
     """What changes at one value of a field changes the findings that name this value, and no others."""
