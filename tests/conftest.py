@@ -5,6 +5,7 @@ Compiled programs are kept in the user's cache folder: the second run of the sui
 
 import hypothesis
 import jax
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -24,10 +25,11 @@ hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def programs_are_dropped():
-    """A worker runs many files, and each compiled program takes memory maps, of which a process has only so many."""
+def nothing_is_left_in_the_process():
+    """A worker runs many files: each program takes memory maps, of which there are so many, and pyplot keeps figures."""
     yield
     drop_programs()
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")
