@@ -26,7 +26,7 @@ hypothesis.settings.load_profile("suite")
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_is_left_in_the_process():
-    """A worker runs many files: each program takes memory maps, of which there are so many, and pyplot keeps figures."""
+    """A worker runs many files: programs take memory maps, of which a process has so many, and pyplot keeps figures."""
     yield
     drop_programs()
     plt.close("all")
