@@ -62,9 +62,11 @@ def serving(rule) -> Iterator[Any]:
         server.rule, server.seen = rule, []
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def asked(server, folder, **changes):
