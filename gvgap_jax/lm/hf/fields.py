@@ -3,7 +3,6 @@
 The upper ends are some hundred times what any model has; they keep a damaged number from becoming an allocation.
 """
 
-import math
 import reprlib
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ class Number(NamedTuple):
         """Whether it is one; true and false are not."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return False
-        return not math.isnan(value) and self.low <= value <= self.high
+        return self.low <= value <= self.high  # which nothing is to NaN
 
     def __str__(self):
         kind = "an integer" if self.whole else "a number"
