@@ -13,7 +13,7 @@ from gvgap_jax.runtime import files
 from gvgap_jax.runtime.messages import first_few
 from gvgap_jax.sweep import folder_at, records
 from gvgap_jax.sweep.identity import changes, grids_of
-from gvgap_jax.sweep.look import MENDED, Look, failures, look, manifest
+from gvgap_jax.sweep.look import MENDED, Look, failures, look
 
 
 class ProgramStatus(NamedTuple):
@@ -93,7 +93,8 @@ def status(folder: str) -> None:
       folder: the --out of a run, finished or not.
     """
     path = folder_at(folder)
-    plan, seen = manifest(path), look(path)
+    seen = look(path)
+    plan = seen.manifest
     rows = programs(seen, plan["programs"])
     shown = table(f"{plan['experiment']} in {folder}", "program", "cells", "done", "run", "left", "compiled in")
     for row in rows:

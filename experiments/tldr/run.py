@@ -14,7 +14,18 @@ from experiments.kit.terminal import console
 from experiments.tldr.keys import Made, digest
 from experiments.tldr.settings import MEANING, Recipe
 from gvgap_jax.runtime import processes, provenance
-from gvgap_jax.runtime.files import Damaged, Folder, chunk_file, explained, read, read_json, save, set_aside, write
+from gvgap_jax.runtime.files import (
+    Damaged,
+    Folder,
+    chunk_file,
+    explained,
+    read,
+    read_json,
+    save,
+    set_aside,
+    write,
+    wrong_by,
+)
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.types import PRNGKey
@@ -137,8 +148,7 @@ def is_whole(path: Folder) -> bool:
     try:
         read(path)
     except (Damaged, OSError) as error:
-        words = error.what if isinstance(error, Damaged) else f"cannot be read: {error.strerror}"
-        tell_damage(path, words, set_aside(path))
+        tell_damage(path, wrong_by(error), set_aside(path))
         return False
     return True
 

@@ -47,6 +47,13 @@ class Damaged(ValueError):  # noqa: N818  a state of a file
         return type(self), (self.path, self.what)
 
 
+def wrong_by(error: Damaged | OSError) -> str:
+    """What is wrong with a file that could not be read, a phrase that goes on after its name."""
+    if isinstance(error, Damaged):
+        return error.what
+    return f"cannot be read ({error.strerror or reason(error)})"
+
+
 def folder_at(path: str | Folder) -> Folder:
     """The folder at a local path or at the address of an object store.
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import polars as pl
 
-from gvgap_jax.runtime.files import Damaged, Folder, explained, read_bytes, set_aside, write
+from gvgap_jax.runtime.files import Damaged, Folder, explained, read_bytes, set_aside, write, wrong_by
 from gvgap_jax.sweep.plan import Plan, fields_of
 
 FIELDS = "fields.arrow"
@@ -31,7 +31,7 @@ def save_fields(folder: Folder, plan: Plan) -> list[str]:
         pass
     except (Damaged, OSError) as error:
         aside = set_aside(path)
-        notes = [f"{path.name} {getattr(error, 'what', 'cannot be read')}: set aside as {aside}, and written anew."]
+        notes = [f"{path.name} {wrong_by(error)}: set aside as {aside}, and written anew."]
     buffer = io.BytesIO()
     wanted.write_ipc(buffer, compression="zstd")
     with explained(folder):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import json
 from typing import Any
 
 from gvgap_jax.runtime import messages
@@ -48,7 +47,7 @@ def identity(plan: Plan) -> dict[str, Any]:
     programs = dict.fromkeys(repr(batch.program) for batch in plan.batches)
     index = {program: number for number, program in enumerate(programs)}
     cut = [list(chunks) for _, chunks in itertools.groupby(plan.chunks, key=lambda chunk: id(chunk.batch))]
-    made = {
+    return {
         "format": FORMAT,
         "experiment": plan.experiment,
         "meaning": plan.meaning,
@@ -62,7 +61,6 @@ def identity(plan: Plan) -> dict[str, Any]:
             for chunk in chunks
         },
     }
-    return json.loads(json.dumps(made))
 
 
 def _as_json(grid: Grid) -> dict[str, Any]:

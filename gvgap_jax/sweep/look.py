@@ -15,8 +15,9 @@ from gvgap_jax.runtime.files import (
     read_bytes,
     read_json,
     table_of,
+    wrong_by,
 )
-from gvgap_jax.runtime.messages import first_few, reason
+from gvgap_jax.runtime.messages import first_few
 from gvgap_jax.sweep.fields import FIELDS, read_fields
 
 MANIFEST = "manifest.json"
@@ -28,18 +29,23 @@ class Look(NamedTuple):
     """What a folder holds.
 
     Attributes:
-      plan: cells and number of the program of every chunk of the folder's plan, by name.
+      manifest: of the folder.
       makers: what made every chunk that is whole.
       single: whole chunks in files of their own.
       compacted: whole chunks in the compacted file of a table, which may be there twice.
       wrong: what is wrong with each other file of records, a phrase; none of them is read.
     """
 
-    plan: dict[str, list[int]]
+    manifest: dict[str, Any]
     makers: dict[str, Provenance]
     single: set[str]
     compacted: set[str]
     wrong: dict[str, str]
+
+    @property
+    def plan(self) -> dict[str, list[int]]:
+        """Cells and number of the program of every chunk of the folder's plan, by name."""
+        return self.manifest["chunks"]
 
     def missing(self, table: str | None = None) -> list[str]:
         """Chunks of the plan, or of one of its tables, that are not there or not whole."""
@@ -107,7 +113,7 @@ def look(folder: Folder, table: str | None = None) -> Look:
     found = manifest(folder)
     plan = found["chunks"]
     tables = {table_of(name) for name in plan}
-    seen, folder = Look(plan, {}, set(), set(), {}), Path(folder) if is_local(folder) else folder  # a Path is quicker
+    seen, folder = Look(found, {}, set(), set(), {}), Path(folder) if is_local(folder) else folder  # a Path is quicker
     if "batches" in found:  # earlier versions had no fields
         with _noted(seen, folder / FIELDS):
             read_fields(folder)
@@ -133,10 +139,8 @@ def look(folder: Folder, table: str | None = None) -> Look:
 def _noted(seen: Look, path: Folder) -> Iterator[None]:
     try:
         yield
-    except Damaged as error:
-        seen.wrong[path.name] = error.what
-    except OSError as error:
-        seen.wrong[path.name] = f"cannot be read ({error.strerror or reason(error)})"
+    except (Damaged, OSError) as error:
+        seen.wrong[path.name] = wrong_by(error)
 
 
 def _files(folder: Folder) -> list[str]:
@@ -186,7 +190,5 @@ def failures(folder: Folder) -> dict[str, str]:
 def _note(path: Folder) -> str:
     try:
         return read_bytes(path).decode(errors="replace")
-    except Damaged as error:
-        return f"why, nobody knows: the note {error.what}"
-    except OSError as error:
-        return f"why, nobody knows: the note cannot be read ({error.strerror or reason(error)})"
+    except (Damaged, OSError) as error:
+        return f"why, nobody knows: the note {wrong_by(error)}"

@@ -73,7 +73,7 @@ def load(folder: str | Folder, table: str | None = None) -> pl.DataFrame:
         warnings.warn(f"{folder}: records come from {len(kinds)} kinds of device or version: {kinds}.", stacklevel=2)
     chunks = _chunks(root, table, seen)
     names = [name for name in sizes if name in chunks]
-    return joined(root, manifest(root), names, _together(root, [chunks[name] for name in names]))
+    return joined(root, seen.manifest, names, _together(root, [chunks[name] for name in names]))
 
 
 def _together(folder: Folder, chunks: list[pl.DataFrame]) -> pl.DataFrame:

@@ -26,6 +26,7 @@ from gvgap_jax.runtime.files import (
     set_aside,
     table_of,
     write,
+    wrong_by,
 )
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep.fields import save_fields
@@ -77,10 +78,8 @@ def _manifest(folder: Folder) -> tuple[dict[str, Any] | None, list[str]]:
         return manifest(folder), []
     except FileNotFoundError:
         return None, []
-    except Damaged as error:
-        wrong = error.what
-    except OSError as error:
-        wrong = f"cannot be read ({error.strerror})"
+    except (Damaged, OSError) as error:
+        wrong = wrong_by(error)
     set_aside(path)
     return None, [f"{path.name} {wrong}: set aside in {folder / SET_ASIDE}, and written anew."]
 
