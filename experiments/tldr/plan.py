@@ -11,7 +11,7 @@ from rich.table import Table
 
 from experiments.kit.terminal import console
 from experiments.tldr import toy
-from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Options, Recipe, Stage
+from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Options, Recipe, Stage, steps
 from gvgap_jax.lm.budget import chips, flops, memory
 from gvgap_jax.lm.budget.chips import Chip
 from gvgap_jax.lm.budget.memory import Memory
@@ -144,8 +144,8 @@ def _tasks(recipe: Recipe, sizes: dict[str, int]) -> list[Task]:
 
     def trained(name: str, shape: Shape, kind: Kind, stage: Stage, responses: int, stored: int) -> Task:
         how: Descent = getattr(recipe, stage)
-        one = work(shape, kind, how.batch, responses, stored // how.batch * how.batch, how.accumulate)
-        batches = int(how.epochs * stored / how.batch)
+        one = work(shape, kind, how.batch, responses, stored, how.accumulate)
+        batches = steps(how, stored)
         options = f"--{stage}.accumulate, --layout.fsdp, --remat"
         return Task(name, one, memory.training, flops.training_flops, flops.training_hours, batches, options)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import reduce
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,7 +14,7 @@ from gvgap_jax.lm.judges.secrets import check_address
 from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
 
-MEANING = 3  # raised where the same options give other numbers
+MEANING = 4  # raised where the same options give other numbers
 TOY = "toy"  # names a world that is made on the spot, instead of a checkpoint and of data
 
 Stage = Literal["sft", "rm", "dpo", "online", "evaluate"]
@@ -233,21 +234,20 @@ def value_of(recipe: Recipe, name: str) -> Any:
     return reduce(getattr, name.split("."), recipe)
 
 
+def steps(how: Descent, rows: int) -> int:
+    """Batches in which every row has been seen once an epoch; the next pass fills the last one up."""
+    return math.ceil(Fraction(str(how.epochs)) * rows / how.batch)  # 0.1 is a tenth
+
+
 def training(name: Descended, recipe: Recipe, rows: int) -> Training:
-    """How a run descends on so many rows; ValueError if they are fewer than a batch, or make no step."""
+    """How a run descends on so many rows; ValueError if they are fewer than a batch."""
     descent: Descent = getattr(recipe, name)
     if rows < descent.batch:
         raise ValueError(
             f"{rows} rows are fewer than a batch of --{name}.batch {descent.batch}: choose a smaller one, or more data."
         )
-    steps = int(descent.epochs * rows / descent.batch)
-    if not steps:
-        raise ValueError(
-            f"--{name}.epochs {descent.epochs:g} of {rows} rows is less than one step of --{name}.batch "
-            f"{descent.batch}: choose more epochs, or a smaller batch."
-        )
     return Training(
-        steps=steps,
+        steps=steps(descent, rows),
         accumulate=descent.accumulate,
         schedule=descent.schedule,
         evaluate_every=1,

@@ -155,11 +155,13 @@ def _train(
     say_again(run, made)
     data = rows()
     number = data.weight.shape[0]
-    console.print(f"{stage}: {number:,} rows")
+    settings = training(name, run.recipe, number)
+    seen = _what_is_seen(number, descent.batch, settings.steps)
+    console.print(f"{stage}: {seen}", highlight=False, soft_wrap=True)
     trained = fit(
         build,
-        _in_batches(data, descent.batch),
-        training(name, run.recipe, number),
+        data,
+        settings,
         run.key(stage),
         descent.learning_rate,
         start=models.parameters(run, model, outputs),
@@ -176,7 +178,9 @@ def _train(
     note(run, made)
 
 
-def _in_batches(data: Any, batch: int) -> Any:
-    """Without the rows after the last whole batch, so that rows can be spread evenly over devices."""
-    whole = data.weight.shape[0] // batch * batch
-    return data._replace(**{name: np.asarray(values)[:whole] for name, values in data._asdict().items()})
+def _what_is_seen(rows: int, batch: int, steps: int) -> str:
+    """Rows, batches, steps and passes of a training; what is left of its last batch begins another pass."""
+    passes, more = divmod(steps * batch, rows)
+    seen = [f"every row {passes} time{'s' * (passes > 1)}"] if passes else []
+    seen += [f"{more:,} of them once{' more' * (passes > 0)}"] if more else []
+    return f"{rows:,} rows in batches of {batch:,}, {steps:,} steps: {', and '.join(seen)}"

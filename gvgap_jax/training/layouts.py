@@ -61,6 +61,21 @@ class Layout(NamedTuple):
         """
         return jax.tree.map(lambda leaf: leaf if is_placed(leaf) else _put(leaf, self._of_rows(leaf)), data)
 
+    def even(self, data) -> tuple[Any, Callable[[Any], Any]]:
+        """The data in as many rows for every device, and what takes off again, in a program, the rows that this added.
+
+        Those repeat the last row. Taking them off moves nothing between devices.
+        """
+        added = jax.tree.map(self._missing, data)
+
+        def fill(leaf, rows):
+            return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), rows, axis=0)]) if rows else leaf
+
+        def given(filled):
+            return jax.tree.map(lambda leaf, rows: leaf[: len(leaf) - rows] if rows else leaf, filled, added)
+
+        return jax.tree.map(fill, data, added), given
+
     def put_parameters(self, params):
         """Parameters on the devices as ``place`` says; what lies elsewhere is used up."""
 
@@ -112,6 +127,11 @@ class Layout(NamedTuple):
         shape = np.shape(leaf)
         return self.rows if shape and shape[0] and shape[0] % self._shares == 0 else self.whole
 
+    def _missing(self, leaf) -> int:
+        """Rows that an array of the host lacks to be split evenly."""
+        shape = () if is_placed(leaf) or _is_key(leaf) else np.shape(leaf)
+        return -shape[0] % self._shares if shape and shape[0] else 0
+
     def _of(self, names: tuple[str, ...], shape: tuple[int, ...]) -> NamedSharding:
         free = [axis for axis, size in enumerate(shape) if size and not (axis == 0 and LAYERS in names)]
         meant, axes = _tensor_axis(names, len(shape)), {}
@@ -154,10 +174,14 @@ def is_placed(leaf: Any) -> bool:
 
 
 def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if _is_key(leaf):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec())))
     values = np.asarray(leaf)
     return jax.make_array_from_callback(values.shape, sharding, lambda index: values[index])
+
+
+def _is_key(leaf: Any) -> bool:
+    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _names(path) -> tuple[str, ...]:

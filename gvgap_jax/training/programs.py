@@ -44,7 +44,7 @@ def alone(
     """The programs of one run, whose state has no axis of runs; ``first`` parameters are used up by ``begin``."""
 
     def objective(data) -> Objective:
-        built = build(data)
+        built = build(given(data))
         return layout.spread(built) if layout else built
 
     def begin(data, key, first):
@@ -55,10 +55,11 @@ def alone(
         state, curves = loop.advance(objective(data), training, evaluations, learning_rate, state)
         return state, jax.tree.map(lambda values: values[None], curves)
 
-    placed = None
+    placed, given = None, lambda data: data
     if layout is None:
         data = jax.device_put(data)  # once: arrays of the host would be sent at every dispatch
     else:
+        data, given = layout.even(data)
         data, key, learning_rate = layout.put((data, key, learning_rate))
         first = first if first is None else layout.put_parameters(first)
         placed = layout.place(jax.eval_shape(begin, data, key, first))

@@ -83,6 +83,7 @@ def test_a_state_is_four_numbers_a_parameter_and_splits():
     assert split.parameters == whole.parameters / 4
     assert memory.training(tldr("70m", keeps_best=True)).best == whole.parameters
     assert memory.training(tldr("70m", stored_rows=1000)).data == 1000 * 4 * (512 + 2 * 53 + 2)
+    assert memory.training(tldr("70m", stored_rows=1001, fsdp=4)).data == 251 * 4 * (512 + 2 * 53 + 2)
     assert sum(size for _, size in memory.rows(whole)[:-1]) == pytest.approx(whole.total)
 
 

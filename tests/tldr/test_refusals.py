@@ -132,7 +132,6 @@ REFUSED = {
     "a batch of the judge": ({"rm.batch": 64}, r"^--stage rm, held-out comparisons: \d+ rows .* --rm.batch 64"),
     "a batch of DPO": ({"dpo.batch": 512}, r"^--stage dpo, comparisons: \d+ rows .* --dpo.batch 512"),
     "a batch of online DPO": ({"online_prompts": 8}, r"^--stage online, online prompts: 8 rows .* --dpo.batch 32"),
-    "epochs of less than a step": ({"sft.epochs": 0.01}, r"--sft.epochs 0.01 of \d+ rows is less than one step"),
     "a cap without prices": (
         {"endpoint": Endpoint(model="m", cap=5.0)}, r"^--endpoint.*: .* a cap needs one above 0"
     ),

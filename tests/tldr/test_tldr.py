@@ -227,9 +227,25 @@ def test_scores_belong_to_their_pairs(done, capsys):
     np.testing.assert_allclose(found, one - other, rtol=1e-4, atol=1e-5)
 
 
-def test_a_training_takes_whole_batches():
+@pytest.mark.parametrize(
+    ("rows", "epochs", "steps", "seen"),
+    [
+        (320, 6, 60, "320 rows in batches of 32, 60 steps: every row 6 times"),
+        (33, 2, 3, "33 rows in batches of 32, 3 steps: every row 2 times, and 30 of them once more"),
+        (63, 1, 2, "63 rows in batches of 32, 2 steps: every row 1 time, and 1 of them once more"),
+        (320, 0.1, 1, "320 rows in batches of 32, 1 steps: 32 of them once"),
+        (960, 0.7, 21, "960 rows in batches of 32, 21 steps: 672 of them once"),
+    ],
+)
+def test_a_training_sees_all_rows_as_often_as_it_is_told(rows, epochs, steps, seen):
     recipe = PRESETS["laptop"]
-    assert training("sft", recipe, 320).steps == 60
+    recipe = dataclasses.replace(recipe, sft=dataclasses.replace(recipe.sft, epochs=epochs))
+    assert training("sft", recipe, rows).steps == steps
+    assert stages._what_is_seen(rows, 32, steps) == seen
+
+
+def test_a_training_has_rows_for_one_batch_at_least():
+    recipe = PRESETS["laptop"]
     with pytest.raises(ValueError, match=r"7 rows are fewer than a batch of --rm.batch 32"):
         training("rm", recipe, 7)
 

@@ -22,6 +22,7 @@ from gvgap_jax.training import layouts, loop, train
 from tests.training import two_processes
 
 ROOT = Path(__file__).parents[2]
+COUNTED = (12, 13)  # rows: 6 batches of 8 are 4 passes over the former, and no whole number of them over the latter
 LAYOUTS = {"data": (8, 1, 1), "fsdp": (1, 8, 1), "tensor": (1, 1, 8), "mixed": (2, 2, 2)}
 
 
@@ -79,6 +80,11 @@ def eight(tmp_path_factory):
         {"do": "memory", "out": f"{folder}/memory {name}.npz", "layout": LAYOUTS[name]} for name in ("data", "fsdp")
     ]
     calls += [{"do": "moved", "out": f"{folder}/moved.npz", "keep": f"{folder}/moved"}]
+    calls += [
+        called(folder, f"{rows} rows on {devices}", sizes, objective="counted", devices=devices, rows=rows)
+        for rows in COUNTED
+        for devices, sizes in {1: (1, 1, 1), 4: (2, 2, 1)}.items()
+    ]
     launch(folder, {"devices": 8, "calls": calls})
     return folder
 
@@ -116,6 +122,19 @@ def test_a_state_moves_between_numbers_of_devices(eight):
         assert found[f"params{name}"].tobytes() == leaf.tobytes()
     assert said["pieces"]["paramssftblocksupkernel"] == [3, 4, 42]
     assert found["key"].tolist() == jax.random.key_data(jax.random.split(jax.random.key(3))[1]).tolist()
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("rows", COUNTED)
+def test_every_row_is_drawn_once_a_pass_however_many_devices_share_them(eight, rows, devices):
+    found = load(eight, f"{rows} rows on {devices}")[0]
+    draws = np.stack([found[f"row {row}"] for row in range(rows)], axis=1)
+    assert draws.sum() == two_processes.TRAINING.steps * two_processes.BATCH == 48
+    assert np.ptp(np.cumsum(draws, axis=0), axis=1).max() == 1, "no row is ever two passes ahead of another"
+    assert set(draws.sum(axis=0)) == ({4} if rows == 12 else {3, 4})
+    one = load(eight, f"{rows} rows on 1")[0]
+    np.testing.assert_array_equal(draws, np.stack([one[f"row {row}"] for row in range(rows)], axis=1))
+    assert_close({"loss": found["loss"]}, {"loss": one["loss"]})
 
 
 def called(folder, name, layout, **more):

@@ -71,7 +71,16 @@ def table(data):
     return objectives.sft(policy, data[0], jax.tree.map(lambda rows: rows[: ROWS // 4], data[0]), batch=BATCH)
 
 
-BUILDS = {"transformer": transformer, "table": table}
+def counted(data):
+    """The same, which records how often a step draws each row."""
+    weights = data[0].weight
+    count = {f"row {row}": row for row in range(len(weights))}
+    return table(data)._replace(
+        measure=lambda batch: {name: jnp.sum(batch.weight == weights[row]) for name, row in count.items()}
+    )
+
+
+BUILDS = {"transformer": transformer, "table": table, "counted": counted}
 
 
 def started(build):
@@ -124,7 +133,7 @@ def memory(call):
 
 def fit(call):
     """One call of ``train.fit``; with ``stop``, process number ``stop`` gets SIGTERM in its first dispatch."""
-    build = BUILDS[call["objective"]]
+    build, seed = BUILDS[call["objective"]], jax.process_index() if call.get("differing") else 0
     if "killed_at" in call:
         die_when_finished(call["killed_at"])
     with terminated() as caught:
@@ -136,7 +145,7 @@ def fit(call):
 
         found = train.fit(
             build,
-            data(seed=jax.process_index() if call.get("differing") else 0),
+            jax.tree.map(lambda leaf: leaf[: call.get("rows")], data(seed)),
             TRAINING,
             jax.random.key(0),
             0.01,

@@ -32,7 +32,7 @@ class Work:
       accumulate: equal parts of a batch, one after another (``Training.accumulate``); 1 but for training.
       data, fsdp, tensor: devices along each axis of the layout.
       keeps_best: a copy of the parameters of the lowest held-out loss is kept.
-      stored_rows: rows of the data set, which lies on the devices whole or split by rows.
+      stored_rows: rows of the data set, which is split over the devices.
     """
 
     shape: Shape
@@ -101,11 +101,10 @@ def head_bytes(work: Work) -> float:
 
 
 def data_bytes(work: Work) -> float:
-    """Tokens, weight and reference margin of every row; rows that cannot be shared out evenly are everywhere."""
+    """Tokens, weight and reference margin of every row."""
     responses, numbers = (1, 1) if work.kind == "sft" else (2, 2)
-    shares = work.data * work.fsdp
-    stored = work.stored_rows / shares if work.stored_rows % shares == 0 else work.stored_rows
-    return stored * TOKEN * (work.prompt_tokens + responses * work.response_tokens + numbers)
+    rows = math.ceil(work.stored_rows / (work.data * work.fsdp))
+    return rows * TOKEN * (work.prompt_tokens + responses * work.response_tokens + numbers)
 
 
 def _scores(work: Work, length: int) -> float:
