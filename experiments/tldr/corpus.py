@@ -65,7 +65,7 @@ class Corpus(NamedTuple):
 
     def prompts(self, tokens) -> list[str]:
         """The text of prompts [N, P], as the model reads them."""
-        return self.tokenizer.decode_batch(tokens)
+        return self.tokenizer.decode_prompts(tokens)
 
 
 def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:

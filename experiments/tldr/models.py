@@ -25,7 +25,7 @@ MADE_OF = "made_of.json"  # beside a stage's model: what it was made of, and the
 
 
 class Model(NamedTuple):
-    """A checkpoint with the shape that it is run in, and the token that ends its responses.
+    """A checkpoint with the shape that it is run in, and its tokenizer.
 
     Attributes:
       key: a digest of all that decides its numbers.
@@ -37,9 +37,9 @@ class Model(NamedTuple):
     key: str
 
     @property
-    def end(self) -> int:
-        """The token that ends a response."""
-        return self.tokenizer.end
+    def end(self) -> tuple[int, ...]:
+        """The tokens that end a response."""
+        return self.tokenizer.ends
 
 
 def opened(run: Run, name: str | Folder, revision: str | None = None, key: str | None = None) -> Model:

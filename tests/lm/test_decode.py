@@ -48,15 +48,21 @@ def test_log_probabilities_are_those_of_the_training_forward(decoding):
     assert found.responses.shape == (N, H)
 
 
-def test_nothing_comes_after_the_end():
-    found = sampled(Decoding(end=END))
+ENDS = {"one end": END, "one in a tuple": (END,), "two ends": (END, (END + 1) % V), "an end nobody says": (END, V + 99)}
+
+
+@pytest.mark.parametrize("which", ENDS)
+def test_nothing_comes_after_the_end(which):
+    found = sampled(Decoding(end=ENDS[which]))
     responses = np.asarray(found.responses)
-    ended = np.cumsum(responses == END, axis=1) - (responses == END) > 0
+    is_end = np.isin(responses, ENDS[which])
+    ended = np.cumsum(is_end, axis=1) - is_end > 0
+    assert {*responses[is_end].tolist()} == {token for token in np.atleast_1d(ENDS[which]).tolist() if token < V}
     assert 0.05 < ended.mean() < 0.95, "some end early, some do not"
     assert ((responses == PADDING) == ended).all()
     assert (np.asarray(found.log_probs)[ended] == 0).all()
     assert (np.asarray(found.log_probs)[~ended] < 0).all()
-    assert (decode.after_end(jnp.where(ended, 1, responses), END) == responses).all()
+    assert (decode.after_end(jnp.where(ended, 1, responses), ENDS[which]) == responses).all()
     assert PADDING not in np.asarray(sampled(Decoding()).responses)
 
 
@@ -108,7 +114,10 @@ def test_draws_follow_the_truncated_law():
     assert stats.chisquare(counts[:3], draws * law).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"end": -1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [{"temperature": -1}, {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.5}, {"end": -1}, {"end": (1, -1)}, {"end": ()}],
+)
 def test_impossible_decodings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"Decoding: {next(iter(wrong))} must"):
         Decoding(**wrong)

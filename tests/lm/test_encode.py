@@ -56,8 +56,8 @@ def test_text_comes_back(tokenizer, text):
 
 def test_a_tokenizer_says_its_size_and_tokens(tokenizer, chat):
     assert tokenizer.size == tokenizer.inner.get_vocab_size() == SIZE
-    assert (tokenizer.end, tokenizer.start) == (tokenizer.inner.token_to_id(END), None)
-    assert (chat.end, chat.start) == (chat.inner.token_to_id(TURN), chat.inner.token_to_id(END))
+    assert (tokenizer.end, tokenizer.ends, tokenizer.start) == (0, (0,), ())
+    assert (chat.end, chat.ends, chat.start) == (2, (2,), ())
     assert tokenizer.decode_batch([[-1, -1], [tokenizer.end, 5], [-1, -1]]) == ["", "", ""]
     assert tokenizer.decode([450]) == ""
 
@@ -365,17 +365,6 @@ def test_a_template_that_rewrites_the_conversation(chat):
     rewriting = dataclasses.replace(chat, chat_template="{{ messages | length }}{{ messages[-1]['content'] }}")
     with pytest.raises(ValueError, match="response is not written behind the prompt by the chat template"):
         encode.demonstrations([Demonstration(TALK, "x")], rewriting, CHAT)
-
-
-def test_a_start_token(chat, tokenizer):
-    how = Format(start=True, prompt_tokens=5)
-    found = encode.prompts([Demonstration("dog", "x")], chat, how).data[0]
-    assert found[found >= 0].tolist() == [chat.start, *chat.encode("dog")]
-    exact = dataclasses.replace(how, prompt_tokens=len(chat.encode("dog")))
-    with pytest.raises(ValueError, match="prompt is longer"):
-        encode.prompts([Demonstration("dog", "x")], chat, exact)
-    with pytest.raises(ValueError, match="start token"):
-        encode.prompts([Demonstration("dog", "x")], tokenizer, how)
 
 
 @given(rows=st.lists(st.lists(st.integers(0, 9), max_size=5), min_size=1, max_size=6))

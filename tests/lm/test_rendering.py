@@ -21,7 +21,8 @@ REFUSED = {
     "a division by zero": ("{{ 1 / 0 }}", "ZeroDivisionError: division by zero"),
     "an index that is not there": ("{{ 'a'.index('b') }}", "ValueError: substring not found"),
     "a key that is not there": ("{{ {}['a'] }}{{ {}['a'].b }}", "'dict object' has no attribute 'a'"),
-    "a function that is not there": ("{{ strftime_now('%Y') }}", "'strftime_now' is undefined"),
+    "a function that is not there": ("{{ random_number() }}", "'random_number' is undefined"),
+    "an attribute of the date": ("{{ strftime_now.im_func.a }}", "is undefined"),
     "a filter that is not there": ("{{ 1 | shout }}", "No filter named 'shout'"),
     "a macro that calls itself": ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "RecursionError"),
     "parentheses without end": ("{{ " + "(" * 9_000 + "1" + ")" * 9_000 + " }}", ""),
@@ -77,6 +78,36 @@ def test_a_template_that_fails_refuses_in_one_short_sentence(chat, what):
     assert reason in said
     assert "\n" not in said
     assert len(said) < 300
+
+
+def test_a_date_is_the_same_on_every_day_and_not_there_for_those_that_look(chat):
+    (text,) = written(chat, "{{ strftime_now('%d %B %Y') }}{{ strftime_now is defined }}{{ 'x' if strftime_now }}")
+    assert text == "26 July 2024False"
+
+
+MARKED = {
+    "a text": ("a{% generation %}b {{ 1 + 1 }}{% endgeneration %}c", "ab 2c"),
+    "blanks that are cut": ("a {%- generation -%} b {%- endgeneration -%} c", "abc"),
+    "in a loop": (
+        "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}",
+        TALK[0]["content"],
+    ),
+    "a name of its own": ("{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}", "21"),
+    "a loop that goes on": ("{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02"),
+}
+
+
+@pytest.mark.parametrize("what", MARKED)
+def test_what_the_assistant_says_is_marked_and_written_as_it_is(chat, what):
+    template, text = MARKED[what]
+    assert written(chat, template) == [text]
+
+
+def test_the_peer_library_marks_the_same():
+    utilities = pytest.importorskip("transformers.utils.chat_template_utils")
+    pytest.importorskip("torch")
+    for template, text in MARKED.values():
+        assert utilities.render_jinja_template([TALK], chat_template=template)[0] == [text]
 
 
 @pytest.mark.parametrize("what", ENDLESS)

@@ -48,7 +48,12 @@ EVERY = {
 
 
 @pytest.mark.parametrize(
-    "name", ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"]
+    "name",
+    [
+        "tokenizer.json",
+        *("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"),
+        *("added_tokens.json", "generation_config.json", "config.json"),
+    ],
 )
 @pytest.mark.parametrize("what", EVERY)
 def test_a_file_that_cannot_be_read_is_named(folder, name, what):
@@ -94,7 +99,17 @@ SETTINGS = {
     "an end that is no token": ({"eos_token": "<nobody>"}, "has no token '<nobody>'"),
     "no end": ({"eos_token": None}, "has no end token"),
     "a start that is a number": ({"bos_token": 3}, "bos_token must be a text"),
-    "a start that is no token": ({"bos_token": "<nobody>"}, "has no token '<nobody>'"),
+    "a start that is no token, in a template": (
+        {"bos_token": "<nobody>", "chat_template": "{{ bos_token }}"},
+        "has no token '<nobody>'",
+    ),
+    "added tokens in a list": ({"added_tokens_decoder": [3]}, "added_tokens_decoder must be an object of tokens"),
+    "added tokens without content": ({"added_tokens_decoder": {"3": {"special": True}}}, "must be an object of tok"),
+    "an added token without a number": ({"added_tokens_decoder": {"x": {"content": "a"}}}, "need numbers, got 'x'"),
+    "an added token with another number": (
+        {"added_tokens_decoder": {"999": {"content": "<new>"}}},
+        r"list '<new>' as token 999, where tokenizer\.json lacks it and would number it 390",
+    ),
     "a template that is a number": ({"chat_template": 3}, "chat_template must be a text, or a list"),
     "a template that is true": ({"chat_template": True}, "chat_template must be a text, or a list"),
     "a template that is an object": ({"chat_template": {"default": "a"}}, "chat_template must be a text, or a list"),

@@ -95,7 +95,7 @@ def test_the_share_is_that_of_each_kind_of_text(share, ends, kind, recwarn):
 
 def test_bytes_spell_everything():
     tokenizer = in_bytes()
-    assert unknown.unknown_token(tokenizer) is None
+    assert tokenizer.unknown is None
     found = encode.demonstrations([Demonstration("漢字 ß", "ßßß 🙂")], tokenizer, HOW)
     assert tokenizer.decode_batch(found.data.responses) == ["ßßß 🙂"]
 

@@ -46,11 +46,12 @@ class Encoded(NamedTuple, Generic[Arrays, Kind]):
 
 
 class _Piece(NamedTuple):
-    """Tokens of a prompt or of a response, or why there are none."""
+    """Tokens of a prompt or of a response, or why there are none; and the text that they were made of."""
 
     tokens: list[int]
     problem: str = ""
     shortened: bool = False
+    text: str = ""
 
 
 def preferences(
@@ -66,8 +67,9 @@ def preferences(
       ValueError: the format does not suit the tokenizer, or no row fits.
     """
     asked, counted = [row.prompt for row in rows], ("", "") if sampled else ("chosen responses", "rejected responses")
-    pieces = {"prompt": _prompts(asked, tokenizer, how)} | {
-        name: _responses(what, asked, [getattr(row, name) for row in rows], tokenizer, how)
+    prompts = _prompts(asked, tokenizer, how)
+    pieces = {"prompt": prompts} | {
+        name: _responses(what, prompts, asked, [getattr(row, name) for row in rows], tokenizer, how)
         for name, what in zip(("chosen", "rejected"), counted, strict=True)
     }
     return _encoded(rows, pieces, tokenizer, how, arrays.pairs)
@@ -78,10 +80,9 @@ def demonstrations(
 ) -> Encoded[Demonstrations, Demonstration]:
     """Demonstrations as prompts [N, P], responses [N, H] and weights of 1; raises as ``preferences``."""
     asked = [row.prompt for row in rows]
-    pieces = {
-        "prompt": _prompts(asked, tokenizer, how),
-        "response": _responses("responses", asked, [row.response for row in rows], tokenizer, how),
-    }
+    prompts = _prompts(asked, tokenizer, how)
+    answers = _responses("responses", prompts, asked, [row.response for row in rows], tokenizer, how)
+    pieces = {"prompt": prompts, "response": answers}
     return _encoded(rows, pieces, tokenizer, how, arrays.demonstrations)
 
 
@@ -121,45 +122,58 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     """Every prompt once: comparisons have the same prompt again and again."""
     names = [json.dumps(prompt) for prompt in asked]
     unique = dict(zip(names, asked, strict=True))
-    before = _before(tokenizer, how)
-    room = how.prompt_tokens - len(before)
+    if how.chat:
+        tokenizer.template  # noqa: B018  raises once, not for every row
     texts = how.prompts(list(unique.values()), tokenizer)
-    pieces = dict(zip(unique, _tokenised("prompts", texts, tokenizer, _Piece), strict=True))
-    pieces |= _shortened(
-        {name: unique[name] for name in unique if len(pieces[name].tokens) > room}, tokenizer, how, room
-    )
-    pieces = {name: piece._replace(tokens=before + piece.tokens) for name, piece in pieces.items()}
+    found = zip(unique, texts, _tokenised("prompts", texts, tokenizer), strict=True)
+    pieces = {name: _begun(text, tokens, tokenizer, how) for name, text, tokens in found}
+    long = {name: unique[name] for name in unique if len(pieces[name].tokens) > how.prompt_tokens}
+    pieces |= _shortened(long, tokenizer, how)
     return [pieces[name] for name in names]
 
 
 def _responses(
-    what: str, asked: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer, how: Format
+    what: str,
+    prompts: Sequence[_Piece],
+    asked: Sequence[Prompt],
+    answers: Sequence[str],
+    tokenizer: Tokenizer,
+    how: Format,
 ) -> list[_Piece]:
+    """What follows the prompts."""
+
     def fit(tokens: list[int]) -> _Piece:
-        over = tokens.index(tokenizer.end) + 1 if tokenizer.end in tokens else len(tokens)
-        if tokenizer.inner.decode(tokens[over:]).strip():
+        over = next((place + 1 for place, token in enumerate(tokens) if token in tokenizer.ends), 0)
+        if over and tokenizer.inner.decode(tokens[over:]).strip():
             return _Piece([], "goes on after its end token")
-        ended = tokens[:over] if over and tokens[over - 1] == tokenizer.end else [*tokens, tokenizer.end]
+        ended = tokens[:over] if over else [*tokens, tokenizer.end]
         if len(ended) <= how.response_tokens:
             return _Piece(ended)
         if how.long_response == "cut":
             return _Piece(ended[: how.response_tokens])
         return _Piece([], f"is longer than {how.response_tokens} tokens")
 
-    return _tokenised(what, how.responses(asked, answers, tokenizer), tokenizer, fit)
+    texts = how.responses(asked, answers, tokenizer)
+    found = _tokenised(what, texts, tokenizer, [prompt.text for prompt in prompts])
+    return [_Piece([], str(tokens)) if isinstance(tokens, ValueError) else fit(tokens) for tokens in found]
 
 
 def _tokenised(
-    what: str, texts: Sequence[str | ValueError], tokenizer: Tokenizer, fit: Callable[[list[int]], _Piece]
-) -> list[_Piece]:
-    """The pieces of texts, a batch of them at a time; what has a problem already keeps it."""
+    what: str, texts: Sequence[str | ValueError], tokenizer: Tokenizer, before: Sequence[str] | None = None
+) -> list[list[int] | ValueError]:
+    """The tokens of texts, a batch of them at a time, behind the texts before them; what is an error already stays."""
     found, counted = [], Counted(tokenizer)
-    for batch in _batches(texts):
-        readable = [text for text in batch if isinstance(text, str)]
-        encoded = tokenizer.encode_batch(readable)
+    for batch in _batches(range(len(texts))):
+        there = [number for number in batch if isinstance(texts[number], str)]
+        readable = [str(texts[number]) for number in there]
+        encoded = (
+            tokenizer.encode_behind([before[number] for number in there], readable)
+            if before
+            else tokenizer.encode_batch(readable, start=False)
+        )
         counted.add(readable, encoded)
-        tokens = iter(encoded)
-        found += [fit(next(tokens)) if isinstance(text, str) else _Piece([], str(text)) for text in batch]
+        tokens = dict(zip(there, encoded, strict=True))
+        found += [tokens.get(number, texts[number]) for number in batch]
     if what:
         counted.check(what)
     return found
@@ -169,16 +183,14 @@ def _batches(values: Sequence) -> list[Sequence]:
     return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
 
 
-def _before(tokenizer: Tokenizer, how: Format) -> list[int]:
-    """Tokens before every prompt, after a look at whether the tokenizer has all that the format asks for."""
-    if how.chat:
-        tokenizer.template  # noqa: B018  raises once, not for every row
-    if how.start and tokenizer.start is None:
-        raise ValueError("Format: start needs a tokenizer with a start token (bos_token in its settings).")
-    return [tokenizer.start] if how.start and tokenizer.start is not None else []
+def _begun(text: str | ValueError, tokens: list[int] | ValueError, tokenizer: Tokenizer, how: Format) -> _Piece:
+    """A prompt as the model reads it; chat templates write the tokens that begin it themselves."""
+    if isinstance(text, ValueError) or isinstance(tokens, ValueError):
+        return _Piece([], str(text))
+    return _Piece(tokens if how.chat else tokenizer.begun(tokens), text=text)
 
 
-def _shortened(prompts: dict[str, Prompt], tokenizer: Tokenizer, how: Format, room: int) -> dict[str, _Piece]:
+def _shortened(prompts: dict[str, Prompt], tokenizer: Tokenizer, how: Format) -> dict[str, _Piece]:
     """Prompts whose field is cut until they fit, as arXiv 2403.17031 does; a problem where that never happens."""
     parsed = {name: how.parse(prompt) for name, prompt in prompts.items()}
     found = {name: _Piece([], f"is longer than {how.prompt_tokens} tokens") for name in prompts}
@@ -190,18 +202,18 @@ def _shortened(prompts: dict[str, Prompt], tokenizer: Tokenizer, how: Format, ro
             names = [name for name in names if isinstance(texts[name], str)]
             encodings = tokenizer.inner.encode_batch([texts[name] for name in names], add_special_tokens=False)
             tried = dict(zip(names, encodings, strict=True))
-            found |= {name: _Piece(each.ids, shortened=True) for name, each in tried.items() if len(each.ids) <= room}
+            begun = {name: _begun(texts[name], each.ids, tokenizer, how) for name, each in tried.items()}
+            fitting = {name: each for name, each in begun.items() if len(each.tokens) <= how.prompt_tokens}
+            found |= {name: each._replace(shortened=True) for name, each in fitting.items()}
             names = [name for name in names if found[name].problem and waiting[name][how.shorten or ""]]
-            waiting |= _cut({name: waiting[name] for name in names}, tried, tokenizer, how, room)
+            waiting |= _cut({name: waiting[name] for name in names}, tried, tokenizer, how)
     return found
 
 
-def _cut(
-    waiting: dict[str, Fields], tried: dict[str, Any], tokenizer: Tokenizer, how: Format, room: int
-) -> dict[str, Fields]:
+def _cut(waiting: dict[str, Fields], tried: dict[str, Any], tokenizer: Tokenizer, how: Format) -> dict[str, Fields]:
     """The next cuts that could be short enough: those that leave far too much are passed over, or a long text without
     newlines would take hours."""
-    name = how.shorten or ""
+    name, room = how.shorten or "", how.prompt_tokens
     heads = how.queries([fields | {name: "\0"} for fields in waiting.values()], tokenizer)
     cut = {}
     for (row, fields), head in zip(waiting.items(), heads, strict=True):

@@ -15,8 +15,9 @@ from gvgap_jax.lm.data.tokenizer import Fields, Messages, Prompt, Tokenizer
 class Format:
     """How prompts and responses become text, and how long they may be.
 
-    A prompt is the template's fields, or a text of the template's form, or, with ``chat``, messages. A response is
-    over with the end token: it is appended where a text or the chat template lacks it, and nothing may follow it.
+    A prompt is the template's fields, or a text of the template's form, or, with ``chat``, messages. What the
+    tokenizer's own settings put before a text comes before every prompt; chat templates write their own. A response is
+    over with an end token: one is appended where a text or the chat template lacks it, and nothing may follow it.
 
     Attributes:
       template: of a prompt, with fields in braces.
@@ -26,7 +27,6 @@ class Format:
         until the prompt fits; None: such prompts are dropped.
       prompt_tokens, response_tokens: the most there may be, P and H, the end token included.
       long_response: ``drop`` the row, or ``cut`` the response, which then has no end token.
-      start: put the tokenizer's start token before every prompt; chat templates write their own.
 
     Raises:
       ValueError: no room for tokens, fields without a name of their own, none of the name ``shorten``, or another
@@ -40,7 +40,6 @@ class Format:
     prompt_tokens: int = 512
     response_tokens: int = 53
     long_response: Literal["drop", "cut"] = "drop"
-    start: bool = False
 
     def __post_init__(self):
         if self.prompt_tokens < 1 or self.response_tokens < 1:

@@ -5,6 +5,7 @@ row being [messages, ask, most characters]; a line out is a JSON list of [text, 
 """
 
 import contextlib
+import datetime
 import faulthandler
 import json
 import os
@@ -13,9 +14,33 @@ import sys
 from functools import lru_cache
 
 import jinja2
+from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST = 200  # characters of a reason
+TODAY = (2024, 7, 26)  # whatever the day: the same messages give the same text; templates of Llama 3 name it too
+
+
+class Generation(Extension):
+    """``{% generation %}`` marks what the assistant says, and writes it as it is."""
+
+    tags = {"generation"}  # noqa: RUF012  as jinja2 wants it
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        """The statements between the tags."""
+        line = next(parser.stream).lineno
+        return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+
+
+class Today(jinja2.Undefined):
+    """``strftime_now`` for templates that call it without a look; those that look find nothing."""
+
+    def __getattr__(self, name: str):
+        raise AttributeError(name)  # jinja2 asks whatever it calls how it wants to be called
+
+    def __call__(self, form: str) -> str:
+        """The date in another form."""
+        return datetime.date(*TODAY).strftime(form)
 
 
 def main() -> None:
@@ -73,10 +98,10 @@ def _compiled(template: str) -> jinja2.Template:
         return json.dumps(value, ensure_ascii=ensure_ascii, **options)
 
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", Generation]
     )
     environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = raise_exception
+    environment.globals |= {"raise_exception": raise_exception, "strftime_now": Today(name="strftime_now")}
     return environment.from_string(template)
 
 

@@ -1,43 +1,55 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
-import reprlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from itertools import takewhile
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gvgap_jax.lm.data import rendering
+from gvgap_jax.lm.data import tokenizer_files as files
 from gvgap_jax.lm.data.rendering import Asked
-from gvgap_jax.runtime import foreign, hub
-from gvgap_jax.runtime.files import Folder, folder_at, is_local
-from gvgap_jax.runtime.messages import reason
-from gvgap_jax.runtime.packages import optional
+from gvgap_jax.runtime.files import Folder
 from gvgap_jax.types import PADDING
 
-VOCABULARY, SETTINGS, SPECIAL, TEMPLATE = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    "chat_template.jinja",
-)
-MOST_VOCABULARY, MOST_SETTINGS = 2**28, 2**24  # bytes; the largest tokenizers have 2**25
-UNUSUAL = "a b\n\té☃\U0001f600\0"
+NEAR = 64  # characters before a text that decide how its beginning is cut into tokens
+APART = ("\n", "a", ".")  # texts that seldom become one token with what follows them
+QUESTION, ANSWER = {"role": "user", "content": "a question"}, {"role": "assistant", "content": "an answer"}
 
 Fields = dict[str, str]
-Messages = list[dict[str, str]]  # of "role" and "content"
+Messages = list[dict[str, Any]]  # of "role" and "content"; other keys are the chat template's
 Prompt = str | Fields | Messages
+
+
+class Turn(NamedTuple):
+    """What a chat template writes around the assistant's answers.
+
+    Attributes:
+      opening: the end of what is rendered to ask for an answer, where answers that are there have none such before
+        them, as DeepSeek R1's template opens a thought.
+      end: the token right behind an answer, None for none.
+    """
+
+    opening: str = ""
+    end: int | None = None
 
 
 @dataclass(frozen=True)
 class Tokenizer:
     """How one checkpoint reads and writes text; ``open_tokenizer`` makes it.
 
-    Special tokens that are spelled out in a text are read as such, as transformers does; none are added.
+    Special tokens that are spelled out in a text are read as such, as transformers does. Each text begins with what the
+    tokenizer's own settings put before it, once.
 
     Attributes:
       inner: of the ``tokenizers`` library.
-      end: the token after which a response is over.
+      end: the token that is put behind a response that has none.
       size: 1 + the largest token. A model's vocabulary is often rounded up, and never smaller.
-      start: the token that some checkpoints want before every prompt, None for none.
+      others: more tokens that end a response, of ``generation_config.json`` or ``config.json``.
+      start: what the tokenizer's own settings put before a text.
       chat_template: Jinja, None for none.
       named: special tokens as chat templates know them (``eos_token``, …).
     """
@@ -45,40 +57,114 @@ class Tokenizer:
     inner: Any = field(repr=False)
     end: int
     size: int
-    start: int | None = None
+    others: tuple[int, ...] = ()
+    start: tuple[int, ...] = ()
     chat_template: str | None = field(default=None, repr=False)
     named: Fields = field(default_factory=dict, hash=False)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text."""
-        return self.inner.encode(text, add_special_tokens=False).ids
+        """The tokens of a text, begun as the tokenizer's own settings ask."""
+        return self.encode_batch([text])[0]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """The tokens of each text, on all cores."""
-        return [found.ids for found in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str], start: bool = True) -> list[list[int]]:
+        """The tokens of each text, on all cores; ``start``: begun as the tokenizer's own settings ask."""
+        found = [each.ids for each in self.inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+        return [self.begun(tokens) for tokens in found] if start else found
+
+    def begun(self, tokens: list[int]) -> list[int]:
+        """The tokens of a text behind those that begin it, unless the text has them already."""
+        start = [*self.start]
+        return tokens if tokens[: len(start)] == start else start + tokens
+
+    def encode_behind(self, before: Sequence[str], texts: Sequence[str]) -> list[list[int]]:
+        """The tokens of each text where it follows another, which SentencePiece writes without a blank before them.
+
+        Where the first token would be one with the end of the other text, the other text keeps its own.
+        """
+        heads = [text[-NEAR:] for text in before]
+        unique = list(dict.fromkeys(heads))
+        known = dict(zip(unique, self.encode_batch(unique, start=False), strict=True))
+        whole = self.encode_batch([head + text for head, text in zip(heads, texts, strict=True)], start=False)
+        rest = [self._behind(known[head], tokens) for head, tokens in zip(heads, whole, strict=True)]
+        return [self._encode_apart(text) if each is None else each for each, text in zip(rest, texts, strict=True)]
+
+    def _encode_apart(self, text: str) -> list[int]:
+        found = (self._behind(*self.encode_batch([before, before + text], start=False)) for before in APART)
+        return (
+            next((tokens for tokens in found if tokens is not None), None) or self.encode_batch([text], start=False)[0]
+        )
+
+    def _behind(self, head: list[int], whole: list[int]) -> list[int] | None:
+        """The rest of the tokens; None where they begin otherwise, or may have become one with what is unknown."""
+        apart = whole[: len(head)] == head and (not head or head[-1] != self.unknown)
+        return whole[len(head) :] if apart else None
 
     def decode(self, tokens) -> str:
         """The text of a response [H]: padding, special tokens, and all from the first end token on are no text."""
         return self.decode_batch(np.asarray(tokens)[None])[0]
 
     def decode_batch(self, responses) -> list[str]:
-        """The texts of responses [N, H]; tokens that only the model's rounded vocabulary has are no text either."""
-        return self.inner.decode_batch([self._before_end(row) for row in np.asarray(responses)])
+        """The texts of responses [N, H], with the blank that one begins with.
+
+        Tokens that only the model's rounded vocabulary has are no text either.
+        """
+        before, blank = self._before
+        texts = self.inner.decode_batch([[*before, *self._before_end(row)] for row in np.asarray(responses)])
+        return [text.removeprefix(blank) for text in texts]
+
+    def decode_prompts(self, prompts) -> list[str]:
+        """The texts of prompts [N, P], in which end tokens of earlier turns end nothing."""
+        return self.inner.decode_batch([row[row != PADDING].tolist() for row in np.asarray(prompts)])
 
     @property
     def template(self) -> str:
         """The chat template; ValueError if there is none."""
         if self.chat_template is None:
             raise ValueError(
-                f"this tokenizer has no chat template ({TEMPLATE}, or chat_template in {SETTINGS}); use the tokenizer "
-                "of a chat model, or a Format without chat."
+                f"this tokenizer has no chat template ({files.TEMPLATE}, or chat_template in {files.SETTINGS}); use "
+                "the tokenizer of a chat model, or a Format without chat."
             )
         return self.chat_template
 
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """All tokens that end a response: ``end``, ``others``, and the one that the chat template ends answers with."""
+        closing = () if self.turn.end is None else (self.turn.end,)
+        return tuple(dict.fromkeys((self.end, *self.others, *closing)))
+
+    @cached_property
+    def turn(self) -> Turn:
+        """What the chat template writes around an answer, found from an example."""
+        if self.chat_template is None:
+            return Turn()
+        try:
+            asked, whole = self.render_batch([Asked([QUESTION], True), Asked([QUESTION, ANSWER], False)])
+        except ValueError:
+            return Turn()  # whoever renders rows is told
+        if isinstance(asked, ValueError) or isinstance(whole, ValueError) or ANSWER["content"] not in whole:
+            return Turn()
+        before, _, behind = whole.rpartition(ANSWER["content"])
+        common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, before, strict=False))]
+        opening = asked[len(common) :] if QUESTION["content"] in asked[: len(common)] else ""
+        return Turn(opening, self._first_added(behind))
+
+    def _first_added(self, text: str) -> int | None:
+        """The added token that a text begins with, but for blanks."""
+        added, tokens = self.inner.get_added_tokens_decoder(), self.encode_batch([text], start=False)[0]
+        place = next((place for place, token in enumerate(tokens) if token in added), None)
+        return None if place is None or self.inner.decode(tokens[:place]).strip() else tokens[place]
+
+    @cached_property
+    def unknown(self) -> int | None:
+        """The token for what the tokenizer does not know; None where it has none, as with bytes."""
+        model = self.inner.model
+        if type(model).__name__ == "Unigram":
+            return json.loads(self.inner.to_str())["model"].get("unk_id")
+        name = getattr(model, "unk_token", None)
+        return None if name is None else self.inner.token_to_id(name)
+
     def render(self, messages: Messages, ask: bool) -> str:
         """Messages through the chat template; ``ask``: up to where the next answer begins.
-
-        ``strftime_now`` is left undefined: the same messages give the same text on another day.
 
         Raises:
           ValueError: there is no template, it refuses the messages, or it needs more time, memory or text than it may.
@@ -96,8 +182,14 @@ class Tokenizer:
         """
         return rendering.rendered(self.template, self.named, asked)
 
+    @cached_property
+    def _before(self) -> tuple[list[int], str]:
+        """Tokens before which a decoder of SentencePiece strips the blank, in place of that of what follows."""
+        tokens = self.encode_batch(["a"], start=False)[0]
+        return (tokens, "a") if self.inner.decode([*tokens, *tokens]).startswith("a") else ([], "")
+
     def _before_end(self, row) -> list[int]:
-        over = np.flatnonzero(row == self.end)
+        over = np.flatnonzero(np.isin(row, self.ends))
         row = row[: over[0]] if len(over) else row
         return row[row != PADDING].tolist()
 
@@ -110,82 +202,45 @@ def open_tokenizer(source: str | Folder, end: str | None = None) -> Tokenizer:
     Raises:
       ValueError: there is none, it cannot be read, it has no such end token, or a package is not installed.
     """
-    tokenizers = optional("tokenizers")
-    folder = _folder_of(source)
-    text = foreign.read_text(folder / VOCABULARY, MOST_VOCABULARY)
-    try:
-        inner = _usable(tokenizers.Tokenizer.from_str(text))
-    except BaseException as error:  # the library raises nothing narrower, and its panics are no Exception
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        message = f"{folder / VOCABULARY} is no tokenizer of the tokenizers library: {reason(error)[:200]}."
-        raise ValueError(message) from error
-    settings = _json(folder / SPECIAL) | _json(folder / SETTINGS)
-    named = _special(folder, settings) | ({"eos_token": end} if end else {})
+    folder = files.folder_of(source)
+    settings = files.settings_of(folder)
+    inner, names, ends = files.inner_of(folder, settings), files.names_of(folder, settings), files.ends_of(folder)
+    names |= {"eos_token": end} if end else {}
+    template = files.template_of(folder, settings)
+    first = _end(folder, inner, names.get("eos_token"), ends)
+    _check_start(folder, inner, names.get("bos_token"), template)
     return Tokenizer(
         inner=inner,
-        end=_token(folder, inner, named.get("eos_token")),
+        end=first,
         size=1 + max(inner.get_vocab(with_added_tokens=True).values()),
-        start=_token(folder, inner, named["bos_token"]) if "bos_token" in named else None,
-        chat_template=_template(folder, settings),
-        named=named,
+        others=tuple(token for token in dict.fromkeys(ends) if token != first),
+        start=_start(inner),
+        chat_template=template,
+        named=names,
     )
 
 
-def _folder_of(source: str | Folder) -> Folder:
-    folder = folder_at(source)
-    if is_local(folder) and not folder.exists():
-        folder = hub.fetch(str(source), (VOCABULARY, SETTINGS, SPECIAL, TEMPLATE))
-    if not (folder / VOCABULARY).exists():
-        raise ValueError(f"{source} has no {VOCABULARY}; name a folder, or a repository of the hub, that has one.")
-    return folder
-
-
-def _usable(inner: Any) -> Any:
-    """A tokenizer that neither cuts nor pads, and reads any text; it raises what the library raises."""
-    inner.no_truncation()
-    inner.no_padding()
-    if not inner.get_vocab(with_added_tokens=True):
-        raise ValueError("it has no tokens")
-    inner.decode(inner.encode(UNUSUAL, add_special_tokens=False).ids)
-    return inner
-
-
-def _json(path: Folder) -> dict[str, Any]:
-    return foreign.read_object(path, MOST_SETTINGS) if path.exists() else {}
-
-
-def _special(folder: Folder, settings: dict[str, Any]) -> Fields:
-    """Special tokens by name; a token is its text, or an object with its text. Other settings have such names too."""
-    found = {name: value for name, value in settings.items() if name.endswith("_token") and value is not None}
-    texts = {name: value.get("content") if isinstance(value, dict) else value for name, value in found.items()}
-    for name in ("eos_token", "bos_token"):
-        if name in texts and not isinstance(texts[name], str):
-            raise ValueError(
-                f"{folder / SETTINGS}, or {SPECIAL} there: {name} must be a text, or an object with its text as "
-                f"content, got {reprlib.repr(found[name])}."
-            )
-    return {name: text for name, text in texts.items() if isinstance(text, str)}
-
-
-def _token(folder: Folder, inner, text: str | None) -> int:
-    token = None if text is None else inner.token_to_id(text)
+def _end(folder: Folder, inner: Any, name: str | None, numbers: Sequence[int]) -> int:
+    """The token of that name, or else the first of those numbers."""
+    known = [number for number in numbers if inner.id_to_token(number) is not None]
+    token = next(iter(known), None) if name is None else inner.token_to_id(name)
     if token is None:
-        what = f"no token {text!r} in {VOCABULARY}" if text else f"no end token (eos_token in {SETTINGS} or {SPECIAL})"
+        places = f"eos_token in {files.SETTINGS} or {files.SPECIAL}, eos_token_id in {files.GENERATION}"
+        what = f"no token {name!r} in {files.VOCABULARY}" if name else f"no end token ({places})"
         raise ValueError(f"{folder} has {what}; name one with end=, such as '<|endoftext|>'.")
     return token
 
 
-def _template(folder: Folder, settings: dict[str, Any]) -> str | None:
-    """A file of its own, one text, or several by name of which one is the default."""
-    if (folder / TEMPLATE).exists():
-        return foreign.read_text(folder / TEMPLATE, MOST_SETTINGS)
-    found = settings.get("chat_template")
-    if isinstance(found, list) and all(isinstance(each, dict) and "template" in each for each in found):
-        found = next((each["template"] for each in found if each.get("name") == "default"), None)
-    if found is not None and not isinstance(found, str):
+def _check_start(folder: Folder, inner: Any, name: str | None, template: str | None) -> None:
+    if name and inner.token_to_id(name) is None and "bos_token" in (template or ""):
         raise ValueError(
-            f"{folder / SETTINGS}: chat_template must be a text, or a list of objects with name and template, got "
-            f"{reprlib.repr(found)}."
+            f"{folder} has no token {name!r} in {files.VOCABULARY}, which the chat template writes as bos_token; name "
+            f"one that is there, or none, in {files.SETTINGS}."
         )
-    return found
+
+
+def _start(inner: Any) -> tuple[int, ...]:
+    """What the post-processor puts before a text; ``add_bos_token`` in the settings is not read by transformers 5."""
+    found = inner.encode("a")
+    text = next((place for place, added in enumerate(found.special_tokens_mask) if not added), 0)
+    return tuple(found.ids[:text])

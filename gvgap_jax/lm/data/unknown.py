@@ -1,9 +1,7 @@
 """How much of a text a tokenizer cannot say: the tokens that stand for whatever it does not know."""
 
-import json
 import warnings
 from collections.abc import Sequence
-from functools import cache
 
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 
@@ -15,22 +13,12 @@ class UnknownText(ValueError):  # noqa: N818  a state of a text
     """Too much of a text is in no token."""
 
 
-@cache
-def unknown_token(tokenizer: Tokenizer) -> int | None:
-    """The token for what the tokenizer does not know; None where it has none, as with bytes."""
-    model = tokenizer.inner.model
-    if type(model).__name__ == "Unigram":
-        return json.loads(tokenizer.inner.to_str())["model"].get("unk_id")
-    name = getattr(model, "unk_token", None)
-    return None if name is None else tokenizer.inner.token_to_id(name)
-
-
 class Counted:
     """Tokens of one kind of text, such as prompts, counted as they come."""
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer
-        self._token = unknown_token(tokenizer)
+        self._token = tokenizer.unknown
         self._total = self._unknown = 0
         self._examples: list[str] = []
 

@@ -16,6 +16,10 @@ from gvgap_jax.lm.model.transformer import empty_cache, forward, read
 from gvgap_jax.types import PADDING, Params, PRNGKey, Prompts, Responses
 
 
+def _several(end: int | tuple[int, ...] | None) -> tuple[int, ...]:
+    return end if isinstance(end, tuple) else () if end is None else (end,)
+
+
 @dataclass(frozen=True)
 class Decoding:
     """How tokens are chosen; hashable, because it decides the program.
@@ -25,7 +29,8 @@ class Decoding:
       top_k: only so many of the most probable tokens are drawn.
       top_p: only the fewest most probable tokens that together have at least this probability are drawn
         (arXiv 1904.09751), after ``top_k``.
-      end: the token that ends a response; None where every response has the full horizon.
+      end: the token that ends a response, or several of which each does; None where every response has the full
+        horizon.
 
     Raises:
       ValueError: a number is out of its range.
@@ -34,7 +39,7 @@ class Decoding:
     temperature: float = 1.0
     top_k: int | None = None
     top_p: float | None = None
-    end: int | None = None
+    end: int | tuple[int, ...] | None = None
 
     def __post_init__(self):
         if not self.temperature >= 0:
@@ -43,8 +48,8 @@ class Decoding:
             raise ValueError(f"Decoding: top_k must be at least 1 token, got {self.top_k}.")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"Decoding: top_p must be in (0, 1], got {self.top_p}.")
-        if self.end is not None and self.end < 0:
-            raise ValueError(f"Decoding: end must be a token, got {self.end}.")
+        if any(end < 0 for end in _several(self.end)) or self.end == ():
+            raise ValueError(f"Decoding: end must be a token, or a tuple of them, got {self.end}.")
 
 
 AS_IT_IS = Decoding()
@@ -72,7 +77,7 @@ def sample(
     def choose(key, logits, ended):
         token = jnp.where(ended, PADDING, draw(key, logits, decoding))
         log_prob = jnp.where(ended, 0.0, along(jax.nn.log_softmax(logits), token))
-        return token, log_prob, ended if decoding.end is None else ended | (token == decoding.end)
+        return token, log_prob, ended | _is_end(token, decoding.end)
 
     def advance(carry, key):
         token, ended, cache = carry
@@ -128,7 +133,11 @@ def along(values: Float[Array, "... V"], tokens: Int[Array, "..."]) -> Float[Arr
     return jnp.take_along_axis(values, jnp.maximum(tokens, 0)[..., None], axis=-1)[..., 0]
 
 
-def after_end(responses: Responses, end: int) -> Responses:
-    """Responses with ``PADDING`` after their first ``end``."""
-    ends = jnp.cumsum(responses == end, axis=1)
-    return jnp.where(ends - (responses == end) > 0, PADDING, responses)
+def after_end(responses: Responses, end: int | tuple[int, ...]) -> Responses:
+    """Responses with ``PADDING`` after the first token that is ``end``, or one of them."""
+    is_end = _is_end(responses, end)
+    return jnp.where(jnp.cumsum(is_end, axis=1) - is_end > 0, PADDING, responses)
+
+
+def _is_end(tokens: Int[Array, "..."], end: int | tuple[int, ...] | None) -> Bool[Array, "..."]:
+    return jnp.isin(tokens, jnp.array(_several(end), tokens.dtype))
