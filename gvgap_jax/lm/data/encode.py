@@ -125,7 +125,7 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     if how.chat:
         tokenizer.template  # noqa: B018  raises once, not for every row
     texts = how.prompts(list(unique.values()), tokenizer)
-    found = zip(unique, texts, _tokenised("prompts", texts, tokenizer), strict=True)
+    found = zip(unique, texts, _tokenised("prompts", texts, tokenizer, [""] * len(texts)), strict=True)
     pieces = {name: _begun(text, tokens, tokenizer, how) for name, text, tokens in found}
     long = {name: unique[name] for name in unique if len(pieces[name].tokens) > how.prompt_tokens}
     pieces |= _shortened(long, tokenizer, how)
@@ -159,19 +159,14 @@ def _responses(
 
 
 def _tokenised(
-    what: str, texts: Sequence[str | ValueError], tokenizer: Tokenizer, before: Sequence[str] | None = None
+    what: str, texts: Sequence[str | ValueError], tokenizer: Tokenizer, before: Sequence[str]
 ) -> list[list[int] | ValueError]:
-    """The tokens of texts, a batch of them at a time, behind the texts before them; what is an error already stays."""
+    """The tokens of texts, a batch of them at a time, each behind another text; what is an error already stays one."""
     found, counted = [], Counted(tokenizer)
     for batch in _batches(range(len(texts))):
-        there = [number for number in batch if isinstance(texts[number], str)]
-        readable = [str(texts[number]) for number in there]
-        encoded = (
-            tokenizer.encode_behind([before[number] for number in there], readable)
-            if before
-            else tokenizer.encode_batch(readable, start=False)
-        )
-        counted.add(readable, encoded)
+        there = {number: text for number in batch if isinstance(text := texts[number], str)}
+        encoded = tokenizer.encode_behind([before[number] for number in there], [*there.values()])
+        counted.add([*there.values()], encoded)
         tokens = dict(zip(there, encoded, strict=True))
         found += [tokens.get(number, texts[number]) for number in batch]
     if what:

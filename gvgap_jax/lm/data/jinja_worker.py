@@ -14,7 +14,9 @@ import sys
 from functools import lru_cache
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 LONGEST = 200  # characters of a reason
@@ -26,10 +28,10 @@ class Generation(Extension):
 
     tags = {"generation"}  # noqa: RUF012  as jinja2 wants it
 
-    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+    def parse(self, parser: Parser) -> nodes.Node:
         """The statements between the tags."""
         line = next(parser.stream).lineno
-        return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True)).set_lineno(line)
 
 
 class Today(jinja2.Undefined):
