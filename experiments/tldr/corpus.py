@@ -14,7 +14,7 @@ from experiments.tldr.judging import Asked, endpoint_of, labeller
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
-from gvgap_jax.lm.data import encode, read
+from gvgap_jax.lm.data import encode, forms, read, splits
 from gvgap_jax.lm.data.encode import Encoded
 from gvgap_jax.lm.data.formats import TLDR, Format
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
@@ -24,6 +24,11 @@ from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes
 from gvgap_jax.training.checkpoints import digest
 from gvgap_jax.types import Demonstrations, Preferences
+
+READ: dict[str, tuple[Any, Sequence[forms.Form]]] = {
+    "comparisons": (read.read_comparisons, forms.COMPARISONS),
+    "demonstrations": (read.read_demonstrations, forms.DEMONSTRATIONS),
+}
 
 
 class Unseen(NamedTuple):
@@ -83,8 +88,8 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
         endpoint_of(run.recipe)
     how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
     pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
-    demonstrations, asked = _split(run, "demonstrations", read.read_demonstrations)
-    comparisons, judged = _split(run, "comparisons", read.read_comparisons)
+    demonstrations, asked = _split(run, "demonstrations")
+    comparisons, judged = _split(run, "comparisons")
     model = models.base(run, _texts([*demonstrations, *asked, *comparisons, *judged]))
     rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
     gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
@@ -143,20 +148,20 @@ def _texts(rows: Sequence[Any]) -> list[str]:
     return found
 
 
-def _split(run: Run, kind: str, read_source) -> tuple[list, list]:
+def _split(run: Run, kind: str) -> tuple[list, list]:
     """Rows to train on and rows to hold out, of all sources of a kind."""
+    read_source, table = READ[kind]
     rows = []
-    for source in getattr(run.recipe.data, kind):
-        if source == TOY:
-            source = str(models.toy_world(run) / f"{kind}.jsonl")
+    for name in getattr(run.recipe.data, kind):
+        source = str(models.toy_world(run) / f"{kind}.jsonl") if name == TOY else name
+        form = None if name == TOY else forms.named_of(table, run.recipe.data.form)
         try:
-            corpus = read_source(source, **({} if source.endswith(read.FILES) else {"part": run.recipe.data.split}))
+            corpus = read_source(source, form, part=run.recipe.data.split)
         except ValueError as error:
             raise ValueError(f"--data.{kind}: {error}") from error
-        if corpus.dropped:
-            console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
+        console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
         rows += map(_in_fields, corpus.rows)
-    return read.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
+    return splits.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
 
 
 def _in_fields(row: Any) -> Any:

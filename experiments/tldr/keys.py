@@ -25,7 +25,7 @@ SAMPLED = (*COMMON, "temperature", "chunk")
 ENDPOINT = ("endpoint.model", "endpoint.base_url")
 NOT_READ = (  # options that decide no number, or nothing but what data there are, which are known by their content
     *("model", "revision", "rm_size", "gold_model", "online_prompts", "evaluation_prompts", "dispatches"),
-    *(f"data.{name}" for name in ("comparisons", "demonstrations", "split", "held_out", "limit")),
+    *(f"data.{name}" for name in ("comparisons", "demonstrations", "split", "held_out", "limit", "form")),
     *("data.prompt_tokens", "data.compared_tokens"),
     *(f"endpoint.{name}" for name in ("key_variable", "cap", "prompt_price", "answer_price", "plain_http")),
 )

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, get_args
 import tyro
 
 from experiments.kit.presets import RESULTS, named_by
+from gvgap_jax.lm.data.forms import check_names
 from gvgap_jax.lm.judges.secrets import check_address
 from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
@@ -67,17 +68,18 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Data:
-    """Where text comes from: local files (JSONL, JSON, Parquet), or names of data sets on the hub.
+    """Where text comes from: local files or folders of them (JSONL, JSON, Parquet, CSV), or data sets on the hub.
 
     Attributes:
       comparisons: pairs of responses with a choice.
       demonstrations: human responses, for SFT and as references.
-      split: part of the data sets on the hub.
+      split: part of the data sets on the hub, or of folders whose files are named so.
       held_out: share of the prompts that no training sees, for evaluation.
       limit: at most so many rows of each kind, None for all.
       prompt_tokens: length of the longest prompt; longer ones are shortened.
       response_tokens: length of the longest demonstration or sample; longer ones are dropped.
       compared_tokens: length of the longest response of a pair; pairs with longer ones are dropped.
+      form: names of the forms that comparisons and demonstrations are written in, where their keys do not say it.
     """
 
     comparisons: tuple[str, ...] = ("trl-lib/tldr-preference",)
@@ -88,6 +90,10 @@ class Data:
     prompt_tokens: int = 512
     response_tokens: int = 53
     compared_tokens: int = 169
+    form: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_names(self.form)
 
 
 @dataclass(frozen=True)

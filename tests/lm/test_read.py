@@ -1,7 +1,8 @@
-"""Preference data in every form and file, what is wrong with them by file and line, splits, and writing."""
+"""Files and folders of preference data, what is wrong with them by file and line, and writing."""
 
+import codecs
 import gzip
-import hashlib
+import io
 import json
 
 import hypothesis.strategies as st
@@ -10,134 +11,9 @@ import pytest
 from hypothesis import given
 
 from gvgap_jax.lm.data import read
-from gvgap_jax.lm.data.rows import Comparison, Demonstration, Dropped, comparison, demonstration, report
-
-USER, GOOD, BAD = (
-    {"role": role, "content": text} for role, text in [("user", "hi?"), ("assistant", "good"), ("assistant", "bad")]
-)
-FIELDS = {"subreddit": "pets", "title": "Dog", "post": "It\nran."}
-ASKED = "\n\nHuman: a?\n\nAssistant: b\n\nHuman: c?\n\nAssistant:"
-CHOICE = {
-    "info": {"id": "t3_1", "site": None, "article": None, **FIELDS},
-    "summaries": [{"text": " bad", "policy": "sup2"}, {"text": " good", "policy": "ref"}],
-    "choice": 1,
-    "batch": "batch3",
-    "split": "train",
-    "worker": "w",
-}
-
-COMPARISONS = {
-    "strings": ({"prompt": "p", "chosen": "good", "rejected": "bad"}, Comparison("p", "good", "bad")),
-    "fields": ({"prompt": FIELDS, "chosen": "good", "rejected": "bad"}, Comparison(FIELDS, "good", "bad")),
-    "a reference": (
-        {"prompt": "p", "chosen": "good", "rejected": "bad", "reference": "human", "score": 3},
-        Comparison("p", "good", "bad", "human"),
-    ),
-    "messages": ({"prompt": [USER], "chosen": [GOOD], "rejected": [BAD]}, Comparison([USER], "good", "bad")),
-    "a prompt of messages": (
-        {"prompt": [USER], "chosen": "good", "rejected": "bad"},
-        Comparison([USER], "good", "bad"),
-    ),
-    "transcripts": (
-        {"chosen": ASKED + " good", "rejected": ASKED + " bad"},
-        Comparison(ASKED, " good", " bad"),
-    ),
-    "transcripts of messages": (
-        {"chosen": [USER, GOOD], "rejected": [USER, BAD]},
-        Comparison([USER], "good", "bad"),
-    ),
-    "transcripts beside their first question": (
-        {"prompt": "hi?", "chosen": [USER, GOOD], "rejected": [USER, BAD]},
-        Comparison([USER], "good", "bad"),
-    ),
-    "transcripts beside their prompt": (
-        {"prompt": [USER], "chosen": [USER, GOOD], "rejected": [USER, BAD]},
-        Comparison([USER], "good", "bad"),
-    ),
-    "a choice": (CHOICE, Comparison(FIELDS, " good", " bad", " good")),
-    "a choice of the first": ({**CHOICE, "choice": 0}, Comparison(FIELDS, " bad", " good", " good")),
-    "a choice with a reference": ({**CHOICE, "reference": "r"}, Comparison(FIELDS, " good", " bad", "r")),
-}
-DEMONSTRATIONS = {
-    "tldr": ({**FIELDS, "summary": "ran", "id": "x"}, Demonstration(FIELDS, "ran")),
-    "completion": ({"prompt": "p", "completion": " c"}, Demonstration("p", " c")),
-    "label": ({"prompt": "p", "label": "c"}, Demonstration("p", "c")),
-    "completion of messages": ({"prompt": [USER], "completion": [GOOD]}, Demonstration([USER], "good")),
-    "messages": ({"messages": [USER, BAD, USER, GOOD]}, Demonstration([USER, BAD, USER], "good")),
-}
-
-
-@pytest.mark.parametrize("kind", COMPARISONS)
-def test_a_comparison_is_seen_from_its_keys(kind):
-    row, expected = COMPARISONS[kind]
-    assert comparison(row) == expected
-
-
-@pytest.mark.parametrize("kind", DEMONSTRATIONS)
-def test_a_demonstration_is_seen_from_its_keys(kind):
-    row, expected = DEMONSTRATIONS[kind]
-    assert demonstration(row) == expected
-
-
-PAIR, HH = COMPARISONS["strings"][0], COMPARISONS["transcripts"][0]
-MALFORMED = [
-    ([], "is no JSON object"),
-    ({"text": "x"}, "has no chosen and rejected, and no summaries and choice"),
-    ({"prompt": "p", "chosen": "a"}, "has no rejected"),
-    (PAIR | {"prompt": 3}, "prompt is no text"),
-    (PAIR | {"prompt": " \n"}, "prompt is empty"),
-    (PAIR | {"prompt": []}, "prompt are not messages of role and content"),
-    (PAIR | {"prompt": {}}, "prompt is no text"),
-    (PAIR | {"prompt": {"post": 3}}, "post is no text"),
-    (PAIR | {"chosen": None}, "has no chosen"),
-    (PAIR | {"chosen": ["a"]}, "chosen are not messages of role and content"),
-    (PAIR | {"chosen": ""}, "chosen is empty"),
-    (PAIR | {"chosen": "bad"}, "chosen equals rejected"),
-    (PAIR | {"chosen": "\ud800"}, "chosen has half a character (a lone surrogate)"),
-    (PAIR | {"chosen": [USER]}, "chosen does not end in one message of the assistant"),
-    (PAIR | {"rejected": [{"role": "assistant"}], "chosen": [GOOD]}, "has no content"),
-    (PAIR | {"rejected": [{"role": "assistant", "content": " "}], "chosen": [GOOD]}, "rejected is empty"),
-    (PAIR | {"reference": 1}, "reference is no text"),
-    ({"chosen": "good", "rejected": "bad"}, "chosen and rejected do not share all turns but the last"),
-    (HH | {"rejected": "\n\nHuman: z?\n\nAssistant: bad"}, "chosen and rejected do not share all turns but the last"),
-    (HH | {"rejected": ASKED + " e\n\nHuman: f"}, "chosen and rejected do not share all turns but the last"),
-    (HH | {"chosen": ASKED + " "}, "chosen is empty"),
-    ({"chosen": [USER, GOOD], "rejected": [BAD, BAD]}, "chosen and rejected do not share all turns but the last"),
-    ({"chosen": [GOOD], "rejected": [BAD]}, "chosen and rejected do not share all turns but the last"),
-    ({"prompt": [BAD], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "the prompt is not how chosen begins"),
-    (CHOICE | {"choice": 2}, "choice is not 0 or 1"),
-    (CHOICE | {"choice": True}, "choice is not 0 or 1"),
-    (CHOICE | {"choice": None}, "choice is not 0 or 1"),
-    (CHOICE | {"summaries": CHOICE["summaries"][:1]}, "summaries are not two objects"),
-    (CHOICE | {"summaries": [{"text": "a"}, {"note": "b"}]}, "has no text"),
-    (CHOICE | {"info": None}, "is no JSON object"),
-    (CHOICE | {"info": {"article": "news", "title": "t"}}, "has no subreddit"),
-    (CHOICE | {"info": FIELDS | {"post": " "}}, "post is empty"),
-]
-
-
-@pytest.mark.parametrize(("row", "reason"), MALFORMED)
-def test_a_malformed_comparison_is_named_by_file_and_line(tmp_path, row, reason):
-    write(tmp_path / "a.jsonl", [PAIR, row])
-    found = read.read_comparisons(tmp_path / "a.jsonl")
-    assert found.dropped == [Dropped("a.jsonl:2", reason)]
-    assert found.rows == [Comparison("p", "good", "bad", None, "a.jsonl:1")]
-
-
-@pytest.mark.parametrize(
-    ("row", "reason"),
-    [
-        ({"prompt": "p"}, "has no completion, label, summary or messages"),
-        ({"messages": [GOOD]}, "messages have no prompt before the answer"),
-        ({"messages": [USER, USER]}, "messages does not end in one message of the assistant"),
-        ({"summary": "s"}, "has no subreddit"),
-        ({"completion": "c"}, "has no prompt"),
-        (FIELDS | {"summary": "\t"}, "summary is empty"),
-    ],
-)
-def test_a_malformed_demonstration_is_named_by_file_and_line(tmp_path, row, reason):
-    write(tmp_path / "a.jsonl", [{"prompt": "p", "completion": "c"}, row])
-    assert read.read_demonstrations(tmp_path / "a.jsonl").dropped == [Dropped("a.jsonl:2", reason)]
+from gvgap_jax.lm.data.rows import Comparison, Dropped, report
+from tests.lm.form_rows import BAD, CHOICE, GOOD, PAIR, USER
+from tests.lm.form_rows import POST as FIELDS
 
 
 def write(path, rows):
@@ -149,20 +25,20 @@ def test_lines_that_are_no_rows(tmp_path):
     lines = [good, b"{", b"", b'{"a": "\xff"}', b"[" * 100_000, b"3", good]
     (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
     with pytest.raises(
-        ValueError, match=r"a\.jsonl: 4 of 6 rows \(66\.67%\) are not used: 2 × is no JSON \(a\.jsonl:2"
+        ValueError, match=r"a\.jsonl: form pair: 2 of 6 rows are used; 4 are not: 2 × is no JSON \(a\.jsonl:2"
     ):
         read.read_comparisons(tmp_path / "a.jsonl")
     found = read.read_comparisons(tmp_path / "a.jsonl", most_malformed=0.9)
     assert [row.where for row in found.rows] == ["a.jsonl:1", "a.jsonl:7"]
-    assert [tuple(each) for each in found.dropped] == [
+    assert [tuple(each)[:2] for each in found.dropped] == [
         ("a.jsonl:2", "is no JSON"),
         ("a.jsonl:4", "is no UTF-8"),
         ("a.jsonl:5", "is no JSON"),
         ("a.jsonl:6", "is no JSON object"),
     ]
     assert found.report() == (
-        "4 of 6 rows (66.67%) are not used: 2 × is no JSON (a.jsonl:2, a.jsonl:5); 1 × is no UTF-8 (a.jsonl:4); "
-        "1 × is no JSON object (a.jsonl:6)."
+        "form pair: 2 of 6 rows are used; 4 are not: 2 × is no JSON (a.jsonl:2, a.jsonl:5); 1 × is no UTF-8 "
+        "(a.jsonl:4); 1 × is no JSON object (a.jsonl:6)."
     )
 
 
@@ -172,26 +48,188 @@ def test_a_report_names_the_first_places():
     assert report(4, []) == "all 4 rows are used."
 
 
-ROWS = [PAIR, PAIR | {"prompt": "q", "reference": "r"}]
-READ = [("p", "good", "bad", None), ("q", "good", "bad", "r")]
+ROWS = [PAIR, PAIR | {"prompt": "r", "reference": "human"}]
+READ = [("q", "good", "bad", None), ("r", "good", "bad", "human")]
 
 
-@pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json", "a.json.gz", "a.parquet"])
-def test_every_kind_of_file(tmp_path, name):
-    path = tmp_path / name
+def content(kind):
+    """The bytes of a file with ROWS."""
+    table = pl.DataFrame([PAIR | {"reference": None}, ROWS[1]])
+    made = {
+        "jsonl": lambda: "\n".join(map(json.dumps, ROWS)).encode(),
+        "json": lambda: json.dumps(ROWS, indent=1).encode(),
+        "parquet": lambda: (table.write_parquet(path := io.BytesIO()), path.getvalue())[1],
+        "csv": lambda: table.write_csv().encode(),
+        "tsv": lambda: table.write_csv(separator="\t").encode(),
+    }
+    return made[kind]()
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "tsv"])
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_every_kind_of_file(tmp_path, kind, ending):
+    raw = content(kind)
+    for name in (f"a.{kind}{ending}", f"a.{kind}{ending}".upper()):
+        (tmp_path / name).write_bytes(gzip.compress(raw) if ending else raw)
+        found = read.read_comparisons(str(tmp_path / name))
+        assert [row[:4] for row in found.rows] == READ
+        assert [row.where for row in found.rows] == [f"{name}:1", f"{name}:2"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "tsv"])
+def test_a_mark_of_the_byte_order_and_other_ends_of_lines(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    raw = content(kind)
+    for written in (codecs.BOM_UTF8 + raw, raw.replace(b"\n", b"\r\n"), codecs.BOM_UTF8 + raw + b"\r\n\r\n"):
+        path.write_bytes(written)
+        assert [row[:4] for row in read.read_comparisons(path).rows] == READ
+    path.write_bytes(raw.decode().encode("utf-16"))
+    with pytest.raises(ValueError, match=rf"a\.{kind} is text in UTF-16: save it as UTF-8"):
+        read.read_comparisons(path)
+    path.write_bytes(raw.replace(b"good", b"\xff\xfe"))
+    with pytest.raises(ValueError, match="UTF-8"):
+        read.read_comparisons(path)
+
+
+def test_json_in_other_shapes(tmp_path):
+    path = tmp_path / "a.json"
+    lines = "\n".join(map(json.dumps, ROWS))
+    for text in (
+        lines,
+        "\n" + lines + "\n\n",
+        json.dumps({"data": ROWS, "version": 1}),
+        json.dumps({"rows": ROWS}),
+        json.dumps({"train": ROWS, "test": [PAIR]}),
+        json.dumps({"test": [PAIR], "data": [PAIR], "train": ROWS}),
+    ):
+        path.write_text(text)
+        found = read.read_comparisons(path)
+        assert [row[:4] for row in found.rows] == READ
+    assert read.read_comparisons(path, part="test").rows == [Comparison("q", "good", "bad", None, "a.json:1")]
+    path.write_text(lines + "\n{")
+    assert read.read_comparisons(path).dropped == [Dropped("a.json:3", "is no JSON")]
+    path.write_text(json.dumps(PAIR))
+    assert len(read.read_comparisons(path).rows) == 1
+    for shape in ({"prompt": ["q"], "chosen": ["a"]}, {"prompt": {"0": "q"}, "chosen": {"0": "a"}}, {}):
+        path.write_text(json.dumps(shape))
+        with pytest.raises(ValueError, match=r"is no JSON list of rows, but an object of .*keys train, data, rows"):
+            read.read_comparisons(path)
+    path.write_text("3")
+    with pytest.raises(ValueError, match="is no JSON list of rows, but a number"):
+        read.read_comparisons(path)
+
+
+def test_the_line_of_a_mistake_in_json_is_named(tmp_path):
+    row = json.dumps(PAIR)
+    for text, line in [(f"[\n{row},\n{row.replace(':', ' ', 1)}\n]", 3), (f"[{row}\n\n{row}]", 3), (f"[\n{row}", 2)]:
+        (tmp_path / "a.json").write_text(text)
+        with pytest.raises(ValueError, match=rf"a\.json, line {line}: .*; it is no JSON"):
+            read.read_comparisons(tmp_path / "a.json")
+
+
+def test_keys_that_come_twice_and_numbers_that_are_none(tmp_path):
+    twice = json.dumps(PAIR)[:-1] + ', "chosen": "other"}'
+    (tmp_path / "a.jsonl").write_text(json.dumps(PAIR) + "\n" + twice)
+    assert read.read_comparisons(tmp_path / "a.jsonl").dropped == [
+        Dropped("a.jsonl:2", "has an object with the same key twice")
+    ]
+    (tmp_path / "a.json").write_text(f"[{twice}]")
+    with pytest.raises(ValueError, match="a row has an object with the same key twice; write each key"):
+        read.read_comparisons(tmp_path / "a.json")
+    rows = [PAIR | {"margin": float("nan")}, PAIR | {"score_chosen": float("inf"), "score_rejected": 1.0}]
+    rows += [PAIR | {"prompt": float("nan")}]
+    write(tmp_path / "b.jsonl", rows)
+    pl.DataFrame(rows[:2]).write_parquet(tmp_path / "b.parquet")
+    found = read.read_comparisons(tmp_path / "b.jsonl")
+    assert len(found.rows) == len(read.read_comparisons(tmp_path / "b.parquet").rows) == 2
+    assert found.dropped[0].reason.startswith("is of no form of comparisons (it has chosen, rejected; ")
+
+
+def test_tables_with_texts_of_several_lines(tmp_path):
+    rows = [
+        {"prompt": 'a\n"b", c', "chosen": "good\r\n", "rejected": "1"},
+        {"prompt": "d", "chosen": "2", "rejected": ""},
+    ]
+    for name, separator in (("a.csv", ","), ("a.tsv", "\t")):
+        pl.DataFrame(rows).write_csv(tmp_path / name, separator=separator)
+        found = read.read_comparisons(tmp_path / name)
+        assert [row[:3] for row in found.rows] == [tuple(rows[0].values())]
+        assert found.dropped == [Dropped(f"{name}:2", "rejected is empty")]
+    (tmp_path / "b.csv").write_text("prompt,chosen,rejected\nq,a,b\nq,a,b,c\n")
+    with pytest.raises(ValueError, match=r"b\.csv is no table of columns"):
+        read.read_comparisons(tmp_path / "b.csv")
+    (tmp_path / "b.csv").write_text("prompt,chosen,rejected\n")
+    with pytest.raises(ValueError, match=r"b\.csv has no rows"):
+        read.read_comparisons(tmp_path / "b.csv")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz", "a.parquet"])
+def test_messages_as_json_in_the_cells_of_a_table(tmp_path, name):
+    rows = [
+        {"prompt": "x", "chosen": json.dumps([USER, GOOD]), "rejected": json.dumps([USER, BAD])},
+        {"prompt": json.dumps([USER]), "chosen": json.dumps(GOOD), "rejected": "bad"},
+        *(
+            {"prompt": text, "chosen": "good", "rejected": "bad"}
+            for text in ("[1, 2] is a list", "[1]", '{"a": 1}', "[{")
+        ),
+        {"prompt": "x", "chosen": str([USER, GOOD]), "rejected": "[{'content': 'hi?', 'role': 'user'}\n {'content'"},
+    ]
+    table = pl.DataFrame(rows)
     if name == "a.parquet":
-        pl.DataFrame([PAIR | {"reference": None}, ROWS[1]]).write_parquet(path)
+        table.write_parquet(tmp_path / name)
     else:
-        text = "\n".join(map(json.dumps, ROWS)) if "jsonl" in name else json.dumps(ROWS)
-        path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
-    found = read.read_comparisons(str(path))
-    assert [row[:4] for row in found.rows] == READ
-    assert [row.where for row in found.rows] == [f"{name}:1", f"{name}:2"]
+        raw = table.write_csv(separator="," if ".csv" in name else "\t").encode()
+        (tmp_path / name).write_bytes(gzip.compress(raw) if name.endswith("gz") else raw)
+    found = read.read_comparisons(tmp_path / name)
+    assert [row[:3] for row in found.rows[:2]] == [([USER], "good", "bad")] * 2
+    assert [row.prompt for row in found.rows[2:]] == [row["prompt"] for row in rows[2:6]]
+    assert found.dropped == [Dropped(f"{name}:7", "has messages in a text that is no JSON")]
+    write(tmp_path / "a.jsonl", [PAIR | {"prompt": json.dumps([USER])}])  # where lists can be lists, a text is a text
+    assert read.read_comparisons(tmp_path / "a.jsonl").rows[0].prompt == json.dumps([USER])
+    write(tmp_path / "b.jsonl", [{"messages": json.dumps([USER, GOOD])}])
+    assert read.read_demonstrations(tmp_path / "b.jsonl").rows[0][:2] == ([USER], "good")
+
+
+def test_a_folder_of_files(tmp_path):
+    write(tmp_path / "b.jsonl", [PAIR])
+    pl.DataFrame([ROWS[1]]).write_parquet(tmp_path / "a.parquet")
+    (tmp_path / "README.md").write_text("# data")
+    assert [row.where for row in read.read_comparisons(tmp_path).rows] == ["a.parquet:1", "b.jsonl:1"]
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "train-00000-of-00001.jsonl", [PAIR])
+    write(tmp_path / "data" / "Test.jsonl", [PAIR])
+    assert [row.where for row in read.read_comparisons(tmp_path).rows] == ["train-00000-of-00001.jsonl:1"]
+    assert [row.where for row in read.read_comparisons(tmp_path, part="test").rows] == ["Test.jsonl:1"]
+    with pytest.raises(
+        ValueError, match=r"has no file of the part 'validation' in its name; it has a\.parquet, b\.jsonl"
+    ):
+        read.read_comparisons(tmp_path, part="validation")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty has no file that ends in \.jsonl, \.json"):
+        read.read_comparisons(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.jsonl", "there is no file"),
+        ("none.CSV.GZ", "there is no file"),
+        ("none.txt", r"is not there, and would not be read: \.jsonl, \.json"),
+        ("there.txt", "is none of the files that are read"),
+        ("no such", "there is no file or folder"),
+        ("none/", "there is no file or folder"),
+    ],
+)
+def test_what_is_not_there_is_not_asked_for_on_the_hub(tmp_path, name, words, monkeypatch):
+    monkeypatch.setattr("gvgap_jax.lm.data.sources.optional", lambda name: pytest.fail("asked"))
+    (tmp_path / "there.txt").write_text("x")
+    with pytest.raises(ValueError, match=words):
+        read.read_comparisons(f"{tmp_path}/{name}")
 
 
 def test_nested_rows_in_parquet(tmp_path):
     pl.DataFrame([CHOICE]).write_parquet(tmp_path / "a.parquet")
-    assert read.read_comparisons(tmp_path / "a.parquet").rows[0][:4] == COMPARISONS["a choice"][1][:4]
+    assert read.read_comparisons(tmp_path / "a.parquet").rows[0][:4] == (FIELDS, " good", " bad", " good")
     pl.DataFrame([{"messages": [USER, GOOD]}]).write_parquet(tmp_path / "b.parquet")
     assert read.read_demonstrations(tmp_path / "b.parquet").rows[0][:2] == ([USER], "good")
 
@@ -202,11 +240,9 @@ def test_the_datasets_library(tmp_path):
     table = datasets.Dataset.from_list([CHOICE, CHOICE | {"choice": 2}])
     table.save_to_disk(tmp_path / "one")
     datasets.DatasetDict({"train": table, "validation": table}).save_to_disk(tmp_path / "parts")
-    (tmp_path / "files").mkdir()
-    write(tmp_path / "files" / "train.jsonl", [CHOICE, CHOICE | {"choice": 2}])
-    for folder, part in [("one", "train"), ("parts", "validation"), ("files", "train")]:
+    for folder, part in [("one", "train"), ("parts", "validation")]:
         found = read.read_comparisons(tmp_path / folder, part=part)
-        assert found.rows[0][:4] == COMPARISONS["a choice"][1][:4]
+        assert found.rows[0][:4] == (FIELDS, " good", " bad", " good")
         assert found.dropped == [Dropped(f"{tmp_path / folder}/{part}:2", "choice is not 0 or 1")]
     with pytest.raises(ValueError, match="datasets cannot read its part 'test'"):
         read.read_comparisons(tmp_path / "parts", part="test")
@@ -218,7 +254,6 @@ def test_sources_that_cannot_be_read(tmp_path):
     for name, content, words in [
         ("a.jsonl", b"\n\n", "has no rows"),
         ("a.json", b"{}", "is no JSON list of rows"),
-        ("b.json", b"[", "is no JSON list of rows"),
         ("a.parquet", b"PAR1", "is no Parquet file"),
         ("a.jsonl.gz", b"plain", "is no whole gzip file"),
         ("b.jsonl.gz", gzip.compress(b"x" * 99)[:-9], "is no whole gzip file"),
@@ -226,18 +261,6 @@ def test_sources_that_cannot_be_read(tmp_path):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=words):
             read.read_comparisons(tmp_path / name)
-    with pytest.raises(ValueError, match="there is no form 'pairs'; there are pair, transcripts, choice"):
-        read.read_comparisons(tmp_path / "a.jsonl", "pairs")
-    with pytest.raises(ValueError, match="there is no form 'pair'; there are completion, tldr, messages"):
-        read.read_demonstrations(tmp_path / "a.jsonl", "pair")
-
-
-def test_a_named_form_is_not_guessed(tmp_path):
-    write(tmp_path / "a.jsonl", [{"prompt": "p", **HH}])
-    assert read.read_comparisons(tmp_path / "a.jsonl").rows[0].prompt == "p"
-    assert read.read_comparisons(tmp_path / "a.jsonl", "transcripts").rows[0].prompt == ASKED
-    with pytest.raises(ValueError, match=r"1 × summaries are not two objects \(a\.jsonl:1\)"):
-        read.read_comparisons(tmp_path / "a.jsonl", "choice")
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(str.strip)
@@ -262,35 +285,3 @@ def test_what_is_written_is_read_again(tmp_path_factory, rows, name):
     before = path.read_bytes()
     read.write_comparisons(path, found.rows)
     assert path.read_bytes() == before
-
-
-@given(
-    share=st.floats(0, 0.99),
-    prompts=st.lists(st.sampled_from(["a", "b", "c", FIELDS, [USER]]) | st.text(max_size=3), max_size=20),
-)
-def test_no_prompt_is_on_both_sides(share, prompts):
-    rows = [Demonstration(prompt, str(number)) for number, prompt in enumerate(prompts)]
-    train, held_out = read.split(rows, share)
-    assert sorted(train + held_out, key=lambda row: int(row.response)) == rows
-    assert not {json.dumps(row.prompt) for row in train} & {json.dumps(row.prompt) for row in held_out}
-    pairs = [Comparison(prompt, "x", "y") for prompt in reversed(prompts)]
-    assert {json.dumps(row.prompt) for row in read.split(pairs, share)[1]} == {
-        json.dumps(row.prompt) for row in held_out
-    }
-
-
-def test_the_share_that_is_held_out():
-    rows = [Demonstration(str(number), "x") for number in range(4000)]
-    assert 0.08 < len(read.split(rows, 0.1)[1]) / 4000 < 0.12
-    assert read.split(rows, 0.0) == (rows, [])
-    smaller = read.split(rows, 0.1)[1]
-    assert set(row.prompt for row in smaller) <= set(row.prompt for row in read.split(rows, 0.2)[1])
-    hashes = [hashlib.sha256(f'"{number}"'.encode()).hexdigest() for number in range(4000)]
-    assert smaller == [row for row, found in zip(rows, hashes, strict=True) if int(found[:16], 16) / 2**64 < 0.1]
-    posts = [FIELDS | {"title": str(number)} for number in range(40)]
-    other_order = [dict(reversed(post.items())) for post in posts]
-    held_out, again = (read.split([Demonstration(post, "") for post in each], 0.5)[1] for each in (posts, other_order))
-    assert held_out == again
-    for share in (-0.1, 1.0, float("nan")):
-        with pytest.raises(ValueError, match="at least 0 and below 1"):
-            read.split(rows, share)

@@ -7,7 +7,7 @@ import os
 import polars as pl
 import pytest
 
-from gvgap_jax.lm.data import read
+from gvgap_jax.lm.data import read, sources
 
 GOOD = {"prompt": "p", "chosen": "good", "rejected": "bad"}
 LINE = json.dumps(GOOD).encode() + b"\n"
@@ -40,12 +40,14 @@ def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_named(tmp_path, name):
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz"])
 def test_a_row_that_is_too_long_is_dropped_and_the_next_ones_are_read(tmp_path, name, monkeypatch):
-    monkeypatch.setattr(read, "LONGEST", 2**16)
+    monkeypatch.setattr(sources, "LONGEST", 2**16)
     long = json.dumps(GOOD | {"prompt": "p" * 2**18}).encode() + b"\n"
     fits = json.dumps(GOOD | {"prompt": "p" * (2**16 - len(LINE) + 1)}).encode() + b"\n"
     found = read.read_comparisons(packed(tmp_path / name, LINE + long + fits + long[:-1] + b"\n" + LINE + long[:-1]))
     assert [row.where for row in found.rows] == [f"{name}:1", f"{name}:3", f"{name}:5"]
-    assert [tuple(row) for row in found.dropped] == [(f"{name}:{n}", "is longer than 0.0625 MiB") for n in (2, 4, 6)]
+    assert [tuple(row)[:2] for row in found.dropped] == [
+        (f"{name}:{n}", "is longer than 0.0625 MiB") for n in (2, 4, 6)
+    ]
 
 
 BOMBS = {
@@ -59,7 +61,7 @@ BOMBS = {
 @pytest.mark.parametrize("what", BOMBS)
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.json.gz"])
 def test_what_explodes_is_refused(tmp_path, name, what, monkeypatch):
-    monkeypatch.setattr(read, "LEAST", 2**18)
+    monkeypatch.setattr(sources, "LEAST", 2**18)
     path = packed(tmp_path / name, BOMBS[what])
     assert path.stat().st_size * 150 < 2**22
     with pytest.raises(ValueError, match=rf"{name} unpacks to more than 100 times its size"):
@@ -73,7 +75,7 @@ def test_rows_that_are_much_alike_are_no_bomb(tmp_path):
 
 
 def test_a_list_that_is_too_long_to_be_read_at_once_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(read, "WHOLE", 2**10)
+    monkeypatch.setattr(sources, "WHOLE", 2**10)
     with pytest.raises(ValueError, match=r"a\.json is larger than .* write one row a line into a \.jsonl file"):
         read.read_comparisons(packed(tmp_path / "a.json", b"[" + b" " * 2**11 + b"]"))
 
@@ -103,7 +105,7 @@ def test_a_row_of_another_form_is_dropped(tmp_path, what):
     found = read.read_comparisons(packed(tmp_path / "a.jsonl", LINE + DEEP[what] + b"\n" + LINE))
     assert [row.where for row in found.dropped] == ["a.jsonl:2"]
     assert len(found.rows) == 2
-    assert len(found.report()) < 200
+    assert len(found.report()) < 300
 
 
 GZIPS = {

@@ -10,7 +10,7 @@ from experiments.tldr import corpus, keys, toy
 from experiments.tldr.keys import made
 from experiments.tldr.run import Run
 from experiments.tldr.settings import PRESETS, TABLES, Recipe
-from gvgap_jax.lm.data import read
+from gvgap_jax.lm.data import splits
 from gvgap_jax.lm.data.rows import POST, Demonstration
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.training import layouts
@@ -191,7 +191,7 @@ def with_other_summaries(held_out):
     def change(lines):
         rows = [json.loads(line) for line in lines]
         asked = [Demonstration({name: row.get("info", row)[name] for name in POST}, "") for row in rows]
-        sides = [bool(read.split([each], RECIPE.data.held_out)[1]) for each in asked]
+        sides = [bool(splits.split([each], RECIPE.data.held_out)[1]) for each in asked]
         assert 0 < sum(sides) < len(sides)
         new = {"summary": "i am sad", "summaries": [{"text": "i am sad"}, {"text": "i am happy"}]}
         return [

@@ -99,7 +99,7 @@ REFUSED = {
     "no file": ({"data.comparisons": ("absent.jsonl",)}, "^--data.comparisons: there is no file absent.jsonl"),
     "no rows": ({"comparisons": []}, "^--data.comparisons: .* has no rows"),
     "no JSON": ({"demonstrations": ["{"] * 9}, "^--data.demonstrations: .* is no JSON"),
-    "no keys": ({"demonstrations": [{"text": "a"}]}, "^--data.demonstrations: .* has no completion, label, summary"),
+    "no keys": ({"demonstrations": [{"text": "a"}]}, "^--data.demonstrations: .* is of no form of demonstrations"),
     "long demonstrations": (
         {"demonstrations": [post | {"summary": LONG} for post in POSTS]},
         r"^demonstrations: no row fits .* longer than 24 tokens .* --data.response_tokens 24 and --data.prompt_",

@@ -449,7 +449,5 @@ def test_a_prompt_is_on_one_side_however_it_is_written(done, tmp_path):
     for path in (source, tmp_path / "written.jsonl"):
         data = dataclasses.replace(RECIPE.data, demonstrations=(str(path),))
         run = done.run._replace(recipe=dataclasses.replace(RECIPE, data=data))
-        sides.append(
-            [[row.response for row in side] for side in corpus._split(run, "demonstrations", read.read_demonstrations)]
-        )
+        sides.append([[row.response for row in side] for side in corpus._split(run, "demonstrations")])
     assert sides[0] == sides[1]
