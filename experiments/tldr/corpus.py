@@ -20,6 +20,7 @@ from gvgap_jax.lm.data.formats import TLDR, Format
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 from gvgap_jax.lm.data.unknown import UnknownText
+from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes
 from gvgap_jax.training.checkpoints import digest
@@ -93,6 +94,8 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
     model = models.base(run, _texts([*demonstrations, *asked, *comparisons, *judged]))
     rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
     gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
+    if gold is not None:
+        load.check_scalar_head(gold.checkpoint)
 
     asked = _cut(run, asked)[: run.recipe.evaluation_prompts]
     shown = partial(_encoded, run, lambda rows: encode.demonstrations(rows, model.tokenizer, how), "response_tokens")

@@ -13,6 +13,7 @@ from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import Recipe
+from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
 from gvgap_jax.runtime import processes
@@ -64,8 +65,10 @@ def rouge_l(name: str, asked: Asked) -> Verdicts:
 
 
 def _of_checkpoint(run: Run, source: str) -> Judged:
-    """A reward model from elsewhere."""
-    return _reward_model(run, models.opened(run, source))
+    """A reward model from elsewhere; ValueError if it is none."""
+    model = models.opened(run, source)
+    load.check_scalar_head(model.checkpoint)
+    return _reward_model(run, model)
 
 
 def _reward_model(run: Run, model: Model) -> Judged:

@@ -21,7 +21,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from gvgap_jax.lm.hf import architectures, load, save, tensors
-from gvgap_jax.lm.model import decode, transformer
+from gvgap_jax.lm.hf.families import FAMILIES
+from gvgap_jax.lm.model import attention, decode, transformer
 from gvgap_jax.lm.model import shape as shapes
 from gvgap_jax.training import layouts
 from tests.lm.test_transformer import scrambled
@@ -155,7 +156,7 @@ def test_repeated_parameters_are_read_once(monkeypatch):
 def test_a_piece_is_that_piece_of_the_whole_leaf(data):
     """Of GPT-NeoX's tensors, because queries, keys and values are interleaved there."""
     params = loaded("neox")[1]
-    parts = tensors.parts("gpt_neox", params, "embed_out.weight")
+    parts = tensors.parts(FAMILIES["gpt_neox"], params, "embed_out.weight")
     stored = stored_in(GOLDEN / "neox")
     module = data.draw(st.sampled_from(["query", "key", "value", "attended", "up"]))
     kind = data.draw(st.sampled_from(["kernel", "bias"]))
@@ -203,7 +204,7 @@ def test_a_reward_model_starts_at_0_on_the_body_and_comes_back(tmp_path):
     assert again.config["architectures"] == ["Qwen2ForSequenceClassification"]
     assert (tmp_path / "rm" / "tokenizer.json").exists()
     assert same(load.load(again, outputs=1), trained)
-    with pytest.raises(ValueError, match=r"score.weight is \(1, 24\), but config.json makes it \(2, 24\)"):
+    with pytest.raises(ValueError, match=r"score.weight has 1 labels and not 2; a reward model has one"):
         load.load(again, outputs=2)
 
 
@@ -297,7 +298,7 @@ def test_slowed_rotations_leave_fast_ones_alone():
         smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
         between = (1 - smooth) * frequency / 8 + smooth * frequency
         expected.append(frequency if wavelength < 8192 / 4 else frequency / 8 if wavelength > 8192 else between)
-    found = transformer._slowed(jnp.asarray(frequencies), scaling)
+    found = attention._slowed(jnp.asarray(frequencies), scaling)
     np.testing.assert_allclose(found, expected, rtol=1e-12)
     assert len(set(np.round(np.asarray(found) / frequencies, 6))) > 3
 
@@ -401,28 +402,39 @@ def test_other_shapes_and_larger_vocabularies_are_refused():
 
 
 OTHERS = {
-    "model_type 'qwen3' is not here; there are gpt_neox, llama, qwen2": {"model_type": "qwen3"},
-    "model_type 'mixtral' is not here": {"model_type": "mixtral"},
+    "model_type 'mixtral' is not here; there are gpt_neox, llama, qwen2, qwen3, mistral, olmo2, gemma2": {
+        "model_type": "mixtral"
+    },
+    "'gemma3' is a model of text and images; its text alone is 'gemma3_text'": {"model_type": "gemma3"},
     "config.json has no vocab_size, hidden_size": {"vocab_size": None, "hidden_size": None},
-    "hidden_act 'gelu_new' is not here; a llama model has 'silu'": {"hidden_act": "gelu_new"},
-    "hidden_act 'gelu_fast' is not here; a gpt_neox model has 'gelu'": {
-        "model_type": "gpt_neox",
-        "hidden_act": "gelu_fast",
-    },
+    "hidden_act 'quick_gelu' is not here; there are gelu, ": {"hidden_act": "quick_gelu"},
     "quantised weights": {"quantization_config": {"bits": 4}},
-    "gpt_neox model without attention_bias": {"model_type": "gpt_neox", "hidden_act": "gelu", "attention_bias": False},
-    "one of attention_bias and mlp_bias": {"attention_bias": True},
-    "sliding-window attention": {
-        "model_type": "qwen2",
-        "use_sliding_window": True,
-        "sliding_window": 8,
-        "max_window_layers": 1,
+    "layer_types asks for other layers with sliding_attention than a Llama model": {
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"]
     },
-    "every layer must attend": {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"]},
+    "layer_types asks for other layers with sliding_attention .* with sliding_window None": {
+        "model_type": "qwen2",
+        "layer_types": ["full_attention", "sliding_attention", "full_attention"],
+    },
+    "for each of 3 layers, got 2 of them": {"layer_types": ["full_attention", "full_attention"]},
+    "for each of 3 layers, got chunked_attention": {"layer_types": ["full_attention", "chunked_attention"]},
+    "no_rope_layers must have one number for each of 3 layers": {"model_type": "smollm3", "no_rope_layers": [1, 0]},
+    "use_bidirectional_attention = True is not known here": {"use_bidirectional_attention": True},
+    "is_causal = False is not known here": {"is_causal": False},
+    "logit_scale = 0.5 is not known here for a llama model": {"logit_scale": 0.5},
+    "attn_logit_softcapping = 9.0 is not known here": {"model_type": "gemma3_text", "attn_logit_softcapping": 9.0},
+    "rope_interleaved = True is not known here": {"rope_interleaved": True},
+    "rope_scaling.attention_factor = 2.0 is not known": {
+        "rope_scaling": {"rope_type": "linear", "attention_factor": 2.0}
+    },
     "rotary embeddings of type 'yarn' are not here": {"rope_scaling": {"type": "yarn", "factor": 2.0}},
     "rotary embeddings of type 'dynamic'": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
     "differ between layers": {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
     "have no low_freq_factor, high_freq_factor": {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+    "scaled rotary embeddings in layers with a window": {
+        "model_type": "gemma3_text",
+        "rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}},
+    },
     "rotates whole heads, got 0.5": {"partial_rotary_factor": 0.5},
 }
 

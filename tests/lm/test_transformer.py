@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gvgap_jax.lm.model import attention, transformer
 from gvgap_jax.lm.model import shape as shapes
-from gvgap_jax.lm.model import transformer
 from gvgap_jax.types import PADDING
 
 V = 7
@@ -131,9 +131,9 @@ def test_rotation_knows_distances_only():
     query, key = (jnp.asarray(numbers.normal(size=(1, 1, 1, 4))) for _ in range(2))
 
     def product(first, second):
-        turned = (
-            transformer.rotate(vector, jnp.array([[place]]), shape) for vector, place in ((query, first), (key, second))
-        )
+        frequency = attention.of_layers(shape)[1]
+        places = (query, first), (key, second)
+        turned = (attention.rotate(vector, jnp.array([[place]]), frequency) for vector, place in places)
         return jnp.sum(next(turned) * next(turned))
 
     np.testing.assert_allclose(product(5, 3), product(12, 10), rtol=1e-12)

@@ -1,16 +1,46 @@
-"""GPT-NeoX (Pythia), Llama and Qwen 2: the configurations that Hugging Face writes, as shapes and back."""
+"""The configurations that Hugging Face writes, as shapes and back: what ``families`` lists, and nothing in silence.
 
+A field of config.json that this does not know refuses the model, because it may change its numbers.
+"""
+
+import dataclasses
 from typing import Any
 
 from gvgap_jax.lm.hf import fields
+from gvgap_jax.lm.hf.families import FAMILIES, Config, Family
 from gvgap_jax.lm.model.shape import RotaryScaling, Shape
+from gvgap_jax.runtime.messages import first_few
 
-Config = dict[str, Any]
-"""What a config.json holds."""
-
-CLASSES = {"gpt_neox": "GPTNeoX", "llama": "Llama", "qwen2": "Qwen2"}
-ACTIVATIONS = {"gpt_neox": ("gelu",), "llama": ("silu", "swish"), "qwen2": ("silu", "swish")}
-SIZES = ("vocab_size", "num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+SIZES = {
+    "vocab_size": "vocabulary",
+    "num_hidden_layers": "layers",
+    "hidden_size": "width",
+    "num_attention_heads": "heads",
+    "intermediate_size": "hidden",
+}
+PLAIN = SIZES | {  # fields that are fields of a shape
+    "num_key_value_heads": "key_value_heads",
+    "head_dim": "head_width",
+    "rms_norm_eps": "epsilon",
+    "use_parallel_residual": "parallel",
+    "tie_word_embeddings": "tied",
+    "query_pre_attn_scalar": "score_divisor",
+    "attn_logit_softcapping": "score_cap",
+    "final_logit_softcapping": "logit_cap",
+    "n_positions": "positions",
+}
+MAY_BE_NULL = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")  # elsewhere null is no value
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+BIASES = {(True, True): "all", (True, False): "attention", (False, True): "feed_forward", (False, False): "none"}
+FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def shape_of(config: Config) -> Shape:
@@ -19,110 +49,137 @@ def shape_of(config: Config) -> Shape:
     Rotary embeddings may be described by ``rope_parameters`` or by the fields before it.
 
     Raises:
-      ValueError: another architecture, a part of one of these that is not here, or a value of another type or out of
-        its range.
+      ValueError: another family, a field that is not known, a part that is not here, or a value of another type or out
+        of its range.
     """
     fields.check(config)
     kind = config.get("model_type")
-    if kind not in CLASSES:
-        raise ValueError(f"config.json: model_type {kind!r} is not here; there are {', '.join(CLASSES)}.")
-    missing = [name for name in SIZES if config.get(name) is None]
-    if missing:
-        raise ValueError(f"config.json has no {', '.join(missing)}, which decide the shape of a {kind} model.")
-    _refuse_other_parts(kind, config)
-    heads, width = config["num_attention_heads"], config["hidden_size"]
-    if width % heads and (kind == "gpt_neox" or config.get("head_dim") is None):
+    if kind == "gemma3":
         raise ValueError(
-            f"config.json: hidden_size must be a multiple of num_attention_heads, got {width} and {heads}."
+            "config.json: model_type 'gemma3' is a model of text and images; its text alone is 'gemma3_text', which "
+            "transformers saves as Gemma3ForCausalLM."
         )
-    rotary = _rotary(kind, config)
-    sizes: dict[str, Any] = {
-        "vocabulary": config["vocab_size"],
-        "layers": config["num_hidden_layers"],
-        "width": width,
-        "heads": heads,
-        "hidden": config["intermediate_size"],
-        "rotary": float(_or(rotary.get("partial_rotary_factor"), 1.0)),
-        "rotary_base": float(rotary["rope_theta"]),
-        "rotary_scaling": _scaling(rotary, config),
-        "tied": bool(config.get("tie_word_embeddings")),
-        "start": False,
-    }
-    if kind == "gpt_neox":
-        return Shape(
-            **sizes,
-            key_value_heads=heads,
-            head_width=width // heads,
-            epsilon=_or(config.get("layer_norm_eps"), 1e-5),
-            parallel=_or(config.get("use_parallel_residual"), True),
-        )
-    biased = "query_key_value" if kind == "qwen2" else "all" if config.get("attention_bias") else "none"
-    return Shape(
-        **sizes,
-        key_value_heads=_or(config.get("num_key_value_heads"), heads),
-        head_width=_or(config.get("head_dim"), width // heads),
-        norm="rms",
-        epsilon=_or(config.get("rms_norm_eps"), 1e-6),
-        parallel=False,
-        gated=True,
-        bias=biased,
-    )
-
-
-def _or(value, otherwise):
-    return otherwise if value is None else value
-
-
-def _refuse_other_parts(kind: str, config: Config) -> None:
-    activation = _or(config.get("hidden_act"), ACTIVATIONS[kind][0])
-    if activation not in ACTIVATIONS[kind]:
-        raise ValueError(
-            f"config.json: hidden_act {activation!r} is not here; a {kind} model has {ACTIVATIONS[kind][0]!r}."
-        )
+    if kind not in FAMILIES:
+        raise ValueError(f"config.json: model_type {kind!r} is not here; there are {', '.join(FAMILIES)}.")
+    family = FAMILIES[kind]
     if config.get("quantization_config"):
         raise ValueError(
             "config.json: quantised weights are not here; load a checkpoint of float32, float16 or bfloat16."
         )
-    if kind == "gpt_neox" and not _or(config.get("attention_bias"), True):
-        raise ValueError("config.json: a gpt_neox model without attention_bias is not here.")
-    if kind == "llama" and bool(config.get("attention_bias")) != bool(config.get("mlp_bias")):
-        raise ValueError(
-            "config.json: a llama model with one of attention_bias and mlp_bias is not here, only both or none."
-        )
-    layers = config["num_hidden_layers"]
-    sliding = config.get("use_sliding_window") and _or(config.get("max_window_layers"), 28) < layers
-    others = set(config.get("layer_types") or ()) - {"full_attention"}
-    if others or (sliding and config.get("sliding_window")):
-        raise ValueError(
-            "config.json: sliding-window attention is not here; every layer must attend to all tokens before."
-        )
+    known = [_own(family, name) for name in (*SIZES, *family.absent, "partial_rotary_factor")]
+    fields.refuse_unknown(kind, config, known, family.unread)
+    given = _given(family, config)
+    if kind == "gpt2" and given.get("intermediate_size") is None and given.get("hidden_size") is not None:
+        given["intermediate_size"] = 4 * given["hidden_size"]
+    missing = [_own(family, name) for name in SIZES if given.get(name) is None]
+    if missing:
+        raise ValueError(f"config.json has no {', '.join(missing)}, which decide the shape of a {kind} model.")
+    heads, width = given["num_attention_heads"], given["hidden_size"]
+    if width % heads and given.get("head_dim") is None:
+        names = (_own(family, "hidden_size"), _own(family, "num_attention_heads"))
+        raise ValueError(f"config.json: {names[0]} must be a multiple of {names[1]}, got {width} and {heads}.")
+    given |= {"num_key_value_heads": heads} if given.get("num_key_value_heads") is None else {}
+    given |= {"head_dim": width // heads} if given.get("head_dim") is None else {}
+    sizes: dict[str, Any] = {place: given[name] for name, place in PLAIN.items() if name in given}
+    biases = bool(given.get("attention_bias")), bool(given.get("mlp_bias"))
+    given |= _rotated_layers(given)
+    sizes |= {"bias": BIASES[biases], "start": False} | _windows(family, given)
+    sizes |= _rotary(family, config, given, bool(sizes.get("windowed"))) | family.fixed
+    sizes["unrotated"] = tuple(layer for layer, is_rotated in enumerate(given["no_rope_layers"]) if not is_rotated)
+    activation, usual = _activation(family, given), _usual(family.fixed["gated"])
+    sizes["activation"] = None if activation == usual else activation
+    if not given.get("scale_attn_weights", True):
+        sizes["score_divisor"] = 1.0
+    if sizes.get("score_divisor") == sizes["head_width"]:
+        sizes["score_divisor"] = None  # as it is without
+    return Shape(**sizes)
 
 
-def _rotary(kind: str, config: Config) -> Config:
-    """``rope_parameters``, or what says the same in older files."""
+def _own(family: Family, name: str) -> str:
+    return (family.own or {}).get(name, name)
+
+
+def _given(family: Family, config: Config) -> Config:
+    """The fields that the family has, by their common names; what is left out is what it is for transformers."""
+    names = {_own(family, name): name for name in (*SIZES, *family.absent, "layer_types")}
+    there = {names[own]: value for own, value in config.items() if own in names}
+    return family.absent | {name: value for name, value in there.items() if value is not None or name in MAY_BE_NULL}
+
+
+def _usual(gated: bool) -> str:
+    return "silu" if gated else "gelu"
+
+
+def _activation(family: Family, given: Config) -> str:
+    name = given["hidden_act"]
+    if name not in ACTIVATIONS:
+        raise ValueError(
+            f"config.json: {_own(family, 'hidden_act')} {name!r} is not here; there are {', '.join(ACTIVATIONS)}."
+        )
+    return ACTIVATIONS[name]
+
+
+def _rotated_layers(given: Config) -> Config:
+    """``no_rope_layers``, which has 1 for each layer *with* a rotary embedding, for every family."""
+    layers, interval = given["num_hidden_layers"], given.get("no_rope_layer_interval")
+    rotated = given.get("no_rope_layers") or [int(not interval or (layer + 1) % interval) for layer in range(layers)]
+    if len(rotated) != layers:
+        raise ValueError(f"config.json: no_rope_layers must have one number for each of {layers} layers.")
+    return {"no_rope_layers": rotated}
+
+
+def _windows(family: Family, given: Config) -> dict[str, Any]:
+    """Which layers have a window."""
+    layers = given["num_hidden_layers"]
+    window = given.get("sliding_window") if given.get("use_sliding_window", True) else None
+    has_window = family.has_window if window is not None else None
+    usual = [SLIDING if has_window and has_window(given, layer) else FULL for layer in range(layers)]
+    kinds = given.get("layer_types") or usual
+    other = sorted({*kinds} - {FULL, SLIDING})
+    if other or len(kinds) != layers:
+        what = first_few(other) if other else f"{len(kinds)} of them"
+        raise ValueError(
+            f"config.json: layer_types must be {FULL} or {SLIDING} for each of {layers} layers, got {what}."
+        )
+    if kinds != usual and (window is None or "layer_types" not in family.absent):
+        raise ValueError(
+            f"config.json: layer_types asks for other layers with {SLIDING} than a {family.model} model with "
+            f"sliding_window {window} has."
+        )
+    windowed = tuple(layer for layer, kind in enumerate(kinds) if kind == SLIDING)
+    return {"window": window, "windowed": windowed} if windowed else {}
+
+
+def _rotary(family: Family, config: Config, given: Config, has_windows: bool) -> dict[str, Any]:
+    """What decides the rotary embedding: ``rope_parameters``, or what says the same in older files."""
+    if "rope_theta" not in given:
+        return {}
     found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
+    local = given.get("rope_local_base_freq")
+    if local is not None and FULL in found and {*found} <= {FULL, SLIDING}:
+        near = found.get(SLIDING) or {}
+        local = near.get("rope_theta") or local
+        if _scaling(near, config) is not None:
+            raise ValueError("config.json: scaled rotary embeddings in layers with a window are not here.")
+        found = dict(found[FULL] or {})
     if any(isinstance(value, dict) for value in found.values()):
         raise ValueError("config.json: rotary embeddings that differ between layers are not here.")
-    if kind == "gpt_neox":
-        older = {
-            "rope_theta": _or(config.get("rotary_emb_base"), 10_000),
-            "partial_rotary_factor": _or(config.get("rotary_pct"), 0.25),
-        }
-    else:
-        older = {
-            "rope_theta": _or(config.get("rope_theta"), 10_000),
-            "partial_rotary_factor": config.get("partial_rotary_factor"),
-        }
+    share = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
+    older = {"rope_theta": given["rope_theta"], "partial_rotary_factor": share}
     found = older | {name: value for name, value in found.items() if value is not None}
-    if kind != "gpt_neox" and _or(found["partial_rotary_factor"], 1) != 1:
-        raise ValueError(
-            f"config.json: a {kind} model rotates whole heads, got {found['partial_rotary_factor']} of them."
-        )
-    return found
+    share = 1.0 if found["partial_rotary_factor"] is None else float(found["partial_rotary_factor"])
+    if share != 1 and "partial_rotary_factor" not in family.absent:
+        raise ValueError(f"config.json: a {family.model} model rotates whole heads, got {share} of them.")
+    return {
+        "rotary": share,
+        "rotary_base": float(found["rope_theta"]),
+        "rotary_scaling": _scaling(found, config),
+        "window_rotary_base": None if local is None or not has_windows else float(local),
+    }
 
 
 def _scaling(rotary: Config, config: Config) -> RotaryScaling | None:
-    kind = _or(rotary.get("rope_type"), _or(rotary.get("type"), "default"))
+    kind = rotary.get("rope_type") or rotary.get("type") or "default"
     if kind == "default":
         return None
     if kind == "linear":
@@ -147,41 +204,71 @@ def _numbers(rotary: Config, *names: str) -> list[float]:
 
 
 def config_of(shape: Shape, positions: int = 2048) -> Config:
-    """The configuration of a model of this shape, for texts of up to so many tokens.
+    """The configuration of a model of this shape, for texts of up to so many tokens: of the first family that has it.
 
     Raises:
-      ValueError: the shape has a start token, which these architectures have not, or is none of them.
+      ValueError: the shape has a start token, which these families have not, or is none of theirs.
     """
     if shape.start:
         raise ValueError(
             "Hugging Face's models read the vocabulary and no start token: make the shape with start=False."
         )
-    kind = _kind(shape)
+    plain = dataclasses.replace(shape, dtype="float32", remat=False)
+    for kind in FAMILIES:
+        config = _written(kind, plain, positions)
+        try:
+            if shape_of(config) == plain:
+                return config
+        except ValueError:
+            continue
+    raise ValueError(f"no family here has models of this shape: {shape}; there are {', '.join(FAMILIES)}.")
+
+
+def _written(kind: str, shape: Shape, positions: int) -> Config:
+    """The configuration of a family that is nearest to the shape."""
+    family = FAMILIES[kind]
+    biases = next((both for both, name in BIASES.items() if name == shape.bias), (True, False))
+    wanted = shape.activation or _usual(shape.gated)
+    spelled = [family.absent["hidden_act"], *ACTIVATIONS]
+    found: Config = {name: getattr(shape, place) for name, place in PLAIN.items()}
+    found |= {
+        "max_position_embeddings": positions,
+        "attention_bias": biases[0],
+        "mlp_bias": biases[1],
+        "hidden_act": next(name for name in spelled if ACTIVATIONS[name] == wanted),
+        "use_sliding_window": shape.window is not None,
+        "sliding_window": shape.window,
+        "max_window_layers": shape.layers,
+        "layer_types": [SLIDING if layer in shape.windowed else FULL for layer in range(shape.layers)],
+        "no_rope_layers": [int(layer not in shape.unrotated) for layer in range(shape.layers)],
+        "query_pre_attn_scalar": shape.head_width if shape.score_divisor is None else shape.score_divisor,
+        "scale_attn_weights": shape.score_divisor != 1,
+    }
+    has = [name for name in found if name in SIZES or name in family.absent or name == "max_position_embeddings"]
+    config = {_own(family, name): found[name] for name in has}
+    config |= {"model_type": kind, "architectures": [family.language_model]}
+    config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
+    if "rope_theta" in family.absent:
+        config |= {"rope_parameters": _written_rotary(family, shape)}
+    return config
+
+
+def _written_rotary(family: Family, shape: Shape) -> Config:
+    """``rope_parameters``: one, or one for each kind of layer."""
+    if "rope_local_base_freq" in family.absent:
+        local = {"rope_type": "default", "rope_theta": shape.window_rotary_base or shape.rotary_base}
+        return {FULL: _one_rotary(family, shape), SLIDING: local}
+    return _one_rotary(family, shape)
+
+
+def _one_rotary(family: Family, shape: Shape) -> Config:
     rotary: Config = {"rope_type": "default", "rope_theta": shape.rotary_base}
+    if "partial_rotary_factor" in family.absent:
+        rotary["partial_rotary_factor"] = shape.rotary
     scaling = shape.rotary_scaling
     if scaling is not None:
         rotary |= {"rope_type": "linear", "factor": scaling.factor}
     if scaling is not None and scaling.context is not None:
         rotary |= {"rope_type": "llama3", "original_max_position_embeddings": scaling.context}
         rotary |= {"low_freq_factor": scaling.low, "high_freq_factor": scaling.high}
-    sizes = (shape.vocabulary, shape.layers, shape.width, shape.heads, shape.hidden)
-    config: Config = {"model_type": kind, "architectures": [f"{CLASSES[kind]}ForCausalLM"]}
-    config |= dict(zip(SIZES, sizes, strict=True))
-    config |= {"max_position_embeddings": positions, "tie_word_embeddings": shape.tied, "rope_parameters": rotary}
-    config |= {"hidden_act": ACTIVATIONS[kind][0]}
-    config |= dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"))
-    if kind == "gpt_neox":
-        rotary["partial_rotary_factor"] = shape.rotary
-        return config | {"layer_norm_eps": shape.epsilon, "use_parallel_residual": shape.parallel}
-    biased = dict.fromkeys(("attention_bias", "mlp_bias"), shape.bias == "all") if kind == "llama" else {}
-    heads = {"num_key_value_heads": shape.key_value_heads, "head_dim": shape.head_width}
-    return config | heads | biased | {"rms_norm_eps": shape.epsilon}
-
-
-def _kind(shape: Shape) -> str:
-    whole = shape.width == shape.heads * shape.head_width and shape.key_value_heads == shape.heads
-    if whole and not shape.gated and (shape.norm, shape.bias) == ("layer", "all"):
-        return "gpt_neox"
-    if shape.gated and not shape.parallel and shape.norm == "rms" and shape.rotary == 1:
-        return "qwen2" if shape.bias == "query_key_value" else "llama"
-    raise ValueError(f"neither GPT-NeoX nor Llama nor Qwen 2: {shape}.")
+    return rotary

@@ -1,9 +1,12 @@
 """What the fields of a config.json may hold: one table of types and ranges, looked at before anything is made of them.
 
 The upper ends are some hundred times what any model has; they keep a damaged number from becoming an allocation.
+And which fields change no number: all others must be known to the family, or are refused.
 """
 
+import re
 import reprlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 
@@ -65,6 +68,23 @@ FIELDS = {
     "max_position_embeddings": COUNT,
     "original_max_position_embeddings": COUNT,
     "hidden_act": TEXT,
+    "hidden_activation": TEXT,
+    "activation_function": TEXT,
+    "n_embd": Number(1, 10**6, whole=True),
+    "n_layer": Number(1, 10**4, whole=True),
+    "n_head": Number(1, 10**5, whole=True),
+    "n_inner": Number(1, 10**7, whole=True),
+    "n_positions": Number(1, 10**8, whole=True),
+    "layer_norm_epsilon": Number(1e-30, 1),
+    "scale_attn_weights": YES_OR_NO,
+    "query_pre_attn_scalar": Number(1e-6, 10**6),
+    "attn_logit_softcapping": Number(1e-6, 10**9),
+    "final_logit_softcapping": Number(1e-6, 10**9),
+    "sliding_window_pattern": Number(1, 10**4, whole=True),
+    "rope_local_base_freq": Number(1, 10**12),
+    "no_rope_layers": LIST,
+    "no_rope_layer_interval": Number(1, 10**4, whole=True),
+    "is_causal": YES_OR_NO,
     "layer_norm_eps": Number(1e-30, 1),
     "rms_norm_eps": Number(1e-30, 1),
     "tie_word_embeddings": YES_OR_NO,
@@ -82,6 +102,39 @@ FIELDS = {
     "rope_parameters": OBJECT,
     "rope_scaling": OBJECT,
 }
+HARMLESS = re.compile(  # fields of any family that change no number at inference, by their whole names
+    "|".join(
+        (
+            r"_.*|architectures|model_type|auto_map|name_or_path|custom_pipelines|(torch_)?dtype|max_position_embeddings",
+            r"original_max_position_embeddings|rope_scaling|rope_parameters|layer_types|quantization_config|use_cache",
+            r"initializer_(range|factor)|.*dropout(_prob)?|.*_pdrop|pretraining_tp|tokenizer_class|unsloth_.*",
+            r"([a-z]+_)*token(_ids?|_index)?|transformers[_.].*|max_sequence_length|model_max_length|n_ctx|prefix",
+            r"(output|return)_.*|chunk_size_feed_forward|id2label|label2id|num_labels|problem_type|finetuning_task",
+            r"task_specific_params|gradient_checkpointing|attn_implementation|cache_implementation|is_llama_config",
+            r"is_decoder|summary_.*|use_bfloat16|torchscript|tf_legacy_loss|keys_to_ignore_at_inference|license",
+            # how older files say that text is generated
+            r"(max|min)(_new)?_(length|tokens)|do_sample|early_stopping|num_beams?|num_beam_groups|diversity_penalty",
+            r"temperature|top_[kp]|typical_p|(repetition|length|exponential_decay_length)_penalty|bad_words_ids",
+            r"(encoder_)?no_repeat_ngram_size|num_return_sequences|remove_invalid_values|(begin_)?suppress_tokens",
+        )
+    )
+)
+OFF = (None, False, "", [], {})  # values of a field that ask for nothing; 0 is equal to one of them
+
+
+def refuse_unknown(kind: str, config: dict[str, Any], known: Sequence[str], unread: Sequence[str]) -> None:
+    """Refuse a field that is not among those of the family, may change numbers, and asks for something.
+
+    Raises:
+      ValueError: there is one.
+    """
+    for name, value in config.items():
+        asks = value is False if name == "is_causal" else value not in OFF
+        if asks and not (name in known or name in unread or HARMLESS.fullmatch(name)):
+            raise ValueError(
+                f"config.json: {name} = {reprlib.repr(value)} is not known here for a {kind} model, and may change "
+                "what it computes; a checkpoint with it is not read."
+            )
 
 
 def check(config: Any) -> None:
@@ -94,10 +147,29 @@ def check(config: Any) -> None:
         raise ValueError(f"config.json must be an object, got {reprlib.repr(config)}.")
     _check(config, FIELDS, "")
     for name in ("rope_parameters", "rope_scaling"):
-        _check(config.get(name) or {}, ROTARY, f"{name}.")
-    for each in config.get("layer_types") or ():
-        if not isinstance(each, str):
-            raise ValueError(f"config.json: layer_types must be a list of texts, got {reprlib.repr(each)} in it.")
+        _check_rotary(config.get(name) or {}, f"{name}.")
+    for name, kind, words in (("layer_types", str, "texts"), ("no_rope_layers", int, "integers")):
+        for each in config.get(name) or ():
+            if not isinstance(each, kind) or isinstance(each, bool):
+                raise ValueError(f"config.json: {name} must be a list of {words}, got {reprlib.repr(each)} in it.")
+
+
+def _check_rotary(found: dict[str, Any], above: str) -> None:
+    """One description of rotary embeddings, or one for each kind of layer."""
+    for name, value in found.items():
+        if isinstance(value, dict) and name not in ROTARY:
+            _check_rotary(value, f"{above}{name}.")
+        elif name not in ROTARY and value is not None and _is_here(found):
+            raise ValueError(
+                f"config.json: {above}{name} = {reprlib.repr(value)} is not known here, and may change what the model "
+                "computes; a checkpoint with it is not read."
+            )
+    _check(found, ROTARY, above)
+
+
+def _is_here(found: dict[str, Any]) -> bool:
+    """Whether the type of these rotary embeddings is one that is read; others are refused by their type."""
+    return (found.get("rope_type") or found.get("type") or "default") in ("default", "linear", "llama3")
 
 
 def _check(found: dict[str, Any], fields: dict[str, Number | Kind], above: str) -> None:

@@ -6,40 +6,29 @@ Only the slices that a device holds are read for it, one shard of one leaf at a 
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from gvgap_jax.lm.hf import architectures, tensors
-from gvgap_jax.lm.hf.architectures import Config
+from gvgap_jax.lm.hf import architectures, stored, tensors
+from gvgap_jax.lm.hf.families import FAMILIES, Config, Family
+from gvgap_jax.lm.hf.stored import INDEX, WHOLE, Stored
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Fetch, Part
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.runtime import foreign, hub
 from gvgap_jax.runtime.messages import differences, first_few
-from gvgap_jax.runtime.packages import optional
 from gvgap_jax.types import Params
 
-CONFIG, WHOLE, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+CONFIG, ADAPTER = "config.json", "adapter_config.json"
 BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 BESIDE += ("generation_config.json",)
-FILES = (CONFIG, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
-CONVERT = (
-    "convert it with the package transformers: AutoModelForCausalLM.from_pretrained(name).save_pretrained(folder)."
-)
-MOST_CONFIG, MOST_INDEX = 2**22, 2**26  # bytes
-DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-
-
-class Stored(NamedTuple):
-    """One tensor of a checkpoint: its file, its dtype as JAX writes it, and its size."""
-
-    file: Path
-    dtype: str
-    size: tuple[int, ...]
+FILES = (CONFIG, ADAPTER, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
+MOST_CONFIG = 2**22  # bytes
+COMPARED = 2**12  # rows of two tensors that are compared at a time
 
 
 class Checkpoint(NamedTuple):
@@ -47,7 +36,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
       folder: where it lies, with its tokenizer.
-      config: what its config.json says.
+      config: what its config.json says; where it ties a head that is stored and another one, it says untied here.
       shape: the same as a shape, with activations in float32 and no start token.
       tensors: what is stored, by the name that it has there.
     """
@@ -56,6 +45,21 @@ class Checkpoint(NamedTuple):
     config: Config
     shape: Shape
     tensors: dict[str, Stored]
+
+    @property
+    def family(self) -> Family:
+        """Of its model."""
+        return FAMILIES[self.config["model_type"]]
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether names of its tensors are without the family's prefix, as those of a body that was saved alone."""
+        return f"{self.family.names['embedding']}.weight" in self.tensors
+
+    @property
+    def embedding(self) -> str:
+        """The name of the embedding's tensor."""
+        return f"{'' if self.is_bare else self.family.prefix}{self.family.names['embedding']}.weight"
 
 
 def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint:
@@ -69,9 +73,9 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     """
     folder = _folder(name, revision, FILES)
     config, shape = _configuration(folder)
-    checkpoint = Checkpoint(folder, config, shape, _tensors(folder))
+    checkpoint = Checkpoint(folder, config, shape, stored.tensors_of(folder))
     _check(checkpoint)
-    return checkpoint
+    return _untied(checkpoint)
 
 
 def shape_of(name: str | Path, revision: str | None = None) -> Shape:
@@ -80,10 +84,16 @@ def shape_of(name: str | Path, revision: str | None = None) -> Shape:
     Raises:
       ValueError: there is none, or its architecture is not here.
     """
-    return _configuration(_folder(name, revision, (CONFIG,)))[1]
+    return _configuration(_folder(name, revision, (CONFIG, ADAPTER)))[1]
 
 
 def _configuration(folder: Path) -> tuple[Config, Shape]:
+    if (folder / ADAPTER).is_file() and not any((folder / name).is_file() for name in (WHOLE, INDEX)):
+        raise ValueError(
+            f"{folder} holds an adapter (PEFT, {ADAPTER}) and no whole model; merge it first, with the package peft: "
+            "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(merged), and the "
+            "tokenizer beside it."
+        )
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
     config = foreign.read_object(folder / CONFIG, MOST_CONFIG)
@@ -101,76 +111,65 @@ def _folder(name: str | Path, revision: str | None, files: Sequence[str]) -> Pat
     return hub.fetch(str(name), files, revision)
 
 
-def _tensors(folder: Path) -> dict[str, Stored]:
-    """What the headers of all files say."""
-    if (folder / WHOLE).is_file():
-        with _opened(folder / WHOLE) as file:
-            return _headers(folder / WHOLE, file)
-    if not (folder / INDEX).is_file():
-        raise ValueError(f"{folder} holds neither {WHOLE} nor {INDEX}; if there is a pytorch_model.bin, {CONVERT}")
-    places = _index(folder)
-    absent = sorted(file for file in set(places.values()) if not (folder / file).is_file())
-    if absent:
-        raise ValueError(f"{folder} lacks {first_few(absent)}, which {INDEX} names; fetch the checkpoint again.")
-    found = {}
-    for name in sorted(set(places.values())):
-        with _opened(folder / name) as file:
-            found |= _headers(folder / name, file)
-    lost = sorted(set(places) - set(found))
-    if lost:
-        raise ValueError(f"{folder}: {first_few(lost)} should be in the files that {INDEX} names, and is not.")
-    return found
-
-
-def _index(folder: Path) -> dict[str, str]:
-    """The file of every tensor; a plain name, which may be a link, such as those that the hub's package makes."""
-    places = foreign.read_object(folder / INDEX, MOST_INDEX).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(each, str) for each in places.values()):
-        raise ValueError(f"{folder / INDEX} has no weight_map from tensors to files; fetch the checkpoint again.")
-    for file in sorted(set(places.values())):
-        names = {PurePosixPath(file).name, PureWindowsPath(file).name}
-        if names != {file} or file in ("", "..") or not file.isprintable():
-            raise ValueError(f"{folder / INDEX} names {file[:80]!r}, and may only name files of its own folder.")
-        if not file.endswith(".safetensors"):
-            raise ValueError(
-                f"{folder / INDEX} names {file[:80]!r}: only .safetensors files are read, because a file that Python "
-                f"unpickles may run any program; {CONVERT}"
-            )
-    return places
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    reader = optional("safetensors")
-    try:
-        with reader.safe_open(path, framework="np") as file:
-            yield file
-    except reader.SafetensorError as error:
-        raise ValueError(f"{path} is cut short or damaged ({error}); fetch it again.") from error
-
-
-def _headers(path: Path, file: Any) -> dict[str, Stored]:
-    found = {}
-    for name in file.keys():  # noqa: SIM118  not a dictionary
-        tensor = file.get_slice(name)
-        if name.endswith(tensors.BUFFERS):
-            continue
-        if tensor.get_dtype() not in DTYPES:
-            raise ValueError(f"{path}: {name} is stored as {tensor.get_dtype()}; there are {', '.join(DTYPES)}.")
-        found[name] = Stored(path, DTYPES[tensor.get_dtype()], tuple(tensor.get_shape()))
-    return found
-
-
 def _check(checkpoint: Checkpoint) -> None:
     """Every tensor of the body is there in its size, and none is unknown."""
-    kind = checkpoint.config["model_type"]
     body = {name: places for name, places in _places(checkpoint.shape, 1).items() if name != "head"}
-    wanted = tensors.homes(tensors.parts(kind, body, None), body)
+    wanted = tensors.homes(tensors.parts(checkpoint.family, body, None, checkpoint.is_bare), body)
     for name, found in wanted.items():
         _check_size(checkpoint, name, found[0].part)
-    unknown = sorted(set(checkpoint.tensors) - set(wanted) - {*tensors.HEADS[kind], SCALAR_HEAD})
+    unknown = sorted(set(checkpoint.tensors) - set(wanted) - {*checkpoint.family.heads, SCALAR_HEAD})
+    if "score.bias" in unknown:
+        raise ValueError(f"{checkpoint.folder} holds score.bias: a reward head with a bias is not here.")
     if unknown:
-        raise ValueError(f"{checkpoint.folder} holds {first_few(unknown)}, which a {kind} model has not.")
+        raise ValueError(
+            f"{checkpoint.folder} holds {first_few(unknown)}, which a {checkpoint.config['model_type']} model has not."
+        )
+
+
+def _untied(checkpoint: Checkpoint) -> Checkpoint:
+    """As transformers 5 reads it: a head that is stored and is not the embedding is not tied, whatever is said."""
+    head = next((name for name in checkpoint.family.heads if name in checkpoint.tensors), None)
+    if head is None or not checkpoint.shape.tied or _are_equal(checkpoint, head, checkpoint.embedding):
+        return checkpoint
+    config = checkpoint.config | {"tie_word_embeddings": False}
+    return checkpoint._replace(config=config, shape=dataclasses.replace(checkpoint.shape, tied=False))
+
+
+def _are_equal(checkpoint: Checkpoint, *names: str) -> bool:
+    size, other = (checkpoint.tensors[name].size for name in names)
+    if size != other:
+        return False
+    with _fetching(checkpoint) as fetch:
+        parts = (slice(row, min(row + COMPARED, size[0])) for row in range(0, size[0], COMPARED))
+        return all(np.array_equal(*(fetch(name, (part,)) for name in names)) for part in parts)
+
+
+def has_scalar_head(checkpoint: Checkpoint) -> bool:
+    """Whether it is a reward model; else ``load(outputs=1)`` makes a head of 0, from which one is trained."""
+    return SCALAR_HEAD in checkpoint.tensors
+
+
+def check_scalar_head(checkpoint: Checkpoint) -> None:
+    """Refuse a checkpoint that is no reward model, to all of whose responses a head of 0 would give the same reward.
+
+    Raises:
+      ValueError: it has no head, or one of several labels.
+    """
+    if not has_scalar_head(checkpoint):
+        raise ValueError(
+            f"{checkpoint.folder} has no {SCALAR_HEAD}: it is no reward model, and would find all responses equally "
+            "good; name a checkpoint of the kind ...ForSequenceClassification with one label."
+        )
+    _check_labels(checkpoint, 1)
+
+
+def _check_labels(checkpoint: Checkpoint, outputs: int) -> None:
+    labels = checkpoint.tensors[SCALAR_HEAD].size[:1]
+    if labels != (outputs,):
+        raise ValueError(
+            f"{checkpoint.folder}: {SCALAR_HEAD} has {labels[0] if labels else 'no'} labels and not {outputs}; a "
+            "reward model has one."
+        )
 
 
 def _check_size(checkpoint: Checkpoint, name: str, part: Part) -> None:
@@ -202,7 +201,7 @@ def load(checkpoint: Checkpoint, shape: Shape | None = None, outputs: int | None
     _check_shape(checkpoint, shape)
     places = _places(shape, shape.vocabulary if outputs is None else outputs)
     head = _head(checkpoint, outputs) if "head" in places else None
-    parts = tensors.parts(checkpoint.config["model_type"], places, head)
+    parts = tensors.parts(checkpoint.family, places, head, checkpoint.is_bare)
     if head is not None:
         _check_size(checkpoint, head, parts["head"])
     one = SingleDeviceSharding(jax.local_devices()[0])
@@ -221,9 +220,12 @@ def _check_shape(checkpoint: Checkpoint, shape: Shape) -> None:
 
 def _head(checkpoint: Checkpoint, outputs: int | None) -> str | None:
     """The name of the head's tensor; None is a head of 0."""
+    if outputs is not None and not has_scalar_head(checkpoint):
+        return None
     if outputs is not None:
-        return SCALAR_HEAD if SCALAR_HEAD in checkpoint.tensors else None
-    names = tensors.HEADS[checkpoint.config["model_type"]]
+        _check_labels(checkpoint, outputs)
+        return SCALAR_HEAD
+    names = checkpoint.family.heads
     found = [name for name in names if name in checkpoint.tensors]
     if not found:
         raise ValueError(f"{checkpoint.folder} has no {names[0]}: it is no language model; load it with outputs=1.")
@@ -235,7 +237,7 @@ def _fetching(checkpoint: Checkpoint) -> Iterator[Fetch]:
     """Slices of the checkpoint's tensors; its files stay open meanwhile."""
     with contextlib.ExitStack() as stack:
         paths = {tensor.file for tensor in checkpoint.tensors.values()}
-        files = {path: stack.enter_context(_opened(path)) for path in paths}
+        files = {path: stack.enter_context(stored.opened(path)) for path in paths}
 
         def fetch(name: str, index: tuple[slice, ...]) -> np.ndarray:
             found = files[checkpoint.tensors[name].file].get_slice(name)[index]

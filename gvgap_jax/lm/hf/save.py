@@ -11,8 +11,9 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from gvgap_jax.lm.hf import architectures, tensors
-from gvgap_jax.lm.hf.architectures import Config
-from gvgap_jax.lm.hf.load import BESIDE, CONFIG, DTYPES, INDEX, WHOLE, Checkpoint
+from gvgap_jax.lm.hf.families import FAMILIES, Config
+from gvgap_jax.lm.hf.load import BESIDE, CONFIG, Checkpoint
+from gvgap_jax.lm.hf.stored import DTYPES, INDEX, WHOLE
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Home
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.runtime import processes
@@ -79,10 +80,13 @@ def _check(config: Config, params: Params, dtype: str | None) -> None:
 
 def _homes(origin: Checkpoint | Config, params: Params) -> dict[str, list[Home]]:
     config, there = (origin.config, origin.tensors) if isinstance(origin, Checkpoint) else (origin, {})
-    names = tensors.HEADS[config["model_type"]]
-    language = next((name for name in names if name in there), names[0])
+    family, is_bare = FAMILIES[config["model_type"]], isinstance(origin, Checkpoint) and origin.is_bare
+    language = next((name for name in family.heads if name in there), family.heads[0])
     head = language if _is_language_model(config, params) else SCALAR_HEAD
-    return tensors.homes(tensors.parts(config["model_type"], params, head), params)
+    found = tensors.homes(tensors.parts(family, params, head, is_bare), params)
+    if "head" not in params and isinstance(origin, Checkpoint) and language in there:
+        found[language] = found[origin.embedding]  # tied, and stored twice
+    return found
 
 
 def _is_language_model(config: Config, params: Params) -> bool:
@@ -93,7 +97,7 @@ def _dtypes(origin: Checkpoint | Config, stored: dict[str, list[Home]], dtype: s
     """What every tensor is stored as."""
     own = {name: found[0].leaf.dtype for name, found in stored.items()}
     if isinstance(origin, Checkpoint):
-        common = origin.tensors[f"{tensors.NAMES[origin.config['model_type']]['embedding']}.weight"].dtype
+        common = origin.tensors[origin.embedding].dtype
         own = {name: origin.tensors[name].dtype if name in origin.tensors else common for name in stored}
     return {name: jnp.dtype(dtype or kind) for name, kind in own.items()}
 
@@ -116,13 +120,13 @@ def _files(stored: dict[str, list[Home]], dtypes: dict[str, np.dtype], shard_byt
 
 def _labelled(config: Config, params: Params, dtype: str | None) -> Config:
     """The config of a model with this head, in this dtype."""
-    named = architectures.CLASSES[config["model_type"]]
+    family = FAMILIES[config["model_type"]]
     if _is_language_model(config, params):
-        config = config | {"architectures": [f"{named}ForCausalLM"]}
+        config = config | {"architectures": [family.language_model]}
     else:
         labels = [f"LABEL_{number}" for number in range(params["head"].shape[1])]
         config = config | {
-            "architectures": [f"{named}ForSequenceClassification"],
+            "architectures": [family.reward_model],
             "id2label": {str(number): label for number, label in enumerate(labels)},
             "label2id": {label: number for number, label in enumerate(labels)},
         }

@@ -11,37 +11,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from gvgap_jax.lm.hf.families import Family
 from gvgap_jax.types import Params
 
-HEADS = {"gpt_neox": ("embed_out.weight", "lm_head.weight"), "llama": ("lm_head.weight",), "qwen2": ("lm_head.weight",)}
 SCALAR_HEAD = "score.weight"
-BUFFERS = ("attention.bias", "attention.masked_bias", "rotary_emb.inv_freq")  # what older files hold beside parameters
-
-_LLAMA = {
-    "embedding": "model.embed_tokens",
-    "norm": "model.norm",
-    "norm_attention": "model.layers.{}.input_layernorm",
-    "norm_feed": "model.layers.{}.post_attention_layernorm",
-    "query": "model.layers.{}.self_attn.q_proj",
-    "key": "model.layers.{}.self_attn.k_proj",
-    "value": "model.layers.{}.self_attn.v_proj",
-    "attended": "model.layers.{}.self_attn.o_proj",
-    "gate": "model.layers.{}.mlp.gate_proj",
-    "up": "model.layers.{}.mlp.up_proj",
-    "down": "model.layers.{}.mlp.down_proj",
-}
-_NEOX = {
-    "embedding": "gpt_neox.embed_in",
-    "norm": "gpt_neox.final_layer_norm",
-    "norm_attention": "gpt_neox.layers.{}.input_layernorm",
-    "norm_feed": "gpt_neox.layers.{}.post_attention_layernorm",
-    **dict.fromkeys(("query", "key", "value"), "gpt_neox.layers.{}.attention.query_key_value"),
-    "attended": "gpt_neox.layers.{}.attention.dense",
-    "up": "gpt_neox.layers.{}.mlp.dense_h_to_4h",
-    "down": "gpt_neox.layers.{}.mlp.dense_4h_to_h",
-}
-NAMES = {"gpt_neox": _NEOX, "llama": _LLAMA, "qwen2": _LLAMA}
-INTERLEAVED = {"gpt_neox": ("query", "key", "value"), "llama": (), "qwen2": ()}
 
 
 class Part(NamedTuple):
@@ -50,41 +23,74 @@ class Part(NamedTuple):
     Attributes:
       tensor: name; {} stands for the number of a layer.
       folded: for every axis of the tensor, the sizes that it is folded from.
-      axes: the leaf's axes, in its order, among these sizes (without the third one).
-      third: which of query, key and value the leaf is, where they lie head by head in one tensor [heads, 3, W, D].
+      axes: the leaf's axes, in its order, among these sizes.
+      begins: where the leaf begins along each of these sizes; of one that is none of its axes, it has this index alone.
     """
 
     tensor: str
     folded: tuple[tuple[int, ...], ...]
     axes: tuple[int, ...]
-    third: int | None = None
+    begins: tuple[int, ...]
 
     @property
     def size(self) -> tuple[int, ...]:
         """Of the stored tensor."""
         return tuple(math.prod(sizes) for sizes in self.folded)
 
+    def within(self, index: tuple[slice, ...]) -> list[slice]:
+        """Slices of the leaf, as slices along the sizes that the tensor is folded from."""
+        wanted = [slice(begin, begin + 1) for begin in self.begins]
+        for axis, along in zip(self.axes, index, strict=True):
+            wanted[axis] = slice(self.begins[axis] + along.start, self.begins[axis] + along.stop)
+        return wanted
 
-def parts(kind: str, places: Params, head: str | None) -> Params:
-    """The part of every leaf; ``places`` are parameters or their shapes, ``head`` names the head's tensor."""
+
+def parts(family: Family, places: Params, head: str | None, is_bare: bool = False) -> Params:
+    """The part of every leaf; ``places`` are parameters or their shapes.
+
+    Args:
+      family: whose tensors they are.
+      places: parameters or their shapes.
+      head: name of the head's tensor; None has none.
+      is_bare: whether names of tensors are without the family's prefix.
+    """
+    prefix = "" if is_bare else family.prefix
 
     def part(path, leaf) -> Part | None:
         group, *names = (entry.key for entry in path)
         if group == "head":
-            return None if head is None else Part(head, ((leaf.shape[1],), (leaf.shape[0],)), (1, 0))
+            return None if head is None else Part(head, ((leaf.shape[1],), (leaf.shape[0],)), (1, 0), (0, 0))
         module, number = names
-        tensor = NAMES[kind][module] + (".bias" if number == "bias" else ".weight")
-        third = INTERLEAVED[kind].index(module) if module in INTERLEAVED[kind] else None
+        tensor = prefix + family.names[module] + (".bias" if number == "bias" else ".weight")
         sizes = leaf.shape[1:] if group == "blocks" else leaf.shape
         if number in ("embedding", "scale"):
-            return Part(tensor, tuple((size,) for size in sizes), tuple(range(len(sizes))))
+            return Part(tensor, tuple((size,) for size in sizes), tuple(range(len(sizes))), (0,) * len(sizes))
         inputs = {"bias": 0, "kernel": 2 if module == "attended" else 1}[number]
-        outputs = len(sizes) - inputs
-        folded = sizes[inputs:] if third is None else (sizes[-2], 3, sizes[-1])
-        axes = (*range(outputs, len(sizes)), *range(outputs))
-        return Part(tensor, (folded, sizes[:inputs]) if inputs else (folded,), axes, third)
+        folded, axes, begin = _fused(family, places["blocks"], module, sizes[inputs:])
+        begins = (*begin, *(0 for _ in range(inputs)))
+        if not inputs:
+            return Part(tensor, (folded,), axes, begins)
+        if family.transposed:  # [inputs, outputs], as the leaf is
+            axes = (*range(inputs), *(axis + inputs for axis in axes))
+            return Part(tensor, (sizes[:inputs], folded), axes, (*begins[len(folded) :], *begin))
+        return Part(tensor, (folded, sizes[:inputs]), (*range(len(folded), len(folded) + inputs), *axes), begins)
 
     return jax.tree.map_with_path(part, places)
+
+
+def _fused(
+    family: Family, blocks: Params, module: str, outputs: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """The sizes that a stored axis of outputs is folded from, a module's axes among them, and where it begins."""
+    axes = tuple(range(len(outputs)))
+    if module in family.interleaved:  # [heads, 3, W]
+        place = family.interleaved.index(module)
+        return (outputs[0], len(family.interleaved), *outputs[1:]), (0, 2), (0, place, 0)
+    for together in (group for group in family.joined if module in group):
+        rows = [blocks[one]["kernel"].shape[2] for one in together]
+        before = sum(rows[: together.index(module)])
+        return (sum(rows), *outputs[1:]), axes, (before, *(0 for _ in outputs[1:]))
+    return outputs, axes, (0,) * len(outputs)
 
 
 Fetch = Callable[[str, tuple[slice, ...]], np.ndarray]
@@ -96,11 +102,7 @@ def piece(part: Part, layer: int, index: tuple[slice, ...], fetch: Fetch) -> np.
 
     Every slice of the index has a start and a stop.
     """
-    wanted: list[slice] = [slice(0)] * len(part.axes)
-    for axis, along in zip(part.axes, index, strict=True):
-        wanted[axis] = along
-    if part.third is not None:
-        wanted.insert(1, slice(part.third, part.third + 1))
+    wanted = part.within(index)
     runs, rest = [], iter(wanted)
     for sizes in part.folded:
         runs.append(_runs(sizes, [next(rest) for _ in sizes]))
@@ -109,8 +111,13 @@ def piece(part: Part, layer: int, index: tuple[slice, ...], fetch: Fetch) -> np.
         found = np.concatenate([fetch(name, (rows,)) for rows in runs[0]])
     else:
         found = np.block([[fetch(name, (rows, columns)) for columns in runs[1]] for rows in runs[0]])
-    unfolded = found.reshape([along.stop - along.start for along in wanted])
-    return (unfolded if part.third is None else unfolded[:, 0]).transpose(part.axes)
+    ordered = _ordered(part, found.reshape([along.stop - along.start for along in wanted]))
+    return ordered.reshape(ordered.shape[: len(part.axes)])
+
+
+def _ordered(part: Part, unfolded: np.ndarray) -> np.ndarray:
+    """A view with the leaf's axes first, in its order, of an array along all sizes that a tensor is folded from."""
+    return unfolded.transpose(*part.axes, *(axis for axis in range(unfolded.ndim) if axis not in part.axes))
 
 
 def _runs(sizes: tuple[int, ...], wanted: list[slice]) -> list[slice]:
@@ -135,7 +142,7 @@ class Home(NamedTuple):
 
 
 def homes(parts: Params, params: Params) -> dict[str, list[Home]]:
-    """What lies in every stored tensor, by its name: one leaf, or three where they are interleaved."""
+    """What lies in every stored tensor, by its name: one leaf, or several where they are fused."""
     found: dict[str, list[Home]] = {}
     every = jax.tree.leaves(parts, is_leaf=lambda node: isinstance(node, Part))
     for part, leaf in zip(every, jax.tree.leaves(params), strict=True):
@@ -150,6 +157,7 @@ def assembled(found: list[Home], gather: Callable[[Any, int | None], np.ndarray]
     tensor = np.empty(part.size, leaf.dtype)
     unfolded = tensor.reshape([size for sizes in part.folded for size in sizes])
     for part, leaf, layer in found:
-        place = unfolded if part.third is None else unfolded[:, part.third]
-        place.transpose(part.axes)[...] = gather(leaf, layer)
+        numbers = gather(leaf, layer)
+        place = _ordered(part, unfolded[tuple(part.within(tuple(slice(0, size) for size in numbers.shape)))])
+        place[...] = numbers.reshape(place.shape)
     return tensor

@@ -1,7 +1,7 @@
 """What decides the program of a transformer, as one hashable value."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Real
 from typing import Any, Literal, get_args
 
@@ -9,11 +9,23 @@ import jax.numpy as jnp
 
 from gvgap_jax.runtime.messages import unknown
 
-Norm = Literal["layer", "rms"]
-Bias = Literal["all", "query_key_value", "none"]
+Norm = Literal["layer", "rms", "rms_plus_one"]
+Order = Literal["before", "after", "both"]
+HeadNorm = Literal["none", "each", "whole"]
+Bias = Literal["all", "attention", "feed_forward", "query_key_value", "none"]
+Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
 Dtype = Literal["float32", "bfloat16", "float64"]
-NUMBERS = {"epsilon": (0.0, 1.0), "rotary": (0.0, 1.0), "rotary_base": (1.0, 1e30)}  # the least and the most
-NAMES = {"norm": Norm, "bias": Bias, "dtype": Dtype}
+NAMES = {"norm": Norm, "bias": Bias, "dtype": Dtype, "order": Order, "head_norm": HeadNorm, "activation": Activation}
+NUMBERS = {  # the least and the most; None where it is the default
+    "epsilon": (0.0, 1.0),
+    "rotary": (0.0, 1.0),
+    "rotary_base": (1.0, 1e30),
+    "window_rotary_base": (1.0, 1e30),
+    "score_divisor": (1e-30, 1e30),
+    "score_cap": (1e-30, 1e30),
+    "logit_cap": (1e-30, 1e30),
+}
+FIRST = 19  # fields that the repr always has: records are named by it, so a newer field at its default is not in it
 
 
 @dataclass(frozen=True)
@@ -53,9 +65,9 @@ class Shape:
       key_value_heads: K, divides ``heads``; fewer than ``heads`` is grouped-query attention.
       head_width: W.
       hidden: width of the feed-forward layer.
-      norm: LayerNorm with bias, or RMSNorm; epsilon belongs to it.
+      norm: LayerNorm with bias, RMSNorm, or an RMSNorm that multiplies by 1 + scale; epsilon belongs to it.
       parallel: attention and feed-forward read the same input, and both are added to it.
-      gated: SwiGLU; else one hidden layer of (exact) GELU units.
+      gated: hidden units are multiplied by activated others (SwiGLU); else they are activated themselves.
       bias: which linear maps of a block have one.
       rotary, rotary_base: share of a head's width that is rotated (arXiv 2104.09864), and its longest wavelength / 2pi.
       rotary_scaling: of these frequencies, or none.
@@ -63,6 +75,17 @@ class Shape:
       start: an embedding of its own before every prompt, so that an empty prompt can be continued.
       dtype: of activations and matrix products. Parameters, norms and logits are float32 at least.
       remat: recompute a block's activations in the backward pass instead of storing them.
+      activation: of hidden units; None is SiLU where they are gated, and else exact GELU.
+      order: norms before attention and feed-forward, after them (before what they give is added), or both.
+      head_norm: RMSNorm of queries and keys before rotation: none, of each head, or of all heads as one vector.
+      window: tokens that a token attends to in the layers ``windowed``, itself included; None is all before.
+      windowed: numbers of the layers with a window.
+      window_rotary_base: of these layers, without scaling; None is as in the others.
+      unrotated: numbers of the layers without rotary embedding.
+      score_divisor: scores of attention are divided by its root; None is ``head_width``.
+      score_cap, logit_cap: c tanh(x / c) of scores, and of the vocabulary's logits, instead of x.
+      scaled_embedding: embeddings are multiplied by the root of ``width``.
+      positions: learned embeddings of so many positions, added to those of tokens; 0 is none.
 
     Raises:
       ValueError: sizes that are no integers or below 1, heads that do not divide, a rotated width that is odd, or
@@ -88,6 +111,23 @@ class Shape:
     start: bool = True
     dtype: Dtype = "float32"
     remat: bool = False
+    activation: Activation | None = None
+    order: Order = "before"
+    head_norm: HeadNorm = "none"
+    window: int | None = None
+    windowed: tuple[int, ...] = ()
+    window_rotary_base: float | None = None
+    unrotated: tuple[int, ...] = ()
+    score_divisor: float | None = None
+    score_cap: float | None = None
+    logit_cap: float | None = None
+    scaled_embedding: bool = False
+    positions: int = 0
+
+    def __repr__(self):
+        every = enumerate(fields(self))
+        shown = [one.name for place, one in every if place < FIRST or getattr(self, one.name) != one.default]
+        return f"Shape({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
 
     def __post_init__(self):
         for name in ("vocabulary", "layers", "width", "heads", "key_value_heads", "head_width", "hidden"):
@@ -98,15 +138,38 @@ class Shape:
             raise ValueError(f"Shape: {self.key_value_heads} key-value heads do not divide {self.heads} heads.")
         for name, (low, high) in NUMBERS.items():
             number = getattr(self, name)
+            if number is None and type(self).__dataclass_fields__[name].default is None:
+                continue
             if isinstance(number, bool) or not isinstance(number, Real) or not low <= float(number) <= high:
                 raise ValueError(f"Shape: {name} must be a number from {low:g} to {high:g}, got {number!r}.")
         if not isinstance(self.rotary_scaling, RotaryScaling | None):
             raise ValueError(f"Shape: rotary_scaling must be a RotaryScaling, got {self.rotary_scaling!r}.")
         for name, names in NAMES.items():
-            if getattr(self, name) not in get_args(names):
+            if getattr(self, name) not in get_args(names) and not (name == "activation" and self.activation is None):
                 raise ValueError(f"Shape: {unknown(name, str(getattr(self, name)), get_args(names))}")
         if self.rotated % 2:
             raise ValueError(f"Shape: the rotated width of a head must be even, got {self.rotated}; change rotary.")
+        self._check_layers()
+
+    def _check_layers(self) -> None:
+        for name in ("windowed", "unrotated"):
+            numbers = getattr(self, name)
+            if not isinstance(numbers, tuple) or list(numbers) != sorted({*numbers} & {*range(self.layers)}):
+                raise ValueError(
+                    f"Shape: {name} must be numbers of layers below {self.layers} in order, got {numbers!r}."
+                )
+        counted = isinstance(self.window, Integral) and not isinstance(self.window, bool) and self.window >= 1
+        if bool(self.windowed) != counted or (self.window is not None) != counted:
+            raise ValueError(
+                f"Shape: a window of at least 1 token and the layers that have it go together, got {self.window!r} and "
+                f"{self.windowed!r}."
+            )
+        if self.window_rotary_base is not None and not self.windowed:
+            raise ValueError("Shape: a window_rotary_base is of layers with a window, and there are none.")
+        if isinstance(self.positions, bool) or not isinstance(self.positions, Integral) or self.positions < 0:
+            raise ValueError(f"Shape: positions must be an integer of at least 0, got {self.positions!r}.")
+        if self.parallel and self.order != "before":
+            raise ValueError(f"Shape: parallel blocks have their norms before, got order={self.order!r}.")
 
     @property
     def rotated(self) -> int:

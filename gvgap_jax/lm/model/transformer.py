@@ -1,8 +1,8 @@
 """A decoder-only transformer: Flax NNX layers, trained as pure functions of a dictionary of parameters.
 
-One block covers GPT-NeoX (Pythia: parallel residual, partial rotary embedding, LayerNorm) and Llama or Qwen
-(RMSNorm, gated feed-forward, grouped-query attention, tied or untied embeddings); a ``Shape`` says which.
-The blocks' parameters are stacked, [layers, ...], and scanned: what compiles does not grow with depth.
+One block covers all families that ``lm/hf/families.py`` lists, from GPT-2 to Gemma 3; a ``Shape`` says which.
+The blocks' parameters are stacked, [layers, ...], and scanned: what compiles does not grow with depth. What differs
+between layers of one model (a window, the rotary embedding) is data along the same scan.
 
 Further axes: B rows, T tokens fed, S tokens attended to, D width, K key-value heads, W width of a head.
 """
@@ -18,7 +18,8 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from gvgap_jax.lm.model.shape import RotaryScaling, Shape
+from gvgap_jax.lm.model.attention import attend, of_layers, rotate
+from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.runtime.devices import ROWS
 from gvgap_jax.types import PADDING, Count, Params, PRNGKey
 
@@ -52,44 +53,65 @@ class Block(nnx.Module):
 
     def __init__(self, shape: Shape, rngs: nnx.Rngs):
         kinds = {"dtype": shape.dtype, "param_dtype": shape.param_dtype, "rngs": rngs}
-        outside, inside = shape.bias == "all", shape.bias != "none"
+        inside = shape.bias in ("all", "attention", "query_key_value")
+        outside, feed = shape.bias in ("all", "attention"), shape.bias in ("all", "feed_forward")
         one_head = functools.partial(nnx.LinearGeneral, shape.width, use_bias=inside, **kinds)
-        self.norm_attention, self.norm_feed = _norm(shape, rngs), _norm(shape, rngs)
+        before, after = shape.order != "after", shape.order != "before"
+        self.norm_attention, self.norm_feed = (_norm(shape, rngs) if before else None for _ in range(2))
+        self.norm_attended, self.norm_fed = (_norm(shape, rngs) if after else None for _ in range(2))
+        self.norm_query, self.norm_key = (
+            _head_norm(shape, heads, rngs) for heads in (shape.heads, shape.key_value_heads)
+        )
         self.query = one_head((shape.heads, shape.head_width))
         self.key = one_head((shape.key_value_heads, shape.head_width))
         self.value = one_head((shape.key_value_heads, shape.head_width))
         self.attended = nnx.LinearGeneral(
             (shape.heads, shape.head_width), shape.width, axis=(-2, -1), use_bias=outside, **kinds
         )
-        self.up = nnx.Linear(shape.width, shape.hidden, use_bias=outside, **kinds)
-        self.gate = nnx.Linear(shape.width, shape.hidden, use_bias=outside, **kinds) if shape.gated else None
-        self.down = nnx.Linear(shape.hidden, shape.width, use_bias=outside, **kinds)
+        self.up = nnx.Linear(shape.width, shape.hidden, use_bias=feed, **kinds)
+        self.gate = nnx.Linear(shape.width, shape.hidden, use_bias=feed, **kinds) if shape.gated else None
+        self.down = nnx.Linear(shape.hidden, shape.width, use_bias=feed, **kinds)
         self.shape = shape
 
-    def heads(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"]):
+    def heads(self, x: Float[Array, "B T D"], positions: Int[Array, "B T"], frequency: Float[Array, "F"]):
         """Queries [B, T, heads, W], keys and values [B, T, K, W] of the tokens at these positions."""
-        normed = self.norm_attention(x)
-        query, key = (rotate(head(normed), positions, self.shape) for head in (self.query, self.key))
-        return query, key, self.value(normed)
+        x = _normed(self.norm_attention, x)
+        query, key = self.query(x), self.key(x)
+        if self.shape.head_norm == "whole":
+            query, key = (
+                _normed(norm, head.reshape(*head.shape[:2], -1)).reshape(head.shape)
+                for norm, head in ((self.norm_query, query), (self.norm_key, key))
+            )
+        elif self.shape.head_norm == "each":
+            query, key = _normed(self.norm_query, query), _normed(self.norm_key, key)
+        return rotate(query, positions, frequency), rotate(key, positions, frequency), self.value(x)
 
     def finish(self, x: Float[Array, "B T D"], attended: Float[Array, "B T heads W"]) -> Float[Array, "B T D"]:
         """The block's output, from its input and what its heads attended to."""
-        after = x + self.attended(attended)
-        return after + self.feed(self.norm_feed(x if self.shape.parallel else after))
+        after = x + _normed(self.norm_attended, self.attended(attended))
+        return after + _normed(self.norm_fed, self.feed(_normed(self.norm_feed, x if self.shape.parallel else after)))
 
     def feed(self, x):
         """The feed-forward layer."""
-        if self.gate is None:
-            return self.down(jax.nn.gelu(self.up(x), approximate=False))
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        activate = ACTIVATIONS[self.shape.activation or ("gelu" if self.gate is None else "silu")]
+        return self.down(activate(self.up(x)) if self.gate is None else activate(self.gate(x)) * self.up(x))
+
+
+ACTIVATIONS = {
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "silu": jax.nn.silu,
+    "relu": jax.nn.relu,
+}
 
 
 class Ends(nnx.Module):
-    """What comes before and after the blocks: the embedding and the last norm."""
+    """What comes before and after the blocks: the embeddings and the last norm."""
 
     def __init__(self, shape: Shape, rngs: nnx.Rngs):
         kinds = {"dtype": shape.dtype, "param_dtype": shape.param_dtype, "rngs": rngs}
         self.embedding = nnx.Embed(shape.vocabulary + shape.start, shape.width, **kinds)
+        self.positions = nnx.Embed(shape.positions, shape.width, **kinds) if shape.positions else None
         self.norm = _norm(shape, rngs)
 
 
@@ -98,31 +120,21 @@ def _norm(shape: Shape, rngs: nnx.Rngs) -> nnx.Module:
     return kind(shape.width, epsilon=shape.epsilon, dtype=shape.dtype, param_dtype=shape.param_dtype, rngs=rngs)
 
 
-def rotate(x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], shape: Shape) -> Float[Array, "B T heads W"]:
-    """Rotary position embedding (arXiv 2104.09864) of the first numbers of each head, halves against halves."""
-    turned, kept = jnp.split(x, [shape.rotated], axis=-1)
-    frequency = shape.rotary_base ** -(jnp.arange(0, shape.rotated, 2, shape.param_dtype) / max(shape.rotated, 1))
-    if shape.rotary_scaling is not None:
-        frequency = _slowed(frequency, shape.rotary_scaling)
-    angle = positions[:, :, None, None] * frequency[None, None, None]
-    first, second = jnp.split(turned, 2, axis=-1)
-    cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
-    return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, kept], axis=-1)
+def _head_norm(shape: Shape, heads: int, rngs: nnx.Rngs) -> nnx.Module | None:
+    size = {"none": 0, "each": shape.head_width, "whole": heads * shape.head_width}[shape.head_norm]
+    kinds = {"epsilon": shape.epsilon, "dtype": shape.dtype, "param_dtype": shape.param_dtype}
+    return nnx.RMSNorm(size, **kinds, rngs=rngs) if size else None
 
 
-def _slowed(frequency: Float[Array, "W"], scaling: RotaryScaling) -> Float[Array, "W"]:
-    if scaling.context is None:
-        return frequency / scaling.factor
-    turns = scaling.context * frequency / (2 * jnp.pi)
-    kept = jnp.clip((turns - scaling.low) / (scaling.high - scaling.low), 0, 1)
-    return frequency * (kept + (1 - kept) / scaling.factor)
+def _normed(norm, x):
+    return x if norm is None else norm(x)
 
 
 def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
     """Parameters: ``ends``, ``blocks`` with a leading axis of layers, and a ``head`` of 0 [D, outputs].
 
-    Matrices are normal with variance 1 / fan-in, biases 0 and scales of norms 1. No head where it is tied: one of the
-    vocabulary's size, in a tied shape.
+    Matrices are normal with variance 1 / fan-in, biases 0, and norms multiply by 1. No head where it is tied: one of
+    the vocabulary's size, in a tied shape.
     """
     _, places = _structure(shape)
     sizes = [leaf.size for path, leaf in jax.tree.leaves_with_path(places) if _is_drawn(path)]
@@ -132,7 +144,7 @@ def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
     def fill(path, leaf):
         if _is_drawn(path):
             return next(numbers).reshape(leaf.shape) * _fan_in(shape, path) ** -0.5
-        return jnp.full(leaf.shape, path[-1].key == "scale", leaf.dtype)
+        return jnp.full(leaf.shape, path[-1].key == "scale" and shape.norm != "rms_plus_one", leaf.dtype)
 
     params = jax.tree.map_with_path(fill, places)
     if shape.tied and outputs == shape.vocabulary:
@@ -187,10 +199,15 @@ def forward(
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
     """Normed states of the last layer at every token, which ``read`` makes outputs of, and the cache with them in it.
 
-    A token attends to itself and to all before it, in the cache or in ``tokens``; ``PADDING`` is attended to by none,
-    and counts for no position. A token of ``vocabulary`` is the start.
+    A token attends to itself and to all before it, or to those of a window, in the cache or in ``tokens``; ``PADDING``
+    is attended to by none, and counts for no position and in no window. A token of ``vocabulary`` is the start.
+
+    Raises:
+      ValueError: there are more tokens, with padding, than learned positions.
     """
     graphs, _ = _structure(shape)
+    if shape.norm == "rms_plus_one":
+        params = jax.tree.map_with_path(lambda path, leaf: leaf + 1 if path[-1].key == "scale" else leaf, params)
     ends = nnx.merge(graphs["ends"], params["ends"])
     valid, here = tokens != PADDING, tokens.shape[1]
     # The embedding is split by width: every device looks its columns up, and then the rows are exchanged.
@@ -198,25 +215,44 @@ def forward(
     seen, filled = valid, 0
     if cache is not None:
         seen, filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.filled, axis=1), cache.filled
-    positions = jax.lax.dynamic_slice_in_dim(jnp.cumsum(seen, axis=1) - 1, filled, here, axis=1)
+    counted = jnp.cumsum(seen, axis=1) - 1
+    positions = jax.lax.dynamic_slice_in_dim(counted, filled, here, axis=1)
+    if shape.scaled_embedding:
+        x = x * jnp.asarray(shape.width**0.5, x.dtype)
+    if shape.positions:
+        x = x + ends.positions(_within(shape, jnp.maximum(positions, 0), seen.shape[1]))
     causal = jnp.arange(seen.shape[1])[None] <= filled + jnp.arange(here)[:, None]
-    mask = causal[None, None] & seen[:, None, None]
+    whole = near = causal[None, None] & seen[:, None, None]
+    if shape.window is not None:
+        near = whole & (positions[:, None, :, None] - counted[:, None, None] < shape.window)
+    differing, frequency = of_layers(shape)
 
     def layer(carry, numbered):
-        (x, memory), (params, number) = carry, numbered
+        (x, memory), (params, number, of_layer) = carry, numbered
         block = nnx.merge(graphs["blocks"], params)
-        query, key, value = block.heads(x, positions)
+        turning = frequency if of_layer.frequency is None else of_layer.frequency
+        query, key, value = block.heads(x, positions, turning)
         if memory is not None:
             keys, values = memory = _put(memory[0], key, number, filled), _put(memory[1], value, number, filled)
             key, value = keys[number], values[number]
-        attended = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        mask = near if of_layer.windowed is None else jnp.where(of_layer.windowed, near, whole)
+        attended = attend(shape, query, key, value, mask)
         return (by_rows(block.finish(x, attended)), memory), None
 
     memory = None if cache is None else (cache.key, cache.value)
     step = jax.checkpoint(layer) if shape.remat else layer
-    numbered = params["blocks"], jnp.arange(shape.layers)
+    numbered = params["blocks"], jnp.arange(shape.layers), differing
     (x, memory), _ = jax.lax.scan(step, (x, memory), numbered, unroll=shape.layers <= UNROLLED)
     return ends.norm(x), None if memory is None else Cache(*memory, seen, filled + here)
+
+
+def _within(shape: Shape, positions: Int[Array, "B T"], slots: int) -> Int[Array, "B T"]:
+    if slots > shape.positions:
+        raise ValueError(
+            f"the model has embeddings of {shape.positions} positions, and rows of {slots} tokens (prompt and response "
+            "with padding) are fed; choose shorter ones."
+        )
+    return positions
 
 
 def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], layer: Count, slot: Count):
@@ -227,4 +263,7 @@ def read(shape: Shape, params: Params, states: Float[Array, "... D"]) -> Float[A
     """What the head makes of normed states: logits of the vocabulary, or the numbers of a scalar head."""
     tied = "head" not in params
     kernel = params["ends"]["embedding"]["embedding"][: shape.vocabulary].T if tied else params["head"]
-    return jnp.matmul(states, kernel.astype(shape.dtype), preferred_element_type=shape.param_dtype)
+    outputs = jnp.matmul(states, kernel.astype(shape.dtype), preferred_element_type=shape.param_dtype)
+    if shape.logit_cap is None or kernel.shape[1] != shape.vocabulary:
+        return outputs
+    return shape.logit_cap * jnp.tanh(outputs / shape.logit_cap)
