@@ -141,7 +141,7 @@ def _are_equal(checkpoint: Checkpoint, *names: str) -> bool:
         return False
     with _fetching(checkpoint) as fetch:
         parts = (slice(row, min(row + COMPARED, size[0])) for row in range(0, size[0], COMPARED))
-        return all(np.array_equal(*(fetch(name, (part,)) for name in names)) for part in parts)
+        return all(np.array_equal(fetch(names[0], (part,)), fetch(names[1], (part,))) for part in parts)
 
 
 def has_scalar_head(checkpoint: Checkpoint) -> bool:
