@@ -12,6 +12,7 @@ from experiments.tldr.run import Run
 from experiments.tldr.settings import PRESETS, TABLES, Recipe
 from gvgap_jax.lm.data import splits
 from gvgap_jax.lm.data.rows import POST, Demonstration
+from gvgap_jax.lm.hf import load, save
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.training import layouts
 
@@ -239,7 +240,9 @@ def test_a_changed_file_computes_again_what_is_made_of_it(world, change):
 )
 def test_variants_read_what_their_pairs_are_made_of(world, options, changes, wanted):
     if options.get("labeller") == "reward_model":
-        options = options | {"gold_model": str(world / "toy" / "model")}
+        checkpoint = load.open_checkpoint(world / "toy" / "model")
+        save.save(world / "reward model", checkpoint, load.load(checkpoint, outputs=1))
+        options = options | {"gold_model": str(world / "reward model")}
     before, after = prepared(world, **options), prepared(world, changes, **options)
     assert {stage for stage in after if after[stage].key != before[stage].key} == set(wanted)
 
