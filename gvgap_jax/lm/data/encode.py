@@ -23,6 +23,7 @@ BATCH = 4096  # rows that are handed to the tokenizer at once
 
 Kind = TypeVar("Kind", Comparison, Demonstration, Comparison | Demonstration)
 Arrays = TypeVar("Arrays")
+Value = TypeVar("Value")
 
 
 class Encoded(NamedTuple, Generic[Arrays, Kind]):
@@ -46,12 +47,16 @@ class Encoded(NamedTuple, Generic[Arrays, Kind]):
 
 
 class _Piece(NamedTuple):
-    """Tokens of a prompt or of a response, or why there are none; and the text that they were made of."""
+    """Tokens of a prompt or of a response, or why there are none.
+
+    ``text`` is what they were made of, ``asked`` the text of a prompt before it was shortened.
+    """
 
     tokens: list[int]
     problem: str = ""
     shortened: bool = False
     text: str = ""
+    asked: str | ValueError = ""
 
 
 def preferences(
@@ -129,6 +134,7 @@ def _prompts(asked: Sequence[Prompt], tokenizer: Tokenizer, how: Format) -> list
     pieces = {name: _begun(text, tokens, tokenizer, how) for name, text, tokens in found}
     long = {name: unique[name] for name in unique if len(pieces[name].tokens) > how.prompt_tokens}
     pieces |= _shortened(long, tokenizer, how)
+    pieces = {name: pieces[name]._replace(asked=text) for name, text in zip(unique, texts, strict=True)}
     return [pieces[name] for name in names]
 
 
@@ -153,7 +159,7 @@ def _responses(
             return _Piece(ended[: how.response_tokens])
         return _Piece([], f"is longer than {how.response_tokens} tokens")
 
-    texts = how.responses(asked, answers, tokenizer)
+    texts = how.responses(asked, [prompt.asked for prompt in prompts], answers, tokenizer)
     found = _tokenised(what, texts, tokenizer, [prompt.text for prompt in prompts])
     return [_Piece([], str(tokens)) if isinstance(tokens, ValueError) else fit(tokens) for tokens in found]
 
@@ -174,7 +180,7 @@ def _tokenised(
     return found
 
 
-def _batches(values: Sequence) -> list[Sequence]:
+def _batches(values: Sequence[Value]) -> list[Sequence[Value]]:
     return [values[first : first + BATCH] for first in range(0, len(values), BATCH)]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from gvgap_jax.lm.data.rendering import Asked
+from gvgap_jax.lm.data import conversations
 from gvgap_jax.lm.data.tokenizer import Fields, Messages, Prompt, Tokenizer
 
 
@@ -84,13 +84,9 @@ class Format:
         Raises:
           ValueError: as ``Tokenizer.render_batch``.
         """
-        chats = [self.chat or isinstance(each, list) for each in parsed]
-        asked = [Asked(self._messages(each), True) for each, chat in zip(parsed, chats, strict=True) if chat]
-        rendered = iter(tokenizer.render_batch(asked) if asked else [])
-        return [
-            next(rendered) if chat else self.template.format_map(each)  # pyright: ignore[reportArgumentType]
-            for each, chat in zip(parsed, chats, strict=True)
-        ]
+        if self.chat:
+            return conversations.queries([self._messages(each) for each in parsed], tokenizer)
+        return list(map(self.template.format_map, parsed))  # pyright: ignore[reportArgumentType]
 
     def prompts(self, prompts: Sequence[Prompt], tokenizer: Tokenizer) -> list[str | ValueError]:
         """The texts of prompts, of whatever length, or what is wrong with them; raises as ``queries``."""
@@ -101,32 +97,30 @@ class Format:
         return _only(self.prompts([prompt], tokenizer))
 
     def responses(
-        self, prompts: Sequence[Prompt], answers: Sequence[str], tokenizer: Tokenizer
+        self, prompts: Sequence[Prompt], asked: Sequence[str | ValueError], answers: Sequence[str], tokenizer: Tokenizer
     ) -> list[str | ValueError]:
         """The texts that follow prompts, of whatever length, or what is wrong; raises as ``queries``.
 
         Wrong is, besides what is wrong with a prompt, a chat template that writes it in another way before its answer.
+        ``asked`` are the texts of the prompts, as ``prompts`` has them.
         """
         answers = [self.separator + each.lstrip() if self.separator else each for each in answers]
         if not self.chat:
             return list(answers)
 
-        def behind(good: list[tuple[Messages, str]]) -> list[str | ValueError]:
-            asked = [Asked(messages, True) for messages, _ in good]
-            whole = [Asked([*messages, {"role": "assistant", "content": answer}], False) for messages, answer in good]
-            texts = tokenizer.render_batch(asked + whole)
-            return [_rest(*both) for both in zip(texts[: len(good)], texts[len(good) :], strict=True)]
+        def behind(good: list[tuple[Messages, str, str]]) -> list[str | ValueError]:
+            talks, texts, said = zip(*good, strict=True)
+            return conversations.answers(talks, texts, said, tokenizer)
 
-        parsed = [self._parsed(each) for each in prompts]
         talks = [
-            each if isinstance(each, ValueError) else (self._messages(each), answer)
-            for each, answer in zip(parsed, answers, strict=True)
+            text if isinstance(text, ValueError) else (self._messages(self.parse(prompt)), text, answer)
+            for prompt, text, answer in zip(prompts, asked, answers, strict=True)
         ]
         return _where_good(talks, behind)
 
     def response(self, prompt: Prompt, answer: str, tokenizer: Tokenizer) -> str:
         """The text that follows one prompt; ValueError for what ``responses`` finds wrong."""
-        return _only(self.responses([prompt], [answer], tokenizer))
+        return _only(self.responses([prompt], self.prompts([prompt], tokenizer), [answer], tokenizer))
 
     def _parsed(self, prompt: Prompt) -> Fields | Messages | ValueError:
         try:
@@ -155,17 +149,9 @@ CHAT = Format(chat=True)
 
 def _where_good(values: Sequence[Any], make: Callable[[list[Any]], list[str | ValueError]]) -> list[str | ValueError]:
     """What is made of the values, all at once; errors among them stay where they are."""
-    made = iter(make([each for each in values if not isinstance(each, ValueError)]))
+    good = [each for each in values if not isinstance(each, ValueError)]
+    made = iter(make(good) if good else [])
     return [each if isinstance(each, ValueError) else next(made) for each in values]
-
-
-def _rest(asked: str | ValueError, whole: str | ValueError) -> str | ValueError:
-    for each in (asked, whole):
-        if isinstance(each, ValueError):
-            return each
-    if not str(whole).startswith(str(asked)):
-        return ValueError("is not written behind the prompt by the chat template")
-    return str(whole)[len(str(asked)) :]
 
 
 def _only(texts: list[str | ValueError]) -> str:

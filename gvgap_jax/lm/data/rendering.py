@@ -26,9 +26,9 @@ REFUSES = "the chat template refuses the messages"
 
 
 class Asked(NamedTuple):
-    """Messages of "role" and "content", and whether they are rendered up to where the next answer begins."""
+    """Messages of "role", "content" and more, and whether they are rendered up to where the next answer begins."""
 
-    messages: list[dict[str, str]]
+    messages: list[dict[str, Any]]
     ask: bool
 
 
