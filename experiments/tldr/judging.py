@@ -82,7 +82,7 @@ def _reward_model(run: Run, model: Model) -> Judged:
 def endpoint_of(recipe: Recipe) -> endpoint.Endpoint:
     """The endpoint's settings; ValueError if they contradict each other."""
     try:
-        return endpoint.Endpoint(**asdict(recipe.endpoint))
+        return endpoint.Endpoint(**asdict(recipe.endpoint), prefix="--endpoint.")
     except ValueError as error:
         raise ValueError(f"--endpoint.*: {error}") from error
 

@@ -22,12 +22,17 @@ HELD_OUT, QUESTIONS = "the held-out comparisons", "the evaluation prompts"
 COMMON = ("seed", "dtype", "remat", "data.response_tokens")  # options that all stages read
 TRAINED = (*COMMON, "steps_a_dispatch")
 SAMPLED = (*COMMON, "temperature", "chunk")
-ENDPOINT = ("endpoint.model", "endpoint.base_url")
+ENDPOINT = tuple(f"endpoint.{name}" for name in ("model", "base_url", "temperature", "answer_tokens"))
+LATER = {  # options that came after keys were first made, with what they were before: at that value they are not hashed
+    "endpoint.temperature": 0.0,
+    "endpoint.answer_tokens": 256,
+}
 NOT_READ = (  # options that decide no number, or nothing but what data there are, which are known by their content
     *("model", "revision", "rm_size", "gold_model", "online_prompts", "evaluation_prompts", "dispatches"),
     *(f"data.{name}" for name in ("comparisons", "demonstrations", "split", "held_out", "limit", "form")),
     *("data.prompt_tokens", "data.compared_tokens"),
     *(f"endpoint.{name}" for name in ("key_variable", "cap", "prompt_price", "answer_price", "plain_http")),
+    *(f"endpoint.{name}" for name in ("parallel", "timeout", "max_retries")),
 )
 
 Sources = Mapping[str, str]  # digests of what a run reads, by the names above
@@ -58,12 +63,16 @@ class Made(NamedTuple):
         data = [name for name in self.data | before.data if self.data.get(name) != before.data.get(name)]
         stages = [name for name in self.stages | before.stages if self.stages.get(name) != before.stages.get(name)]
         options = [
-            f"--{name} was {before.options.get(name, 'not read')} and is {self.options.get(name, 'not read')}"
+            f"--{name} was {_shown(before, name)} and is {_shown(self, name)}"
             for name in before.options | self.options
             if before.options.get(name) != self.options.get(name)
         ]
         changed = [f"{name} changed" for name in (*data, *stages)]
         return first_few([*options, *changed])
+
+
+def _shown(made: Made, name: str) -> Any:
+    return made.options.get(name, LATER.get(name, "not read"))
 
 
 def digest(value: Any) -> str:
@@ -123,5 +132,5 @@ def _option(recipe: Recipe, name: str) -> dict[str, Any]:
     """The value of an option, or those of all options of a group."""
     value = value_of(recipe, name)
     if not isinstance(value, Descent):
-        return {name: value}
+        return {} if name in LATER and value == LATER[name] else {name: value}
     return {f"{name}.{field}": each for field, each in dataclasses.asdict(value).items()}

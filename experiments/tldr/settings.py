@@ -108,6 +108,11 @@ class Endpoint:
       prompt_price: dollars per million tokens of prompts.
       answer_price: dollars per million tokens of answers.
       plain_http: send the key unencrypted to another machine where the address says http.
+      temperature: of its answers; None leaves it to the server, as some models take no other than their own.
+      answer_tokens: most tokens of an answer, thoughts included; models that reason need thousands.
+      parallel: requests at a time.
+      timeout: seconds for each of them.
+      max_retries: tries after one that failed for a while.
     """
 
     model: str | None = None
@@ -117,6 +122,11 @@ class Endpoint:
     prompt_price: float = 0.0
     answer_price: float = 0.0
     plain_http: bool = False
+    temperature: float | None = 0.0
+    answer_tokens: int = 256
+    parallel: int = 16
+    timeout: float = 60.0
+    max_retries: int = 6
 
     def __post_init__(self):
         check_address(self.base_url, self.key_variable, self.plain_http)  # before it is stored with the run

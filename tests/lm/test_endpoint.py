@@ -427,7 +427,10 @@ def test_the_cache_can_be_read_by_hand(settings, tmp_path):
     ("changes", "message"),
     [
         ({"parallel": 0}, "parallel must be at least 1"),
-        ({"max_retries": -1}, "max_retries at least 0"),
+        ({"max_retries": -1}, "max_retries must be at least 0, got -1"),
+        ({"answer_tokens": 0}, "answer_tokens must be at least 1"),
+        ({"temperature": -0.1}, "temperature must be at least 0"),
+        ({"temperature": NAN}, "temperature must be at least 0, got nan"),
         ({"timeout": 0.0}, "timeout and characters_per_token must be above 0"),
         ({"prompt_price": -1.0}, "at least 0"),
         ({"cap": 5.0}, "a cap needs one above 0"),

@@ -1,17 +1,13 @@
 """Servers that talk too long, too slowly or out of turn, and keys that they and the settings must not give away."""
 
 import base64
-import contextlib
 import gzip
 import html
 import json
 import logging
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import quote
 
@@ -20,53 +16,11 @@ import pytest
 from gvgap_jax.lm.judges import client, secrets
 from gvgap_jax.lm.judges.endpoint import Endpoint, endpoint, spent
 from gvgap_jax.lm.judges.verdicts import Question, Template
+from tests.lm.served import answer, serving
 
 KEY = "sk-Proj/SECRET+key&123456=="
 TEMPLATE = Template("test-1", "{prompt} {first} {second}")
 ASKED = [Question("which?", "5", "3")]
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Any
-
-    def do_POST(self):
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.seen.append(self.headers)
-        self.close_connection = True
-        with contextlib.suppress(OSError):  # whoever asked has gone
-            self.server.rule(self)
-
-    do_GET = do_POST  # noqa: N815
-
-    def send(self, body, status=200, **headers):
-        self.send_response(status)
-        for name, value in ({"Content_Length": str(len(body)), "Content_Type": "application/json"} | headers).items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_):
-        pass
-
-
-def answer(text: Any = "A", finish: Any = "stop", **more):
-    choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish}
-    return json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]} | more)
-
-
-@contextlib.contextmanager
-def serving(rule) -> Iterator[Any]:
-    server: Any
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.rule, server.seen = rule, []
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 def asked(server, folder, **changes):
@@ -273,14 +227,8 @@ ODD = {
     "text": "no JSON",
     "nothing": "",
     "a list inside of lists": "[" * 100_000,
-    "no choices": answer(choices=[]),
     "choices that are a number": answer(choices=3),
     "choices that are an object": answer(choices={"0": 1}),
-    "a message that is a text": answer(choices=[{"message": "A"}]),
-    "a text that is a number": answer(7),
-    "a text that is a list": answer(["A"]),
-    "a text that is an object": answer({"A": 1}),
-    "an end that is an object": answer(finish={"a": 1}),
     "a number of 5,000 digits": answer(created="N").replace('"N"', "9" * 5000),
 }
 

@@ -1,4 +1,7 @@
-"""A client of servers that speak the OpenAI protocol, which no server can fill or hold up, and which keeps its key."""
+"""A client of servers that speak the OpenAI protocol, which no server can fill or hold up, and which keeps its key.
+
+What a server sends as events is one page here, and a failure that it calls a success has its status.
+"""
 
 import zlib
 from typing import Any
@@ -6,6 +9,7 @@ from typing import Any
 import anyio
 import openai
 
+from gvgap_jax.lm.judges import replies
 from gvgap_jax.lm.judges.secrets import Redaction, is_loopback
 
 MOST_BYTES = 4 * 2**20  # of an answer, decompressed
@@ -53,11 +57,12 @@ class _Guarded(openai.DefaultAsyncHttpxClient):
                     await response.aclose()
         except TimeoutError:
             raise Refused(f"has not ended its answer after {self._seconds:g} s") from None
+        status, page = replies.honest(response.status_code, replies.whole(body.decode("utf-8", "replace")))
         kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in GIVEN_ANEW]
         return type(response)(
-            response.status_code,
+            status,
             headers=[(name, self._redact(value)) for name, value in kept],
-            content=self._redact(body.decode("utf-8", "replace")).encode(),
+            content=self._redact(page).encode(),
             request=request,
         )
 

@@ -1,12 +1,12 @@
 """A judge behind any server that speaks the OpenAI chat protocol: nothing is asked twice, nothing paid is lost."""
 
-import contextlib
 import hashlib
 import json
 import math
-import sqlite3
+import re
+import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,28 +17,15 @@ import openai
 from anyio.from_thread import start_blocking_portal
 
 from gvgap_jax.lm.judges.client import Refused, client
+from gvgap_jax.lm.judges.replies import Answer, Unanswered, reply
 from gvgap_jax.lm.judges.secrets import Redaction, check_address, key_in
-from gvgap_jax.lm.judges.verdicts import (
-    LETTERS,
-    TLDR,
-    Judge,
-    Question,
-    Template,
-    Verdicts,
-    both_orders,
-    letter,
-    of_both_orders,
-)
-from gvgap_jax.runtime.files import explained, lock_of
+from gvgap_jax.lm.judges.stored import CACHE, Stored, opened
+from gvgap_jax.lm.judges.verdicts import TLDR, Judge, Question, Template, Verdicts, both_orders, of_both_orders
+from gvgap_jax.runtime.files import lock_of
 
-CACHE = "answers.sqlite"
-TABLE = (
-    "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, base_url TEXT, model TEXT, prompt TEXT, text TEXT, "
-    "finish TEXT, prompt_tokens INTEGER, answer_tokens INTEGER) WITHOUT ROWID"
-)
 REMINDER = "\n\nThe last line of the answer must be one letter and nothing else: A, B or C."
 REFUSED = "the request was refused"
-MOST_TOKENS = 10**9  # that a server may have counted
+INSTEAD = {"temperature": None, "max_completion_tokens": "max_tokens"}  # what servers that refuse these are asked with
 KEPT = "All answers so far are kept; run again to go on."
 
 
@@ -59,6 +46,7 @@ class Endpoint:
       cap: dollars that all the answers of this model in a cache folder may cost, those of earlier calls included.
       characters_per_token: to estimate prompts before they are counted by the server.
       plain_http: send the key unencrypted to another machine where the address says http.
+      prefix: of the names of settings in messages, as those who set them know them.
 
     Raises:
       ValueError: sizes below 1, negative prices, a cap without prices, or an address that would give the key away.
@@ -78,12 +66,15 @@ class Endpoint:
     cap: float = math.inf
     characters_per_token: float = 4.0
     plain_http: bool = False
+    prefix: str = ""
 
     def __post_init__(self):
         check_address(self.base_url, self.key_variable, self.plain_http)
-        if min(self.answer_tokens, self.parallel, self.max_retries + 1) < 1:
-            raise ValueError("Endpoint: answer_tokens and parallel must be at least 1, max_retries at least 0.")
-        if min(self.timeout, self.characters_per_token) <= 0:
+        least = {"answer_tokens": 1, "parallel": 1, "max_retries": 0, "temperature": 0}
+        for name, bound in least.items():
+            if (value := getattr(self, name)) is not None and not bound <= value < math.inf:
+                raise ValueError(f"Endpoint: {name} must be at least {bound}, got {value}.")
+        if not 0 < min(self.timeout, self.characters_per_token) < math.inf:
             raise ValueError("Endpoint: timeout and characters_per_token must be above 0.")
         if min(self.prompt_price, self.answer_price) < 0 or (self.cap < math.inf and not self.dollars(1, 1)):
             raise ValueError("Endpoint: prices are dollars per million tokens, at least 0; a cap needs one above 0.")
@@ -113,22 +104,25 @@ def endpoint(settings: Endpoint, cache_folder: str | Path) -> Judge:
         is reached, or the template shows references that are not there.
       OSError: the server cannot be reached or fails after all retries, or the folder cannot be written.
     """
-    folder = Path(cache_folder)
+    folder, refused = Path(cache_folder), set[str]()
 
     def judge(questions: Sequence[Question]) -> Verdicts:
         shown, swapped = both_orders(settings.template, questions)
-        with _opened(folder) as cache, lock_of(folder, CACHE):
-            answers = _answers(settings, cache, shown + swapped)
-            if answers and all(answer.refused for answer in answers.values()):
-                reason = answers[shown[0]].reason
+        with opened(folder) as cache, lock_of(folder, CACHE):
+            answers = _answers(settings, cache, refused, shown + swapped)
+            if answers and all(isinstance(answer, Unanswered) for answer in answers.values()):
+                reason = why(answers[shown[0]])
                 raise ValueError(f"{settings.model} at {settings.base_url} takes none of the requests: {reason}.")
             unclear = [each for each, answer in answers.items() if answer.unclear]
-            again = _answers(settings, cache, [each + REMINDER for each in unclear])
+            again = _answers(settings, cache, refused, [each + REMINDER for each in unclear])
         answers |= {each: again[each + REMINDER] for each in unclear}
         pairs = [(answers[one], answers[other]) for one, other in zip(shown, swapped, strict=True)]
         scores = np.array([[answer.score for answer in pair] for pair in pairs]).reshape(-1, 2)
-        reasons = {row: each.reason for row, pair in enumerate(pairs) for each in pair if math.isnan(each.score)}
+        reasons = {row: why(each) for row, pair in enumerate(pairs) for each in pair if math.isnan(each.score)}
         return of_both_orders(scores[:, 0], scores[:, 1], reasons)
+
+    def why(answer: Answer | Unanswered) -> str:
+        return answer.reason(f"{settings.prefix}answer_tokens")
 
     return judge
 
@@ -147,60 +141,34 @@ def cost_estimate(questions: Sequence[Question], settings: Endpoint) -> Usage:
 
 def spent(settings: Endpoint, cache_folder: str | Path) -> Usage:
     """What all the stored answers of this model cost, at these prices; may be read while a judge is at work."""
-    with _opened(Path(cache_folder)) as cache:
+    with opened(Path(cache_folder)) as cache:
         return _usage(settings, cache)
 
 
-class _Answer(NamedTuple):
-    text: str
-    finish: str  # as the server says why it ended; or that the request was refused, and why
-    prompt_tokens: int
-    answer_tokens: int
-
-    @property
-    def refused(self) -> bool:
-        return self.finish.startswith(REFUSED)
-
-    @property
-    def score(self) -> float:
-        """Of what is shown first; NaN without a letter. What was cut off may end with a letter by chance."""
-        return LETTERS.get(letter(self.text) or "", math.nan) if self.finish != "length" else math.nan
-
-    @property
-    def unclear(self) -> bool:
-        return math.isnan(self.score) and not self.refused
-
-    @property
-    def reason(self) -> str:
-        if self.refused:
-            return self.finish
-        if self.finish == "length":
-            return f"the answer was cut off after {self.answer_tokens} tokens: allow more answer_tokens"
-        return f"the answer ends {self.text[-60:]!r}, which is not A, B or C"
-
-
-def _answers(settings: Endpoint, cache: sqlite3.Connection, prompts: Iterable[str]) -> dict[str, _Answer]:
-    """Answers to distinct prompts, stored ones first."""
-    stored = {each: _find(settings, cache, each) for each in prompts}
-    found = {each: answer for each, answer in stored.items() if answer}
+def _answers(
+    settings: Endpoint, cache: Stored, refused: set[str], prompts: Iterable[str]
+) -> dict[str, Answer | Unanswered]:
+    """Answers to distinct prompts, stored ones first; settings that the server has ``refused`` are added to these."""
+    stored = {each: cache.find(_key(settings, each)) for each in prompts}
+    found: dict[str, Answer | Unanswered] = {each: answer for each, answer in stored.items() if answer}
     missing = [each for each in stored if each not in found]
-    return found | (_ask(settings, cache, missing) if missing else {})
+    return found | (_ask(settings, cache, refused, missing) if missing else {})
 
 
-def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> dict[str, _Answer]:
+def _ask(settings: Endpoint, cache: Stored, refused: set[str], prompts: list[str]) -> dict[str, Answer | Unanswered]:
     """Answers of the server. What is under way is waited for and stored, whatever goes wrong: it is paid."""
-    answers: dict[str, _Answer] = {}
-    flying: dict[Future[_Answer], str] = {}
-    waiting = deque(prompts)
+    answers: dict[str, Answer | Unanswered] = {}
+    flying: dict[Future[Answer | Unanswered], str] = {}
+    waiting, known = deque(prompts), set(refused)
     paid = _usage(settings, cache).dollars
 
-    def land(future: Future[_Answer]):
+    def land(future: Future[Answer | Unanswered]):
         nonlocal paid
         prompt = flying.pop(future)
         answers[prompt] = answer = future.result()
         paid += settings.dollars(answer.prompt_tokens, answer.answer_tokens)
-        if not answer.refused:
-            _keep(settings, cache, prompt, answer)
+        if isinstance(answer, Answer):
+            cache.keep(_key(settings, prompt), settings.base_url.rstrip("/"), settings.model, prompt, answer)
 
     def next_fits() -> bool:
         under_way = [_expected_tokens(settings, each) for each in (waiting[0], *flying.values())]
@@ -214,48 +182,80 @@ def _ask(settings: Endpoint, cache: sqlite3.Connection, prompts: list[str]) -> d
             while waiting or flying:
                 while waiting and len(flying) < settings.parallel and next_fits():
                     prompt = waiting.popleft()
-                    flying[portal.start_task_soon(_answer, asking, settings, redact, prompt)] = prompt
+                    flying[portal.start_task_soon(_answer, asking, settings, redact, refused, prompt)] = prompt
                 if not flying:
                     raise ValueError(
                         f"the next request could exceed the cap of ${settings.cap:g}: {len(answers)} of {len(prompts)} "
-                        f"were answered now, and ${paid:.4g} spent in all. {KEPT[:-1]} with a higher cap."
+                        f"were answered now, and ${paid:.4g} spent in all. {KEPT[:-1]} with a higher "
+                        f"{settings.prefix}cap."
                     )
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
                     land(future)
         finally:
             for future in [each for each in flying if each.exception() is None]:
                 land(future)
+            _tell(settings, refused - known)
     return answers
 
 
-async def _answer(asking: openai.AsyncOpenAI, settings: Endpoint, redact: Redaction, prompt: str) -> _Answer:
-    try:
-        response: Any = await asking.chat.completions.create(**_request(settings, prompt))
-        choice, text = response.choices[0], response.choices[0].message.content or ""
-        finish, usage = choice.finish_reason or "", response.usage
-        if not isinstance(text, str) or not isinstance(finish, str):
-            raise TypeError("no text")
-    except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-        return _Answer("", f"{REFUSED} ({error.status_code}): {_said(error, redact)}", 0, 0)
-    except openai.OpenAIError as error:
-        failure = _explained(error, settings, redact)
-    except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
-        failure = OSError(
-            f"what {settings.base_url} answers is no chat completion: does its address end in /v1? {KEPT}"
+async def _answer(
+    asking: openai.AsyncOpenAI, settings: Endpoint, redact: Redaction, refused: set[str], prompt: str
+) -> Answer | Unanswered:
+    """What the server says, asked without the settings that it has refused, of which more may be found."""
+    request, left_out, why = _request(settings, prompt), set(refused), None
+    while True:
+        try:
+            raw: Any = await asking.chat.completions.with_raw_response.create(**_without(request, left_out))
+            prompt_tokens, _ = _expected_tokens(settings, prompt)
+            answer = reply(raw.http_response.content.decode(), prompt_tokens, settings.characters_per_token)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            why = why or f"{REFUSED} ({error.status_code}): {_said(error, redact)}"
+            if not (more := (_named(error, prompt) & request.keys()) - left_out):
+                return Unanswered(why)
+            left_out |= more
+            continue
+        except openai.OpenAIError as error:
+            failure = _explained(error, settings, redact)
+        except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
+            failure = OSError(
+                f"what {settings.base_url} answers is no chat completion: does its address end in /v1? {KEPT}"
+            )
+        else:
+            refused.update(left_out)
+            texts = {name: text for name, text in answer._asdict().items() if isinstance(text, str)}
+            return answer._replace(**{name: redact(_storable(text)) for name, text in texts.items()})
+        raise failure  # not from the error, which holds the request and its key
+
+
+def _storable(text: str) -> str:
+    """Without half characters, which JSON can hold and a database cannot."""
+    return text.encode(errors="replace").decode()
+
+
+def _tell(settings: Endpoint, refused: set[str]) -> None:
+    """Say what the server is asked without from now on; answers are found under the settings all the same."""
+    where, option = f"{settings.model} at {settings.base_url}", f"{settings.prefix}temperature"
+    if "temperature" in refused:
+        warnings.warn(
+            f"{where} takes no temperature of {settings.temperature:g}: it is asked without, and answers at its own; "
+            f"{option} {None} says so.",
+            stacklevel=2,
         )
-    else:
-        text, finish = (redact(each.encode(errors="replace").decode()) for each in (text, finish))
-        return _Answer(text, finish, *_counted(usage) or _estimated(settings, prompt, text))
-    raise failure  # not from the error, which holds the request and its key
+    if "max_completion_tokens" in refused:
+        warnings.warn(f"{where} takes no max_completion_tokens: it is asked with max_tokens.", stacklevel=2)
 
 
-def _counted(usage: Any) -> tuple[int, int] | None:
-    counts: Any = getattr(usage, "prompt_tokens", None), getattr(usage, "completion_tokens", None)
-    return counts if all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) else None
+def _named(error: openai.APIStatusError, prompt: str) -> set[str]:
+    """Settings that a refusal is about."""
+    given = getattr(error, "param", None)
+    words = given if isinstance(given, str) and given else str(error).replace(prompt, "")
+    return {name for name in INSTEAD if re.search(rf"\b{name}\b", words)}
 
 
-def _estimated(settings: Endpoint, prompt: str, text: str) -> tuple[int, int]:
-    return _expected_tokens(settings, prompt)[0], math.ceil(len(text) / settings.characters_per_token)
+def _without(request: dict[str, Any], refused: set[str]) -> dict[str, Any]:
+    """A request as a server takes it that refuses these settings."""
+    renamed = {INSTEAD[name] if name in refused else name: value for name, value in request.items()}
+    return {name: value for name, value in renamed.items() if name}
 
 
 def _request(settings: Endpoint, prompt: str) -> dict[str, Any]:
@@ -280,7 +280,7 @@ def _explained(error: openai.OpenAIError, settings: Endpoint, redact: Redaction)
         case openai.RateLimitError():
             return OSError(
                 f"{where} has too many requests, or its account is empty, after {tries} (429): wait, or lower "
-                f"parallel. {KEPT} ({said})"
+                f"{settings.prefix}parallel. {KEPT} ({said})"
             )
         case openai.APIStatusError() if 300 <= error.status_code < 400:
             there = redact(str(error.response.headers.get("location"))).partition("?")[0][:200]
@@ -300,38 +300,11 @@ def _expected_tokens(settings: Endpoint, prompt: str) -> tuple[int, int]:
     return math.ceil(len(prompt) / settings.characters_per_token), settings.answer_tokens
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[sqlite3.Connection]:
-    """The stored answers; one thread of a process uses them, and every statement is a transaction."""
-    with explained(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with contextlib.closing(sqlite3.connect(folder / CACHE, isolation_level=None)) as cache:
-            cache.execute("PRAGMA journal_mode=WAL")
-            cache.execute(TABLE)
-            yield cache
-    except sqlite3.Error as error:
-        raise OSError(f"{folder / CACHE} cannot keep answers: {error}. Free space, or move that file away.") from error
-
-
 def _key(settings: Endpoint, prompt: str) -> str:
     asked = [settings.base_url.rstrip("/"), settings.template.name, _request(settings, prompt)]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def _find(settings: Endpoint, cache: sqlite3.Connection, prompt: str) -> _Answer | None:
-    columns = ", ".join(_Answer._fields)
-    row = cache.execute(f"SELECT {columns} FROM answers WHERE key = ?", [_key(settings, prompt)]).fetchone()
-    return _Answer(*row) if row else None
-
-
-def _keep(settings: Endpoint, cache: sqlite3.Connection, prompt: str, answer: _Answer) -> None:
-    row = [_key(settings, prompt), settings.base_url.rstrip("/"), settings.model, prompt, *answer]
-    cache.execute(f"INSERT INTO answers VALUES ({', '.join('?' * len(row))})", row)
-
-
-def _usage(settings: Endpoint, cache: sqlite3.Connection) -> Usage:
-    totals = "SELECT COUNT(*), TOTAL(prompt_tokens), TOTAL(answer_tokens) FROM answers WHERE base_url = ? AND model = ?"
-    found = cache.execute(totals, [settings.base_url.rstrip("/"), settings.model]).fetchone()
-    requests, prompt_tokens, answer_tokens = map(int, found)
+def _usage(settings: Endpoint, cache: Stored) -> Usage:
+    requests, prompt_tokens, answer_tokens = cache.totals(settings.base_url.rstrip("/"), settings.model)
     return Usage(requests, prompt_tokens, answer_tokens, settings.dollars(prompt_tokens, answer_tokens))

@@ -18,6 +18,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 Numbers = Float[np.ndarray, "N"]
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}  # what they say of the response that is shown first
+TAG = "(?:think|thinking|thoughts?|reasoning)"  # around thoughts, in angle or in square brackets
 Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], ArrayLike]
 """Prompts, responses, references -> numbers [N], higher is better."""
 
@@ -186,8 +187,18 @@ def of_both_orders(shown: Numbers, swapped: Numbers, reasons: dict[int, str]) ->
     return Verdicts(np.where(np.isnan(shown + swapped), np.nan, wins), reasons, shown + swapped - 1)
 
 
+def after_thoughts(answer: str) -> str:
+    """An answer without the thoughts that a reasoning model writes before it; nothing where they do not end."""
+    after = re.split(rf"</{TAG}>|\[/{TAG}\]", answer, flags=re.IGNORECASE)[-1]
+    return "" if re.search(rf"<{TAG}>|\[{TAG}\]", after, flags=re.IGNORECASE) else after
+
+
 def letter(answer: str) -> str | None:
-    """A, B or C: alone in the last line, or the one such value of a JSON object at the end; None elsewhere."""
+    """A, B or C: alone in the last line, or the one such value of a JSON object at the end; None elsewhere.
+
+    What a model says in its thoughts is not its answer.
+    """
+    answer = after_thoughts(answer)
     lines = [line for line in answer.splitlines() if re.search(r"\w", line)]
     alone = re.fullmatch(r"[\W_]*([ABC])[\W_]*", lines[-1]) if lines else None
     if alone:
