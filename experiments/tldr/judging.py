@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +36,7 @@ def labeller(run: Run) -> Judged:
     source = run.recipe.label_source
     if source == "reward_model":
         return _of_checkpoint(run, str(run.recipe.gold_model))
-    return {"gold": gold, "rouge_l": rouge_l, "endpoint": partial(_endpoint, run)}[source]
+    return _endpoint(run) if source == "endpoint" else {"gold": gold, "rouge_l": rouge_l}[source]
 
 
 def judges_of(run: Run) -> dict[str, Judged]:
@@ -48,7 +47,7 @@ def judges_of(run: Run) -> dict[str, Judged]:
     if run.recipe.in_toy_world:
         judges = {"gold": gold} | judges
     if run.recipe.endpoint.model:
-        judges["endpoint"] = partial(_endpoint, run)
+        judges["endpoint"] = _endpoint(run)
     return judges
 
 
@@ -81,21 +80,23 @@ def _reward_model(run: Run, model: Model) -> Judged:
 
 def endpoint_of(recipe: Recipe) -> endpoint.Endpoint:
     """The endpoint's settings; ValueError if they contradict each other."""
-    try:
-        return endpoint.Endpoint(**asdict(recipe.endpoint), prefix="--endpoint.")
-    except ValueError as error:
-        raise ValueError(f"--endpoint.*: {error}") from error
+    return endpoint.Endpoint(**asdict(recipe.endpoint), prefix="--endpoint.")
 
 
-def _endpoint(run: Run, name: str, asked: Asked) -> Verdicts:
+def _endpoint(run: Run) -> Judged:
     """Asked by the first process alone; its answers are stored beside the seeds, and never asked for again."""
     settings = endpoint_of(run.recipe)
     ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
-    cost = endpoint.cost_estimate(asked.questions, settings)
-    console.print(f"{name}: at most {cost.requests:,} requests and {cost.dollars:.2f} dollars, if none is answered yet")
-    first = []
-    processes.in_first(lambda: first.append(ask(asked.questions)))
-    wins, reasons, bias = processes.from_first(
-        [first[0].wins.tolist(), list(first[0].reasons.items()), first[0].position_bias.tolist()] if first else None
-    )
-    return Verdicts(np.array(wins, float), dict(reasons), np.array(bias, float))
+
+    def judge(name: str, asked: Asked) -> Verdicts:
+        cost = endpoint.cost_estimate(asked.questions, settings)
+        most = f"at most {cost.requests:,} requests and {cost.dollars:.2f} dollars"
+        console.print(f"{name}: {most}, if none is answered yet")
+        first = []
+        processes.in_first(lambda: first.append(ask(asked.questions)))
+        wins, reasons, bias = processes.from_first(
+            [first[0].wins.tolist(), list(first[0].reasons.items()), first[0].position_bias.tolist()] if first else None
+        )
+        return Verdicts(np.array(wins, float), dict(reasons), np.array(bias, float))
+
+    return judge

@@ -129,7 +129,9 @@ class Endpoint:
     max_retries: int = 6
 
     def __post_init__(self):
-        check_address(self.base_url, self.key_variable, self.plain_http)  # before it is stored with the run
+        check_address(
+            self.base_url, self.key_variable, self.plain_http, "--endpoint."
+        )  # before it is stored with the run
 
 
 @dataclass(frozen=True)

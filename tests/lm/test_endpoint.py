@@ -431,9 +431,9 @@ def test_the_cache_can_be_read_by_hand(settings, tmp_path):
         ({"answer_tokens": 0}, "answer_tokens must be at least 1"),
         ({"temperature": -0.1}, "temperature must be at least 0"),
         ({"temperature": NAN}, "temperature must be at least 0, got nan"),
-        ({"timeout": 0.0}, "timeout and characters_per_token must be above 0"),
-        ({"prompt_price": -1.0}, "at least 0"),
-        ({"cap": 5.0}, "a cap needs one above 0"),
+        ({"timeout": 0.0}, "timeout must be a number above 0, got 0"),
+        ({"prompt_price": -1.0}, "prompt_price must be at least 0, got -1"),
+        ({"cap": 5.0}, "cap needs a price: prompt_price or answer_price"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes, message):

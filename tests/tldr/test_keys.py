@@ -123,6 +123,14 @@ def test_variants_read_what_they_are_made_of(given, source, wanted):
          {"endpoint": dataclasses.replace(RECIPE.endpoint, model="other")}, ("verdicts",)),
         ({"endpoint": dataclasses.replace(RECIPE.endpoint, model="one")},
          {"endpoint": dataclasses.replace(RECIPE.endpoint, model="one", prompt_price=1.0)}, ()),
+        ({"endpoint": dataclasses.replace(RECIPE.endpoint, model="one")},
+         {"endpoint": dataclasses.replace(RECIPE.endpoint, model="one", parallel=2, timeout=9.0, max_retries=1)}, ()),
+        *(({"endpoint": dataclasses.replace(RECIPE.endpoint, model="one")},
+           {"endpoint": dataclasses.replace(RECIPE.endpoint, model="one", **changes)}, ("verdicts",))
+          for changes in ({"temperature": None}, {"temperature": 1.0}, {"answer_tokens": 9})),
+        ({"labeller": "endpoint", "endpoint": dataclasses.replace(RECIPE.endpoint, model="one")},
+         {"labeller": "endpoint", "endpoint": dataclasses.replace(RECIPE.endpoint, model="one", temperature=1.0)},
+         COMPARED),
     ],
 )  # fmt: skip
 def test_what_labels_and_judges_counts(before, now, wanted):
@@ -144,8 +152,20 @@ def test_every_option_is_read_by_a_stage_or_known_to_decide_nothing():
     ]
     read = {name for recipe in recipes for each in made(recipe, SOURCES).values() for name in each.options}
     behind = {"labeller", "narrow", "rouge_l"}  # read as label_source, and as which data there are
-    assert set(named) == (read - {"meaning", "label_source", "in_toy_world"}) | behind | set(keys.NOT_READ)
-    assert not read & set(keys.NOT_READ)
+    known = (read - {"meaning", "label_source", "in_toy_world"}) | behind | set(keys.NOT_READ)
+    assert set(named) == known | set(keys.LATER), "options that came later are read where they are not at their default"
+    assert not read & {*keys.NOT_READ, *keys.LATER}
+    assert set(keys.LATER) < set(named)
+
+
+def test_an_option_that_came_later_is_said_to_have_been_at_its_default():
+    before, now = (
+        dataclasses.replace(RECIPE, endpoint=dataclasses.replace(RECIPE.endpoint, model="m", temperature=temperature))
+        for temperature in (0.0, 1.0)
+    )
+    stages = [made(recipe, SOURCES)["verdicts"] for recipe in (before, now)]
+    assert stages[1].since(stages[0]) == "--endpoint.temperature was 0.0 and is 1.0"
+    assert stages[0].since(stages[1]) == "--endpoint.temperature was 1.0 and is 0.0"
 
 
 @pytest.fixture(scope="module")
@@ -332,13 +352,16 @@ ROWS = {  # in the guide's words: for each alternative the recipe, options that 
     ],
     "`--evaluation_temperature`": [(RECIPE, {"evaluation_temperature": 0.5}, [])],
     "`--gold_model`, its files": [(RECIPE, {"gold_model": "gold"}, []), (JUDGED, {}, [keys.GOLD_MODEL])],
-    "`--endpoint.model`, `--endpoint.base_url`": [
+    "`--endpoint.model`, `.base_url`, `.temperature`, `.answer_tokens`": [
         (RECIPE, {"endpoint": ENDPOINT}, []),
+        *((dataclasses.replace(RECIPE, endpoint=ENDPOINT), {f"endpoint.{name}": 7}, [])
+          for name in ("temperature", "answer_tokens")),
         (dataclasses.replace(RECIPE, endpoint=ENDPOINT), {"endpoint.base_url": "https://other/v1"}, []),
     ],
-    "`--dispatches`, `--layout.*`, `--endpoint.cap`, keys of rows that nobody reads": [
+    "`--dispatches`, `--layout.*`, `--endpoint.cap`, `--endpoint.parallel`, keys of rows that nobody reads": [
         (RECIPE, {"dispatches": 7}, []),
-        (dataclasses.replace(RECIPE, endpoint=ENDPOINT), {"endpoint.cap": 7.0}, []),
+        *((dataclasses.replace(RECIPE, endpoint=ENDPOINT), {name: 7}, [])
+          for name in ("endpoint.cap", "endpoint.parallel")),
     ],
 }  # fmt: skip
 

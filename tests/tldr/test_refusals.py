@@ -133,9 +133,9 @@ REFUSED = {
     "a batch of DPO": ({"dpo.batch": 512}, r"^--stage dpo, comparisons: \d+ rows .* --dpo.batch 512"),
     "a batch of online DPO": ({"online_prompts": 8}, r"^--stage online, online prompts: 8 rows .* --dpo.batch 32"),
     "a cap without prices": (
-        {"endpoint": Endpoint(model="m", cap=5.0)}, r"^--endpoint.*: .* a cap needs one above 0"
+        {"endpoint": Endpoint(model="m", cap=5.0)}, r"^--endpoint.cap needs a price: --endpoint.prompt_price"
     ),
-    "a negative price": ({"endpoint": Endpoint(model="m", prompt_price=-1.0)}, r"^--endpoint.*: .* at least 0"),
+    "a negative price": ({"endpoint": Endpoint(model="m", prompt_price=-1.0)}, r"^--endpoint.prompt_price must be"),
     "no model": ({"model": "/no/where"}, "/no/where"),
     "no gold model": ({"gold_model": "/no/where"}, "/no/where"),
     "a gold model of another tongue": ({"gold_model": "other"}, "^--gold_model .* has another tokenizer than --model"),

@@ -339,8 +339,9 @@ def test_another_judge_stores_what_it_says_under_another_name(done):
 )
 def test_who_relabels(done, source, gold_model, monkeypatch):
     asked = []
-    for name in ("gold", "rouge_l", "_endpoint"):
+    for name in ("gold", "rouge_l"):
         monkeypatch.setattr(judging, name, lambda *given, name=name: asked.append(name))
+    monkeypatch.setattr(judging, "_endpoint", lambda run: lambda *given: asked.append("endpoint"))
     work = Work()
     patched(monkeypatch, work)
     variant = {"rouge_l": True} if source == "rouge_l" else {"narrow": True, "labeller": source}
@@ -348,7 +349,7 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     variant |= {"endpoint": dataclasses.replace(RECIPE.endpoint, model="m")} if source == "endpoint" else {}
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, **variant))
     judging.labeller(run)("labels", judging.Asked([], *(np.zeros((2, 3), int) for _ in range(3))))
-    assert asked == ([] if gold_model else [{"endpoint": "_endpoint"}.get(source, source)])
+    assert asked == ([] if gold_model else [source])
     assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
 
 

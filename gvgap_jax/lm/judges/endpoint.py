@@ -24,6 +24,7 @@ from gvgap_jax.lm.judges.verdicts import TLDR, Judge, Question, Template, Verdic
 from gvgap_jax.runtime.files import lock_of
 
 REMINDER = "\n\nThe last line of the answer must be one letter and nothing else: A, B or C."
+LEAST = {"answer_tokens": 1, "parallel": 1, "max_retries": 0, "temperature": 0, "prompt_price": 0, "answer_price": 0}
 REFUSED = "the request was refused"
 INSTEAD = {"temperature": None, "max_completion_tokens": "max_tokens"}  # what servers that refuse these are asked with
 KEPT = "All answers so far are kept; run again to go on."
@@ -69,15 +70,16 @@ class Endpoint:
     prefix: str = ""
 
     def __post_init__(self):
-        check_address(self.base_url, self.key_variable, self.plain_http)
-        least = {"answer_tokens": 1, "parallel": 1, "max_retries": 0, "temperature": 0}
-        for name, bound in least.items():
+        check_address(self.base_url, self.key_variable, self.plain_http, self.prefix)
+        for name, bound in LEAST.items():
             if (value := getattr(self, name)) is not None and not bound <= value < math.inf:
-                raise ValueError(f"Endpoint: {name} must be at least {bound}, got {value}.")
-        if not 0 < min(self.timeout, self.characters_per_token) < math.inf:
-            raise ValueError("Endpoint: timeout and characters_per_token must be above 0.")
-        if min(self.prompt_price, self.answer_price) < 0 or (self.cap < math.inf and not self.dollars(1, 1)):
-            raise ValueError("Endpoint: prices are dollars per million tokens, at least 0; a cap needs one above 0.")
+                raise ValueError(f"{self.prefix}{name} must be at least {bound}, got {value}.")
+        for name in ("timeout", "characters_per_token"):
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise ValueError(f"{self.prefix}{name} must be a number above 0, got {value}.")
+        if self.cap < math.inf and not self.dollars(1, 1):
+            prices = " or ".join(f"{self.prefix}{name}" for name in ("prompt_price", "answer_price"))
+            raise ValueError(f"{self.prefix}cap needs a price: {prices}, dollars per million tokens.")
 
     def dollars(self, prompt_tokens: int, answer_tokens: int) -> float:
         """What tokens cost."""

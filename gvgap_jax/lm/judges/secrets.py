@@ -15,8 +15,10 @@ LOGGERS = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")
 WORD, SECRET = 4, 8  # letters from which on a key is taken out of texts, and from which on in other writings too
 
 
-def check_address(base_url: str, key_variable: str, plain_http: bool) -> None:
+def check_address(base_url: str, key_variable: str, plain_http: bool, prefix: str = "") -> None:
     """Refuse an address that would give a key away, without repeating what may be one.
+
+    ``prefix`` stands before the names of settings in messages.
 
     Raises:
       ValueError: no http or https, a user, password, query, fragment or the key in the address, plain http to another
@@ -24,28 +26,30 @@ def check_address(base_url: str, key_variable: str, plain_http: bool) -> None:
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", key_variable):
         raise ValueError(
-            "key_variable is no name of an environment variable: put the key into one, such as OPENAI_API_KEY, and "
-            "give its name."
+            f"{prefix}key_variable is no name of an environment variable: put the key into one, such as "
+            "OPENAI_API_KEY, and give its name."
         )
     try:
         parts = urlsplit(base_url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError("base_url is no address; it looks like https://HOST/v1.") from None
+        raise ValueError(f"{prefix}base_url is no address; it looks like https://HOST/v1.") from None
     if parts.username is not None or parts.password is not None or "?" in base_url or "#" in base_url:
         raise ValueError(
-            "base_url holds a user, a password, a query or a fragment, which would be stored with the answers: give "
-            f"the address alone, and the key in the environment variable {key_variable}."
+            f"{prefix}base_url holds a user, a password, a query or a fragment, which would be stored with the "
+            f"answers: give the address alone, and the key in the environment variable {key_variable}."
         )
     key = os.environ.get(key_variable, "").strip()
     if len(key) >= SECRET and key in base_url:
-        raise ValueError(f"base_url holds the key in {key_variable}, and is stored with the answers: leave it out.")
+        raise ValueError(f"{prefix}base_url holds the key in {key_variable}, and is stored with answers: leave it out.")
     if parts.scheme not in ("http", "https") or not host or not base_url.isprintable() or " " in base_url:
-        raise ValueError(f"base_url is no address of a server, got {base_url[:100]!r}; it looks like https://HOST/v1.")
+        raise ValueError(
+            f"{prefix}base_url is no address of a server, got {base_url[:100]!r}, but like https://HOST/v1."
+        )
     if parts.scheme == "http" and not plain_http and not is_loopback(base_url):
         raise ValueError(
-            f"base_url {base_url} would send the key unencrypted to another machine: use https, or say plain_http if "
-            "the network between is trusted."
+            f"{prefix}base_url {base_url} would send the key unencrypted to another machine: use https, or say "
+            f"{prefix}plain_http if the network between is trusted."
         )
 
 
