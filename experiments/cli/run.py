@@ -7,7 +7,7 @@ from experiments.kit.backends import on_backend
 from experiments.kit.terminal import PROGRAM, console, names
 from experiments.questions import questions
 from experiments.report.evidence import words_of
-from experiments.tldr.settings import Options, options_with
+from experiments.tldr.options import Options, options_with
 from gvgap_jax.runtime.packages import optional
 
 

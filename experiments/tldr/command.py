@@ -7,8 +7,9 @@ import time
 from experiments.kit.terminal import console, signals_caught, stop
 from experiments.tldr import corpus, evaluation, plan, report, stages
 from experiments.tldr.corpus import Corpus, Unseen
+from experiments.tldr.options import Options
 from experiments.tldr.run import Run, Stopped
-from experiments.tldr.settings import STAGES, Options, Stage
+from experiments.tldr.settings import STAGES, Stage
 from gvgap_jax.runtime import processes
 from gvgap_jax.sweep import folder_at
 from gvgap_jax.training import layouts

@@ -11,7 +11,8 @@ from rich.table import Table
 
 from experiments.kit.terminal import console
 from experiments.tldr import toy
-from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Options, Recipe, Stage, steps
+from experiments.tldr.options import Options
+from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Recipe, Stage, steps
 from gvgap_jax.lm.budget import chips, flops, memory
 from gvgap_jax.lm.budget.chips import Chip
 from gvgap_jax.lm.budget.memory import Memory

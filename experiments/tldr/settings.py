@@ -1,18 +1,13 @@
 """What a run of the recipe is: every number in one frozen dataclass, and the presets."""
 
-import dataclasses
 import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import reduce
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
-import tyro
-
-from experiments.kit.presets import RESULTS, named_by
 from gvgap_jax.lm.data.forms import check_names
 from gvgap_jax.lm.judges.secrets import check_address
-from gvgap_jax.runtime.processes import Processes
 from gvgap_jax.training.loop import Training
 
 MEANING = 4  # raised where the same options give other numbers
@@ -300,52 +295,3 @@ PRESETS = {
     "pythia-6.9b": _pythia("6.9b"),
 }
 PresetName = Literal["laptop", "pythia-160m", "pythia-410m", "pythia-1b", "pythia-1.4b", "pythia-2.8b", "pythia-6.9b"]
-
-
-@dataclass(frozen=True)
-class Options:
-    """Fine-tune language models on preferences by the paper's recipe, and compare SFT, DPO, online DPO and best-of-n.
-
-    Attributes:
-      recipe: every number of the run.
-      preset: which recipe the other options change.
-      stage: how far to go; what a stage needs and is not there is an error, except with ``all``.
-      out: folder of everything that is made, local or in an object store; results/tldr-PRESET if left out.
-      seeds: independent repetitions, from the recipe's seed on; intervals are over them if there are several.
-      layout: how devices share the work.
-      distributed: several processes that train together.
-      dry_run: print what it will need, and stop.
-      chip: kind of device that is estimated for; the local one if left out.
-      devices: how many devices are estimated for; the local ones if left out.
-    """
-
-    recipe: Annotated[Recipe, tyro.conf.arg(name="")]
-    preset: PresetName = "laptop"
-    stage: Stage | Literal["all"] = "all"
-    out: str | None = None
-    seeds: int = 1
-    layout: Sizes = Sizes()
-    distributed: Annotated[Processes, tyro.conf.arg(name="")] = dataclasses.field(default_factory=Processes)
-    dry_run: bool = False
-    chip: str | None = None
-    devices: int | None = None
-
-    @property
-    def folder(self) -> str:
-        """Of everything that is made."""
-        return self.out or f"{RESULTS}/tldr-{self.preset}"
-
-
-def options_with(arguments: list[str]) -> type[Options]:
-    """The options with the defaults of the preset that the arguments name."""
-    preset = named_by("--preset", get_args(PresetName), arguments, Options.preset)
-    return dataclasses.make_dataclass(
-        "Tldr",
-        [
-            ("recipe", Annotated[Recipe, tyro.conf.arg(name="")], dataclasses.field(default=PRESETS[preset])),
-            ("preset", PresetName, dataclasses.field(default=preset)),
-        ],
-        bases=(Options,),
-        frozen=True,
-        namespace={"__doc__": Options.__doc__},
-    )

@@ -12,8 +12,9 @@ import tyro
 from experiments.benchmarks import tldr_kills
 from experiments.cli.main import main
 from experiments.tldr import corpus, judging, models, records, report, stages, toy
+from experiments.tldr.options import options_with
 from experiments.tldr.run import Run
-from experiments.tldr.settings import ARMS, PRESETS, TABLES, Endpoint, options_with, training
+from experiments.tldr.settings import ARMS, PRESETS, TABLES, Endpoint, training
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.model import classes
 from gvgap_jax.runtime.files import folder_at, read, save
