@@ -1,9 +1,9 @@
 """The data of a run: read, split by prompt, made tokens; training pairs as they are, relabelled, or sampled anew."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +16,11 @@ from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import TOY
 from gvgap_jax.lm.data import encode, forms, read, splits
 from gvgap_jax.lm.data.encode import Encoded
+from gvgap_jax.lm.data.format_choice import choice, example
 from gvgap_jax.lm.data.formats import TLDR, Format
+from gvgap_jax.lm.data.prompts import canonical, readable
 from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
+from gvgap_jax.lm.data.summary import repeats
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 from gvgap_jax.lm.data.unknown import UnknownText
 from gvgap_jax.lm.hf import load
@@ -27,8 +30,8 @@ from gvgap_jax.training.checkpoints import digest
 from gvgap_jax.types import Demonstrations, Preferences
 
 READ: dict[str, tuple[Any, Sequence[forms.Form]]] = {
-    "comparisons": (read.read_comparisons, forms.COMPARISONS),
     "demonstrations": (read.read_demonstrations, forms.DEMONSTRATIONS),
+    "comparisons": (read.read_comparisons, forms.COMPARISONS),
 }
 
 
@@ -52,6 +55,7 @@ class Corpus(NamedTuple):
       format: how text becomes tokens.
       demonstrations: of training prompts.
       comparisons: of training prompts, with their text.
+      references: ``canonical`` prompt of every demonstration of a training prompt -> its response.
     """
 
     model: Model
@@ -59,6 +63,7 @@ class Corpus(NamedTuple):
     format: Format
     demonstrations: Demonstrations
     comparisons: Encoded[Preferences, Comparison]
+    references: dict[str, str]
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -72,6 +77,10 @@ class Corpus(NamedTuple):
     def prompts(self, tokens) -> list[str]:
         """The text of prompts [N, P], as the model reads them."""
         return self.tokenizer.decode_prompts(tokens)
+
+    def asked(self, rows: Sequence[Comparison] | Sequence[Demonstration], tokens) -> list[str]:
+        """The prompts [N, P] of N rows for judges: messages as a text for people, others as the model reads them."""
+        return [readable(row.prompt) for row in rows] if self.format.chat else self.prompts(tokens)
 
 
 def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
@@ -87,28 +96,35 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
     data = run.recipe.data
     if run.recipe.endpoint.model:
         endpoint_of(run.recipe)
-    how = dataclasses.replace(TLDR, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
-    pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
-    demonstrations, asked = _split(run, "demonstrations")
-    comparisons, judged = _split(run, "comparisons")
-    model = models.base(run, _texts([*demonstrations, *asked, *comparisons, *judged]))
+    found = {kind: _split(run, kind) for kind in READ}
+    everything = [row for sides in found.values() for row in chain(*sides)]
+    if processes.is_first():
+        _tell_repeats(found)
+    model = models.base(run, _texts(everything))
     rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
     gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
     if gold is not None:
         load.check_scalar_head(gold.checkpoint)
 
+    chosen = choice([[row.prompt for row in chain(*sides)] for sides in found.values()], model.tokenizer)
+    demonstrations, asked, comparisons, judged = (chosen.rows(side) for sides in found.values() for side in sides)
+    how = dataclasses.replace(chosen.format, prompt_tokens=data.prompt_tokens, response_tokens=data.response_tokens)
+    pairs = dataclasses.replace(how, response_tokens=data.compared_tokens)
     asked = _cut(run, asked)[: run.recipe.evaluation_prompts]
     shown = partial(_encoded, run, lambda rows: encode.demonstrations(rows, model.tokenizer, how), "response_tokens")
     paired = partial(_encoded, run, lambda rows: encode.preferences(rows, model.tokenizer, pairs), "compared_tokens")
     trained, questions = shown("demonstrations", _cut(run, demonstrations)), shown("evaluation prompts", asked)
     compared, held_out = paired("comparisons", comparisons), paired("held-out comparisons", judged)
-    text = Corpus(model, rm_model, how, trained.data, compared)
+    first = example(model.tokenizer, trained.data.prompts[0], trained.data.responses[0])
+    console.print(f"format: {chosen.told}; the first: {first}", highlight=False, soft_wrap=True, markup=False)
+    known = {canonical(row.prompt): row.response.strip() for row in trained.rows}
+    text = Corpus(model, rm_model, how, trained.data, compared, known)
     sources = {
         keys.MODEL: model.key,
         keys.RM_MODEL: rm_model.key,
         keys.DEMONSTRATIONS: _digest(trained.data),
         keys.COMPARISONS: _digest(compared.data),
-        keys.REFERENCES: keys.digest([row.reference for row in compared.rows]),
+        keys.REFERENCES: keys.digest(_references(text, compared.rows)),
         keys.PROMPTS: digest(compared.data.prompts),
         keys.ONLINE_PROMPTS: digest(online_prompts(run, text)),
         keys.HELD_OUT: _digest(held_out.data),
@@ -129,7 +145,7 @@ def _encoded(run: Run, encoded: Callable[[Any], Any], room: str, name: str, rows
         options = "--data.held_out or --data.limit"
         raise ValueError(f"{name}: no prompt is on this side of the split: change {options}, or give more data.")
     rooms = " and ".join(f"--data.{each} {getattr(run.recipe.data, each)}" for each in (room, "prompt_tokens"))
-    way_out = f"There is room for {rooms}; prompts are posts (subreddit, title, post), or texts like {TLDR.template!r}."
+    way_out = f"There is room for {rooms}."
     try:
         found = encoded(rows)
     except UnknownText as error:
@@ -146,9 +162,23 @@ def _texts(rows: Sequence[Any]) -> list[str]:
     """All texts of rows, for a tokenizer that is trained on them."""
     found = [TLDR.template]
     for row in rows:
-        prompt = row.prompt.values() if isinstance(row.prompt, dict) else [row.prompt]
+        prompt = row.prompt.values() if isinstance(row.prompt, dict) else [readable(row.prompt)]
         found += [text for text in (*prompt, *row[1:-1]) if isinstance(text, str)]
     return found
+
+
+def _tell_repeats(read: Mapping[str, tuple[list, list]]) -> None:
+    """What is in the data twice, on one side of the split, or nearly so on both."""
+    for kind, sides in read.items():
+        found = repeats([*chain(*sides)])
+        if found.rows or found.contradictions:
+            both = f", and {found.contradictions:,} pairs are labelled both ways" if kind == "comparisons" else ""
+            console.print(f"{kind}: {found.rows:,} rows repeat earlier ones{both}", highlight=False, soft_wrap=True)
+    trained, held_out = ([row.prompt for rows in side for row in rows] for side in zip(*read.values(), strict=True))
+    near = splits.near_duplicates(trained, held_out)
+    if near:
+        told = f"split: {near:,} held-out prompts are nearly those of training rows; none is the same"
+        console.print(told, highlight=False, soft_wrap=True)
 
 
 def _split(run: Run, kind: str) -> tuple[list, list]:
@@ -163,16 +193,8 @@ def _split(run: Run, kind: str) -> tuple[list, list]:
         except ValueError as error:
             raise ValueError(f"--data.{kind}: {error}") from error
         console.print(f"{kind} of {source}: {corpus.report()}", highlight=False, soft_wrap=True)
-        rows += map(_in_fields, corpus.rows)
+        rows += corpus.rows
     return splits.split(list(islice(rows, run.recipe.data.limit)), run.recipe.data.held_out)
-
-
-def _in_fields(row: Any) -> Any:
-    """One prompt is on one side, whether a file writes the post out or has its fields."""
-    try:
-        return row._replace(prompt=TLDR.parse(row.prompt))
-    except ValueError:
-        return row  # encoding it says what is wrong
 
 
 def _cut(run: Run, rows: Sequence[Demonstration]) -> list[Demonstration]:
@@ -193,7 +215,7 @@ def training_pairs(run: Run, text: Corpus) -> Preferences:
     questions = [
         Question(*each)
         for each in zip(
-            text.prompts(pairs.prompts),
+            text.asked(rows.rows, pairs.prompts),
             text.decoded(pairs.chosen),
             text.decoded(pairs.rejected),
             references,
@@ -242,11 +264,7 @@ def _resampled(run: Run, text: Corpus) -> Encoded[Preferences, Comparison]:
 
 def _references(text: Corpus, rows: Sequence[Comparison]) -> list[str | None]:
     """The human response to each row's prompt: the row's own, or that of a demonstration of the same prompt."""
-    known: dict[str, Any] = dict(
-        zip(text.prompts(text.demonstrations.prompts), text.decoded(text.demonstrations.responses), strict=True)
-    )
-    asked = text.prompts(encode.prompts(rows, text.tokenizer, text.format).data)
-    return [row.reference or known.get(prompt) for row, prompt in zip(rows, asked, strict=True)]
+    return [row.reference or text.references.get(canonical(row.prompt)) for row in rows]
 
 
 def online_prompts(run: Run, text: Corpus) -> Rows:

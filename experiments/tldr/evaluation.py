@@ -39,7 +39,7 @@ class Answers(NamedTuple):
 def evaluate(run: Run, text: Corpus, unseen: Unseen) -> None:
     """Store the tables ``answers``, ``verdicts`` and ``pairs`` of this seed; those that are there already are kept."""
     reference, data = models.trained(run, "sft"), unseen.questions.data
-    prompts, humans = text.prompts(data.prompts), text.decoded(data.responses)
+    prompts, humans = text.asked(unseen.questions.rows, data.prompts), text.decoded(data.responses)
     arms = [arm for arm in ARMS if arm in (AGAIN, BEST_OF_N) or models.is_done(run, arm)]
 
     @functools.cache

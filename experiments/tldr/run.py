@@ -96,7 +96,7 @@ def _latest(run: Run) -> dict[str, Made]:
     try:
         return {stage: Made(*(each[name] for name in Made._fields)) for stage, each in read_json(path).items()}
     except (ValueError, KeyError, TypeError) as error:
-        console.print(f"[yellow]{path} is set aside ({error}); results are found without it.[/yellow]")
+        console.print(f"[yellow]{path} is set aside ({error}); results are found without it.[/yellow]", soft_wrap=True)
         set_aside(path)
         return {}
 

@@ -88,7 +88,10 @@ class Data:
     form: tuple[str, ...] = ()
 
     def __post_init__(self):
-        check_names(self.form)
+        try:
+            check_names(self.form)
+        except ValueError as error:
+            raise ValueError(f"--data.form: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ def test_the_summary_of_demonstrations(tmp_path):
     assert (found.kind, found.rows, found.repeats) == ("demonstrations", 1, Repeats(0, 0, 0))
     assert (found.ties, found.longer, found.length_alone) == (None, None, None)
     assert found.lengths["response"] == Lengths([4] * 4, [1] * 4)
-    assert found.example == "\n\nHuman: hi?\n\nAssistant:⟂good"
+    assert found.example == "hi?⟂good"
 
 
 @pytest.mark.parametrize("form", form_rows.COMPARISONS | form_rows.DEMONSTRATIONS)

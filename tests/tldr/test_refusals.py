@@ -91,9 +91,6 @@ def pair(**changed):
 
 MANY = range(40)
 LONG = " ".join(["i am sad"] * 9)
-TALKS = [
-    {"messages": [{"role": "user", "content": f"i {number}"}, {"role": "assistant", "content": "i"}]} for number in MANY
-]
 POSTS = [POST | {"title": f"my {subject} {event}"} for subject in toy.SUBJECTS for event in toy.EVENTS]
 REFUSED = {
     "no file": ({"data.comparisons": ("absent.jsonl",)}, "^--data.comparisons: there is no file absent.jsonl"),
@@ -108,18 +105,13 @@ REFUSED = {
         {"comparisons": [pair(info=post, summaries=[{"text": LONG}, {"text": "i"}]) for post in POSTS]},
         r"^comparisons: no row fits .* longer than 24 tokens .* --data.compared_tokens 24 and --data.prompt_tokens 48",
     ),
-    "prompts of another form": (
-        {"demonstrations": [{"prompt": f"i am sad {number}", "completion": "i"} for number in MANY]},
-        r"^demonstrations: no row fits .* has not the form of the template 'SUBREDDIT: r/\{subreddit\}",
-    ),
-    "conversations": (
-        {"demonstrations": TALKS},
-        r"^demonstrations: no row fits .* is messages, .* prompts are posts \(subreddit, title, post\)",
-    ),
     "other fields": (
         {"demonstrations": [{"prompt": {"post": f"i {number}"}, "completion": "i"} for number in MANY]},
-        r"^demonstrations: no row fits .* has not all fields of the template \(subreddit, title, post\)",
+        r"^prompts have the fields post, for which there is no template: write each as one text, as messages, or as a",
     ),
+    "no such form": ({"data.form": ("pairs",)}, "^--data.form: there is no form 'pairs'; .* Did you mean 'pair'"),
+    "two forms": ({"data.form": ("pair", "orca")}, "^--data.form: pair and orca are forms of comparisons"),
+    "another form": ({"data.form": ("messages",)}, r"^--data.demonstrations: .* 100 × has no messages "),
     "nothing held out": ({"data.held_out": 1e-9}, "^evaluation prompts: .* change --data.held_out or --data.limit"),
     "all held out": ({"data.held_out": 1 - 1e-9}, "^demonstrations: .* change --data.held_out or --data.limit"),
     "two rows": ({"data.limit": 2}, "--data.limit, or give more data"),

@@ -65,13 +65,17 @@ def transcript(messages: Messages) -> str:
 
 
 def readable(prompt: Prompt) -> str:
-    """A prompt as a text for people and judges."""
+    """A prompt as a text for people and judges: the user's only message as it is, more messages as a transcript."""
     if isinstance(prompt, list):
-        return transcript(prompt)
+        return prompt[0]["content"] if _is_one_text(prompt) else transcript(prompt)
     if isinstance(prompt, str):
         return prompt
     post = post_of(prompt)
     return TLDR.template.format_map(post) if post else "\n\n".join(f"{name}: {text}" for name, text in prompt.items())
+
+
+def _is_one_text(messages: Messages) -> bool:
+    return len(messages) == 1 and set(messages[0]) == {"role", "content"} and messages[0]["role"] == "user"
 
 
 def canonical(prompt: Prompt) -> str:

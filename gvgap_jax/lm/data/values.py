@@ -101,7 +101,9 @@ def is_conversation(value: Any) -> bool:
 
 def messages(row: Row, name: str) -> Messages:
     """Messages of role and content, or of from and value; what else stands in them is kept."""
-    found = structure(row.get(name))
+    if name not in row:
+        raise ValueError(f"has no {name}")
+    found = structure(row[name])
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{name} are not messages of role and content")
