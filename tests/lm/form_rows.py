@@ -9,7 +9,6 @@ from pathlib import Path
 
 from gvgap_jax.lm.data import forms, read
 from gvgap_jax.lm.data.rows import Comparison, Demonstration
-from gvgap_jax.runtime import files
 
 PAGE = Path(__file__).parents[2] / "docs" / "guides" / "data.md"
 BEGIN, END = "<!-- table: forms -->\n", "<!-- end -->\n"
@@ -130,20 +129,20 @@ COMPARISONS = {
         ),
         (
             {"conversations": [turn("human", "hi?")], "chosen": turn("human", "x"), "rejected": turn("gpt", "bad")},
-            "chosen does not end in one message of the assistant",
+            "chosen should end in one message of the assistant",
         ),
     ],
     "choice": [
         (CHOICE, q(POST, " good", " bad", " good")),
         (CHOICE | {"choice": 0, "reference": "r"}, q(POST, " bad", " good", "r")),
-        (CHOICE | {"choice": 2}, "choice is not 0 or 1"),
-        (CHOICE | {"summaries": CHOICE["summaries"][:1]}, "summaries are not two objects"),
+        (CHOICE | {"choice": 2}, "choice should be 0 or 1"),
+        (CHOICE | {"summaries": CHOICE["summaries"][:1]}, "summaries should be two objects"),
     ],
     "ultrafeedback": [
         (FEEDBACK, q() + q(chosen="alike")),
         (FEEDBACK | {"completions": FEEDBACK["completions"][:2]}, q()),
         (FEEDBACK | {"completions": FEEDBACK["completions"][::2]}, "is a tie: its answers are rated alike"),
-        (FEEDBACK | {"completions": FEEDBACK["completions"][:1]}, "completions are not 2 objects or more"),
+        (FEEDBACK | {"completions": FEEDBACK["completions"][:1]}, "completions should be 2 objects or more"),
         (
             FEEDBACK | {"completions": [{"response": "a"}, {"response": "b"}]},
             "a completion has no overall_score, fine-grained_score or annotations",
@@ -189,7 +188,7 @@ COMPARISONS = {
         (HELPSTEER3 | {"overall_preference": 2}, q([USER])),
         (HELPSTEER3 | {"overall_preference": -3}, q([USER], "bad", "good")),
         (HELPSTEER3 | {"overall_preference": 0}, "is a tie: its answers are rated alike"),
-        (HELPSTEER3 | {"overall_preference": 2, "context": []}, "context are not messages of role and content"),
+        (HELPSTEER3 | {"overall_preference": 2, "context": []}, "context should be messages of role and content"),
     ],
     "nectar": [
         (
@@ -205,16 +204,16 @@ COMPARISONS = {
     "pku_better": [
         (SAFE, q(rejected="safe")),
         (SAFE | {"better_response_id": 1}, q(chosen="safe", rejected="good")),
-        (SAFE | {"better_response_id": 2}, "better_response_id is not 0 or 1"),
+        (SAFE | {"better_response_id": 2}, "better_response_id should be 0 or 1"),
     ],
     "pku_safer": [
         (SAFE, q(chosen="safe", rejected="good")),
-        (SAFE | {"safer_response_id": -1}, "safer_response_id is not 0 or 1"),
+        (SAFE | {"safer_response_id": -1}, "safer_response_id should be 0 or 1"),
     ],
     "shp": [
         (SHP | {"labels": 1}, q()),
         (SHP | {"labels": 0}, q(chosen="bad", rejected="good")),
-        (SHP | {"labels": None}, "labels is not 0 or 1"),
+        (SHP | {"labels": None}, "labels should be 0 or 1"),
     ],
     "webgpt": [
         (WEBGPT | {"score_0": -0.5, "score_1": 0.5}, q()),
@@ -237,7 +236,7 @@ DEMONSTRATIONS = {
         (KTO, d()),
         (KTO | {"prompt": [USER], "completion": [GOOD]}, d([USER])),
         (KTO | {"label": False}, "its label is false"),
-        (KTO | {"label": "maybe"}, "label is not true or false"),
+        (KTO | {"label": "maybe"}, "label should be true or false"),
     ],
     "tldr": [
         ({**POST, "summary": "good", "id": "x"}, d(POST)),
@@ -246,7 +245,7 @@ DEMONSTRATIONS = {
     "messages": [
         ({"messages": [USER, BAD, USER, GOOD]}, d([USER, BAD, USER])),
         ({"messages": [GOOD]}, "messages have no prompt before the answer"),
-        ({"messages": [USER, USER]}, "messages does not end in one message of the assistant"),
+        ({"messages": [USER, USER]}, "messages should end in one message of the assistant"),
         (
             {"messages": [USER, GOOD], "tools": [{"name": "search"}]},
             "has tools, which no prompt of text can show",
@@ -315,4 +314,4 @@ def current(text):
 
 
 if __name__ == "__main__":
-    files.write(PAGE, current(PAGE.read_text(encoding="utf-8")).encode())
+    PAGE.write_text(current(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -55,8 +55,8 @@ def test_where_comparisons_of_several_rows_and_of_one_stand(tmp_path):
     assert found.report() == (
         "form ultrafeedback (by overall_score; ultrafeedback_fine_grained goes by the mean of the aspects): 2 of 5 "
         "rows are used in 3 comparisons; ties: 2; 3 are not: 1 × is a tie: its answers are "
-        "rated alike (ultrafeedback.jsonl:3); 1 × completions are not 2 objects or more (ultrafeedback.jsonl:4); 1 × a "
-        "completion has no overall_score, fine-grained_score or annotations (ultrafeedback.jsonl:5)."
+        "rated alike (ultrafeedback.jsonl:3); 1 × completions should be 2 objects or more (ultrafeedback.jsonl:4); 1 × "
+        "a completion has no overall_score, fine-grained_score or annotations (ultrafeedback.jsonl:5)."
     )
 
 
@@ -181,16 +181,16 @@ def test_system_messages_come_once():
 
 MALFORMED = [
     (PAIR | {"prompt": 3}, "prompt is no text"),
-    (PAIR | {"prompt": []}, "prompt are not messages of role and content"),
+    (PAIR | {"prompt": []}, "prompt should be messages of role and content"),
     (PAIR | {"prompt": {}}, "has no role"),
     (PAIR | {"prompt": {"post": 3}}, "post is no text"),
-    (PAIR | {"prompt": ["a"]}, "prompt are not messages of role and content"),
+    (PAIR | {"prompt": ["a"]}, "prompt should be messages of role and content"),
     (PAIR | {"prompt": [{"content": "a"}]}, "has no role"),
     (PAIR | {"prompt": [{"role": "user"}]}, "has no content"),
     (PAIR | {"prompt": [{"role": "user", "content": 3}]}, "content is no text"),
     (PAIR | {"chosen": ""}, "chosen is empty"),
     (PAIR | {"chosen": "\ud800"}, "chosen has half a character (a lone surrogate)"),
-    (PAIR | {"chosen": [USER]}, "chosen does not end in one message of the assistant"),
+    (PAIR | {"chosen": [USER]}, "chosen should end in one message of the assistant"),
     (PAIR | {"rejected": [said("assistant", " ")]}, "rejected is empty"),
     (PAIR | {"reference": 1}, "reference is no text"),
     (PAIR | {"score_chosen": "much", "score_rejected": 1}, "score_chosen is no number"),
@@ -199,11 +199,11 @@ MALFORMED = [
     ({"prompt": [BAD], "chosen": [USER, GOOD], "rejected": [USER, BAD]}, "the prompt is not how chosen begins"),
     ({"chosen": ASKED + " g", "rejected": ASKED + " e\n\nHuman: f"}, "chosen and rejected do not share all turns but"),
     ({"chosen": ASKED + " ", "rejected": ASKED + " b"}, "chosen is empty"),
-    (CHOICE | {"choice": True}, "choice is not 0 or 1"),
+    (CHOICE | {"choice": True}, "choice should be 0 or 1"),
     (CHOICE | {"summaries": [{"text": "a"}, {"note": "b"}]}, "has no text"),
     (CHOICE | {"info": 3}, "is no JSON object"),
     (CHOICE | {"info": {"article": "news", "title": "t"}}, "has no subreddit"),
-    ({"instruction": "q", "history": "x", "chosen": "a", "rejected": "b"}, "history are not pairs of texts"),
+    ({"instruction": "q", "history": "x", "chosen": "a", "rejected": "b"}, "history should be pairs of texts"),
 ]
 
 
@@ -257,3 +257,9 @@ def test_a_row_of_whatever_values_says_something_or_is_malformed(data):
             texts = each[1:3] if isinstance(each, Comparison) else each[1:2]
             assert all(isinstance(text, str) and text.strip() for text in texts)
             json.dumps(each).encode()
+
+
+def test_the_table_of_the_guide_is_what_reading_gives():
+    """After a change: ``python -m tests.lm.form_rows``."""
+    page = form_rows.PAGE.read_text(encoding="utf-8")
+    assert form_rows.current(page) == page

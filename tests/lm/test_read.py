@@ -243,7 +243,7 @@ def test_the_datasets_library(tmp_path):
     for folder, part in [("one", "train"), ("parts", "validation")]:
         found = read.read_comparisons(tmp_path / folder, part=part)
         assert found.rows[0][:4] == (FIELDS, " good", " bad", " good")
-        assert found.dropped == [Dropped(f"{tmp_path / folder}/{part}:2", "choice is not 0 or 1")]
+        assert found.dropped == [Dropped(f"{tmp_path / folder}/{part}:2", "choice should be 0 or 1")]
     with pytest.raises(ValueError, match="datasets cannot read its part 'test'"):
         read.read_comparisons(tmp_path / "parts", part="test")
 

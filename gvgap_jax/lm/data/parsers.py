@@ -93,7 +93,7 @@ def choice(row: Row) -> Rated:
     """A post with two summaries, of which a person's is the reference too."""
     summaries = structure(row.get("summaries"))
     if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(each, dict) for each in summaries):
-        raise ValueError("summaries are not two objects")
+        raise ValueError("summaries should be two objects")
     better = first_or_second(row, "choice")
     texts = [text(each, "text") for each in summaries]
     people = [said for each, said in zip(summaries, texts, strict=True) if each.get("policy") == "ref"]
@@ -206,7 +206,7 @@ def instruction(row: Row) -> Prompt:
     asked = text(row, "instruction") + (f"\n\n{more}" if more.strip() else "")
     before = structure(row.get("history")) or []
     if not isinstance(before, list) or not all(isinstance(each, list) and len(each) == 2 for each in before):
-        raise ValueError("history are not pairs of texts")
+        raise ValueError("history should be pairs of texts")
     turns = [text({"history": said}, "history") for each in before for said in each]
     said = [{"role": ("user", "assistant")[place % 2], "content": turn} for place, turn in enumerate(turns)]
     return [*said, {"role": "user", "content": asked}] if said else asked

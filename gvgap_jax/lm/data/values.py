@@ -63,7 +63,7 @@ def first_or_second(row: Row, name: str) -> int:
         or not isinstance(value, int | float | str)
         or str(value) not in ("0", "1", "0.0", "1.0")
     ):
-        raise ValueError(f"{name} is not 0 or 1")
+        raise ValueError(f"{name} should be 0 or 1")
     return int(float(value))
 
 
@@ -72,7 +72,7 @@ def truth(row: Row, name: str) -> bool:
     value = row.get(name)
     found = TRUTHS.get(value.strip().lower() if isinstance(value, str) else value) if _hashable(value) else None
     if found is None:
-        raise ValueError(f"{name} is not true or false")
+        raise ValueError(f"{name} should be true or false")
     return found
 
 
@@ -90,7 +90,7 @@ def objects(row: Row, name: str, least: int = 1) -> list[Row]:
     """A list of at least so many objects."""
     found = structure(row.get(name))
     if not isinstance(found, list) or len(found) < least or not all(isinstance(each, dict) for each in found):
-        raise ValueError(f"{name} are not objects" if least < 2 else f"{name} are not {least} objects or more")
+        raise ValueError(f"{name} should be {least} objects or more")
     return [present(each) for each in found]
 
 
@@ -106,7 +106,7 @@ def messages(row: Row, name: str) -> Messages:
     found = structure(row[name])
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
-        raise ValueError(f"{name} are not messages of role and content")
+        raise ValueError(f"{name} should be messages of role and content")
     return [_message(each) for each in found]
 
 
@@ -116,7 +116,7 @@ def answer(row: Row, name: str) -> str:
         return text(row, name)
     found = messages(row, name)
     if len(found) != 1 or found[0]["role"] != "assistant":
-        raise ValueError(f"{name} does not end in one message of the assistant")
+        raise ValueError(f"{name} should end in one message of the assistant")
     beside = sorted(set(found[0]) - {"role", "content"})
     if beside:
         raise ValueError(f"{name} has {', '.join(beside)} beside its text, which would be lost")
