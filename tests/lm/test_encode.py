@@ -380,3 +380,34 @@ def test_demonstrations_need_their_responses():
         arrays.demonstrations([[0], [1]], [[2]], 3, 1, 2)
     with pytest.raises(ValueError, match=r"prompt 1 has a token outside the vocabulary, 0 to 2: \[3\]"):
         arrays.demonstrations([[0], [3], [0, 0]], [[2]] * 3, 3, 1, 2)
+
+
+def test_what_a_judge_reads_is_as_wide_as_it_needs_to_be(tokenizer, monkeypatch):
+    monkeypatch.setattr(encode, "WIDTHS", 8)
+    first, second = ["dog", "bread " * 9, "the", f"a{END}b", ""], ["bread", "the", "dog " * 99, "dog", "x"]
+    asked = [POST, POST | {"title": "dog"}, POST, POST, POST | {"post": "bread " * 99}]
+    found = encode.to_judge(asked, first, second, tokenizer, dataclasses.replace(TLDR, response_tokens=1), 100)
+    assert found.rows == [0, 1]
+    assert found.reasons == {
+        2: "second response is longer than 100 tokens",
+        3: "first response goes on after its end token",
+        4: "prompt is longer than 100 tokens",
+    }
+    texts = [f" {text}" for row in found.rows for text in (first[row], second[row])]
+    assert tokenizer.decode_batch(found.responses.reshape(4, -1)) == texts
+    assert (found.responses == tokenizer.end).sum(axis=2).tolist() == [[1, 1], [1, 1]]
+    assert [tokens[tokens >= 0].tolist() for tokens in found.prompts] == [
+        tokenizer.encode(TLDR.prompt(asked[row], tokenizer)) for row in found.rows
+    ]
+    for tokens in (found.prompts, found.responses):
+        longest = (tokens >= 0).sum(axis=-1).max()
+        assert tokens.shape[-1] == 8 * -(-longest // 8)
+
+
+def test_a_prompt_and_its_response_must_fit_together(tokenizer):
+    length = len(tokenizer.encode("dog")) + len(tokenizer.encode("bread")) + 1
+    for most, rows in ((length, [0]), (length - 1, [])):
+        found = encode.to_judge(["dog"], ["x"], ["bread"], tokenizer, Format(), most)
+        assert found.rows == rows
+        assert list(found.reasons.values()) == [f"prompt and response are longer than {most} tokens"] * (not rows)
+        assert found.responses.shape == (len(rows), 2, 64)

@@ -4,6 +4,7 @@ The arrays are numpy's, in the order of the rows, so that ``checkpoints.digest``
 references and judges are found by the number of a row in ``rows``.
 """
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -20,6 +21,7 @@ from gvgap_jax.types import Demonstrations, Preferences, Prompts
 
 SLACK = 32  # tokens by which the beginning of a text may be written shorter when what follows is cut
 BATCH = 4096  # rows that are handed to the tokenizer at once
+WIDTHS = 64  # tokens, of which arrays for judges are a multiple wide
 
 Kind = TypeVar("Kind", Comparison, Demonstration, Comparison | Demonstration)
 Arrays = TypeVar("Arrays")
@@ -44,6 +46,21 @@ class Encoded(NamedTuple, Generic[Arrays, Kind]):
     def report(self) -> str:
         """What does not fit, where the first of it stands, and how many prompts were shortened."""
         return f"{report(len(self.rows), self.dropped)} {self.shortened} prompts are shortened."
+
+
+class ToJudge(NamedTuple):
+    """Two responses to each of K prompts, in arrays as wide as their texts need.
+
+    Attributes:
+      prompts: [K, P]; responses: [K, 2, H].
+      rows: which of the N rows these K are.
+      reasons: number of each other row -> why it cannot be judged.
+    """
+
+    prompts: np.ndarray
+    responses: np.ndarray
+    rows: list[int]
+    reasons: dict[int, str]
 
 
 class _Piece(NamedTuple):
@@ -100,6 +117,42 @@ def prompts(rows: Sequence[Kind], tokenizer: Tokenizer, how: Format) -> Encoded[
 
     pieces = {"prompt": _prompts([row.prompt for row in rows], tokenizer, how)}
     return _encoded(rows, pieces, tokenizer, how, padded)
+
+
+def to_judge(
+    asked: Sequence[Prompt], first: Sequence[str], second: Sequence[str], tokenizer: Tokenizer, how: Format, most: int
+) -> ToJudge:
+    """What a judge reads of two responses to each of N prompts, whatever its tokenizer and however long they are.
+
+    Nothing is cut: what is longer than ``most`` tokens, a prompt and one response together, cannot be judged. The
+    lengths of the format are not looked at.
+
+    Raises:
+      UnknownText: as ``preferences`` raises for prompts.
+      ValueError: the format does not suit the tokenizer.
+    """
+    whole = dataclasses.replace(how, prompt_tokens=most, response_tokens=most, shorten=None, long_response="drop")
+    prompts = _prompts(asked, tokenizer, whole)
+    answers = [_responses("", prompts, asked, texts, tokenizer, whole) for texts in (first, second)]
+    reasons = {}
+    for row, (prompt, *both) in enumerate(zip(prompts, *answers, strict=True)):
+        problem = _problem({"prompt": prompt, "first response": both[0], "second response": both[1]})
+        if not problem and len(prompt.tokens) + max(len(each.tokens) for each in both) > most:
+            problem = f"prompt and response are longer than {most} tokens"
+        if problem:
+            reasons[row] = problem
+    rows = [row for row in range(len(prompts)) if row not in reasons]
+    questions = [prompts[row].tokens for row in rows]
+    responses = [[each[row].tokens for each in answers] for row in rows]
+    width, horizon = _wide(questions), _wide([each for both in responses for each in both])
+    flat = arrays.responses([each for both in responses for each in both], tokenizer.size, horizon)
+    padded = np.asarray(arrays.prompts(questions, tokenizer.size, width))
+    return ToJudge(padded, np.asarray(flat).reshape(len(rows), 2, horizon), rows, reasons)
+
+
+def _wide(rows: Sequence[Sequence[int]]) -> int:
+    """Room for the longest row; few different widths, because each is a program of its own."""
+    return WIDTHS * max(1, -(-max(map(len, rows), default=0) // WIDTHS))
 
 
 def _encoded(rows, pieces: dict[str, list[_Piece]], tokenizer: Tokenizer, how: Format, make: Callable) -> Encoded:
