@@ -23,7 +23,6 @@ from gvgap_jax.lm.data.rows import Comparison, Demonstration, report
 from gvgap_jax.lm.data.summary import repeats
 from gvgap_jax.lm.data.tokenizer import Tokenizer
 from gvgap_jax.lm.data.unknown import UnknownText
-from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes
 from gvgap_jax.training.checkpoints import digest
@@ -102,9 +101,7 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
         _tell_repeats(found)
     model = models.base(run, _texts(everything))
     rm_model = models.other(run, run.recipe.rm_size, "--rm_size", model) if run.recipe.rm_size else model
-    gold = models.other(run, run.recipe.gold_model, "--gold_model", model) if run.recipe.gold_model else None
-    if gold is not None:
-        load.check_scalar_head(gold.checkpoint)
+    gold = models.gold(run, run.recipe.gold_model) if run.recipe.gold_model else None
 
     chosen = choice([[row.prompt for row in chain(*sides)] for sides in found.values()], model.tokenizer)
     demonstrations, asked, comparisons, judged = (chosen.rows(side) for sides in found.values() for side in sides)
@@ -224,7 +221,8 @@ def training_pairs(run: Run, text: Corpus) -> Preferences:
     ]
     there = np.array([each is not None for each in references]) | (run.recipe.label_source != "rouge_l")
     kept = np.flatnonzero(there)
-    asked = Asked([questions[row] for row in kept], pairs.prompts[kept], pairs.chosen[kept], pairs.rejected[kept])
+    tokens = pairs.prompts[kept], pairs.chosen[kept], pairs.rejected[kept]
+    asked = Asked([questions[row] for row in kept], *tokens, [rows.rows[row].prompt for row in kept])
     wins = labeller(run)("labels", asked).wins
     console.print(
         f"pairs relabelled by {run.recipe.label_source}: {np.sum(wins == 0.5)} ties, {np.sum(np.isnan(wins))} "

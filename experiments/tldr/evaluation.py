@@ -16,6 +16,8 @@ from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, is_whole, note, say_again, say_kept
 from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, TABLES
 from experiments.tldr.stages import with_reference
+from gvgap_jax.lm.data.encode import Encoded
+from gvgap_jax.lm.data.rows import Demonstration
 from gvgap_jax.lm.judges import verdicts
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.runtime import processes, provenance
@@ -51,7 +53,7 @@ def evaluate(run: Run, text: Corpus, unseen: Unseen) -> None:
 
     made = _made(run, {*arms, "reward_model", "judge"})
     _store(run, made, "answers", answers)
-    _store(run, made, "verdicts", lambda: _verdicts(run, data, given(), prompts, humans))
+    _store(run, made, "verdicts", lambda: _verdicts(run, unseen.questions, given(), prompts, humans))
     _store(run, made, "pairs", lambda: _held_out_pairs(run, unseen.pairs, reference))
 
 
@@ -101,14 +103,18 @@ def _as_table(run: Run, arm: str, answers: Answers, prompts: list[str], humans: 
 
 
 def _verdicts(
-    run: Run, data: Demonstrations, given: Mapping[str, Answers], prompts: list[str], humans: list[str]
+    run: Run,
+    held_out: Encoded[Demonstrations, Demonstration],
+    given: Mapping[str, Answers],
+    prompts: list[str],
+    humans: list[str],
 ) -> pl.DataFrame:
     """A row for every judge, arm and question: whether the arm's answer wins against the human one."""
-    rows = []
+    rows, data, asked = [], held_out.data, [row.prompt for row in held_out.rows]
     for name, judge in judges_of(run).items():
         for arm, answers in given.items():
             questions = [Question(*each) for each in zip(prompts, answers.texts, humans, humans, strict=True)]
-            said = judge(f"{name}-{arm}", Asked(questions, data.prompts, answers.tokens, data.responses))
+            said = judge(f"{name}-{arm}", Asked(questions, data.prompts, answers.tokens, data.responses, asked))
             reasons = [said.reasons.get(number) for number in range(len(questions))]
             columns = {"question": np.arange(len(questions)), "win": said.wins, "position_bias": said.position_bias}
             rows.append(

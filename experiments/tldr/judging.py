@@ -1,6 +1,7 @@
 """Who says which of two responses is better: gold verifier, reward model, ROUGE-L, or a model behind an endpoint."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
@@ -12,19 +13,29 @@ from experiments.tldr import models, passes, toy
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import Recipe
-from gvgap_jax.lm.hf import load
+from gvgap_jax.lm.data import encode
+from gvgap_jax.lm.data.format_choice import choice
+from gvgap_jax.lm.data.tokenizer import Prompt
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
 from gvgap_jax.runtime import processes
 
+POSITIONS = 2048  # of a checkpoint that does not say how long the texts are that it can read
+
 
 class Asked(NamedTuple):
-    """Questions as text and as tokens: prompts [N, P], first and second responses [N, H]."""
+    """Questions as text, as tokens of the policy's tokenizer, and as they stand in the data.
+
+    Attributes:
+      prompts: [N, P]; first, second: responses [N, H].
+      given: the N prompts of the data, which a judge writes in its own way.
+    """
 
     questions: list[Question]
     prompts: Rows
     first: Rows
     second: Rows
+    given: Sequence[Prompt] = ()
 
 
 Judged = Callable[[str, Asked], Verdicts]
@@ -64,10 +75,41 @@ def rouge_l(name: str, asked: Asked) -> Verdicts:
 
 
 def _of_checkpoint(run: Run, source: str) -> Judged:
-    """A reward model from elsewhere; ValueError if it is none."""
-    model = models.opened(run, source)
-    load.check_scalar_head(model.checkpoint)
-    return _reward_model(run, model)
+    """A reward model from elsewhere, which reads texts through its own tokenizer and chat template.
+
+    What is too long for it is not decided. Raises ValueError if it is no reward model.
+    """
+    model = models.gold(run, source)
+
+    def judge(name: str, asked: Asked) -> Verdicts:
+        read = _read(model, source, asked)
+        scores = np.full((len(asked.questions), 2), np.nan)
+        if read.rows:
+            scores[read.rows] = passes.rewards(run, f"judge-{name}", model, read.prompts, read.responses)
+        said = verdicts.compared(*scores.T)
+        if read.reasons:
+            why = ", ".join(f"{count:,} × {reason}" for reason, count in Counter(read.reasons.values()).most_common())
+            told = f"{name}: {len(read.reasons):,} of {len(scores):,} questions are not decided: {why}"
+            console.print(told, highlight=False, soft_wrap=True)
+        return said._replace(reasons=said.reasons | read.reasons)
+
+    return judge
+
+
+def _read(model: Model, source: str, asked: Asked) -> encode.ToJudge:
+    """What a reward model reads of the questions; ValueError if it cannot read them at all."""
+    first, second = ([getattr(each, name) for each in asked.questions] for name in ("first", "second"))
+    try:
+        chosen = choice([asked.given], model.tokenizer)
+        prompts = [chosen.written(prompt) for prompt in asked.given]
+        return encode.to_judge(prompts, first, second, model.tokenizer, chosen.format, _longest(model))
+    except ValueError as error:
+        raise ValueError(f"--gold_model {source}: {error}") from error
+
+
+def _longest(model: Model) -> int:
+    """Tokens that it can read at once."""
+    return model.shape.positions or model.checkpoint.config.get("max_position_embeddings", POSITIONS)
 
 
 def _reward_model(run: Run, model: Model) -> Judged:

@@ -90,6 +90,16 @@ def other(run: Run, name: str, option: str, model: Model) -> Model:
     return found
 
 
+def gold(run: Run, name: str) -> Model:
+    """A reward model from elsewhere, whatever its tokenizer; ValueError if it is none, or as ``opened`` raises."""
+    try:
+        found = opened(run, name)
+        load.check_scalar_head(found.checkpoint)
+    except ValueError as error:
+        raise ValueError(f"--gold_model: {error}") from error
+    return found
+
+
 def toy_world(run: Run) -> Path:
     """Where the toy world lies: beside the seeds, which share it."""
     folder = _beside(run) / TOY

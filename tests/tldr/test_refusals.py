@@ -130,7 +130,6 @@ REFUSED = {
     "a negative price": ({"endpoint": Endpoint(model="m", prompt_price=-1.0)}, r"^--endpoint.prompt_price must be"),
     "no model": ({"model": "/no/where"}, "/no/where"),
     "no gold model": ({"gold_model": "/no/where"}, "/no/where"),
-    "a gold model of another tongue": ({"gold_model": "other"}, "^--gold_model .* has another tokenizer than --model"),
     "a reward model of another tongue": ({"rm_size": "other"}, "^--rm_size .* has another tokenizer than --model"),
 }  # fmt: skip
 

@@ -18,6 +18,7 @@ from experiments.tldr import corpus, evaluation, judging, models, passes, stages
 from experiments.tldr.run import Run
 from experiments.tldr.settings import AGAIN, ARMS, BEST_OF_N, PRESETS, Descent, Sizes, training
 from gvgap_jax.lm.data import read
+from gvgap_jax.lm.judges import verdicts
 from gvgap_jax.lm.model import classes
 from gvgap_jax.lm.model.decode import Decoding
 from gvgap_jax.runtime.files import folder_at
@@ -26,6 +27,7 @@ from gvgap_jax.training import layouts, objectives
 from gvgap_jax.training.train import Trained
 from gvgap_jax.types import PADDING, Fit
 
+POST = {"subreddit": "advice", "title": "what about my dog", "post": "so my dog moved out ."}
 RECIPE = dataclasses.replace(
     PRESETS["laptop"],
     data=dataclasses.replace(PRESETS["laptop"].data, limit=80),
@@ -348,7 +350,8 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     variant |= {"gold_model": str(done.run.place(gold_model) / "model")} if gold_model else {}
     variant |= {"endpoint": dataclasses.replace(RECIPE.endpoint, model="m")} if source == "endpoint" else {}
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, **variant))
-    judging.labeller(run)("labels", judging.Asked([], *(np.zeros((2, 3), int) for _ in range(3))))
+    questions = [verdicts.Question("post", text, "other") for text in ("one", "more")]
+    judging.labeller(run)("labels", judging.Asked(questions, *(np.zeros((2, 3), int) for _ in range(3)), [POST] * 2))
     assert asked == ([] if gold_model else [source])
     assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
 

@@ -1,0 +1,119 @@
+"""A reward model from elsewhere judges: it reads texts through its own tokenizer, template, start and end tokens."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.tldr import judging, models, passes
+from experiments.tldr.run import Run
+from experiments.tldr.settings import PRESETS
+from gvgap_jax.lm.hf import architectures, save
+from gvgap_jax.lm.judges.verdicts import Question
+from gvgap_jax.lm.model import shape, transformer
+from gvgap_jax.training import layouts
+from tests.lm.tiny_tokenizer import CHATML, END, TURN, write_kind, write_tokenizer
+
+POST = {"subreddit": "bread", "title": "Help", "post": "The dog ate my bread."}
+TALK = [{"role": "user", "content": "How do I bake bread?"}]
+QUESTIONS = [Question("p", "The dog.", "Bread."), Question("p", "bread " * 600, "Bread."), Question("p", "a", "a")]
+NONSENSE = np.full((3, 2), 7, np.int32)  # what the policy's tokenizer made of it, which says nothing to others
+
+
+def write_judge(folder, write, positions=512, **settings):
+    """A random reward model, with the tokenizer that is written into its folder."""
+    size = shape.llama(500, layers=1, width=16, heads=2, start=False)
+    config = architectures.config_of(size, positions)
+    params = transformer.init(size, 1, jax.random.key(0))
+    save.save(folder, config, params | {"head": jax.random.normal(jax.random.key(1), params["head"].shape)})
+    write(folder, **settings)
+    return str(folder)
+
+
+JUDGES = {
+    "bytes and a chat template": (
+        lambda folder, **more: write_tokenizer(folder, CHATML, **more),
+        {"eos_token": TURN},
+        lambda talk, answer: f"<|im_start|>user\n{talk}{TURN}\n<|im_start|>assistant\n¦{answer}{TURN}",
+    ),
+    "SentencePiece without a template": (
+        lambda folder, **more: write_kind(folder, "a blank before all, as Llama 2", **more),
+        {},
+        lambda talk, answer: f"<s>\n\nHuman: {talk}\n\nAssistant:¦ {answer}</s>",
+    ),
+}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "seed-0"
+    folder.mkdir()
+    recipe = dataclasses.replace(PRESETS["laptop"], dtype="float32", remat=False, chunk=2)
+    return Run(recipe, folder, layouts.layout(-1), lambda: False)
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_a_judge_reads_texts_in_its_own_way(run, tmp_path, name, monkeypatch, capsys):
+    write, settings, written = JUDGES[name]
+    source = write_judge(tmp_path / "judge", write, **settings)
+    given, rewards = {}, passes.rewards
+
+    def watched(run, name, model, prompts, responses):
+        given.update(prompts=prompts, responses=responses, scores=rewards(run, name, model, prompts, responses))
+        return given["scores"]
+
+    monkeypatch.setattr(passes, "rewards", watched)
+    run = run._replace(recipe=dataclasses.replace(run.recipe, gold_model=source))
+    said = judging.judges_of(run)["held_out_reward_model"](
+        "m", judging.Asked(QUESTIONS, NONSENSE, NONSENSE, NONSENSE, [TALK, TALK, TALK])
+    )
+    inner = models.gold(run, source).tokenizer.inner
+    asked, whole = written(TALK[0]["content"], "The dog.").split("¦")
+    prompt, response = given["prompts"][0], given["responses"][0, 0]
+    prompt, response = prompt[prompt >= 0].tolist(), response[response >= 0].tolist()
+    tokens = inner.encode(asked.removeprefix("<s>") + whole, add_special_tokens=name.startswith("Sentence")).ids
+    assert prompt + response == tokens
+    assert inner.decode(prompt, skip_special_tokens=False).replace("<s> ", "<s>") == asked
+    one, other = given["scores"][0]
+    assert one != other
+    assert said.wins[0] == (one > other)
+    assert (said.wins[2], said.position_bias[2]) == (0.5, 0)
+    assert np.isnan(said.wins[1])
+    assert np.isnan(said.position_bias[1])
+    assert said.reasons == {1: "first response is longer than 512 tokens"}
+    assert "m: 1 of 3 questions are not decided: 1 × first response is longer than 512" in capsys.readouterr().out
+
+
+def test_a_judge_that_can_read_no_question_decides_none(run, tmp_path):
+    source = write_judge(tmp_path / "judge", write_tokenizer, positions=4)
+    judge = judging._of_checkpoint(run, source)
+    said = judge("m", judging.Asked(QUESTIONS, NONSENSE, NONSENSE, NONSENSE, [POST] * 3))
+    assert np.isnan(said.wins).all()
+    assert set(said.reasons) == {0, 1, 2}
+
+
+def test_a_judge_that_knows_no_word_is_refused(run, tmp_path):
+    write = lambda folder: write_kind(folder, "words, as T5")  # noqa: E731
+    judge = judging._of_checkpoint(run, write_judge(tmp_path / "judge", write))
+    asked = judging.Asked(QUESTIONS, NONSENSE, NONSENSE, NONSENSE, ["日本語で話す人" * 9] * 3)
+    with pytest.raises(ValueError, match=r"^--gold_model .*judge: .*% of the tokens of prompts are unknown"):
+        judge("m", asked)
+
+
+def test_another_template_is_another_judge(run, tmp_path):
+    """What a judge said is kept under a key of all its files."""
+    write_judge(tmp_path / "judge", write_tokenizer, template=CHATML)
+    before = models.gold(run, str(tmp_path / "judge")).key
+    (tmp_path / "judge" / "chat_template.jinja").write_text(CHATML + END)
+    after = models.gold(run, str(tmp_path / "judge")).key
+    (tmp_path / "judge" / "generation_config.json").write_text("{}")
+    assert len({before, after, models.gold(run, str(tmp_path / "judge")).key}) == 3
+
+
+def test_no_reward_model_is_refused(run, tmp_path):
+    size = shape.llama(500, layers=1, width=16, heads=2, start=False)
+    save.save(tmp_path / "m", architectures.config_of(size), transformer.init(size, 500, jax.random.key(0)))
+    write_tokenizer(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"^--gold_model: .* is no reward model"):
+        models.gold(run, str(tmp_path / "m"))
