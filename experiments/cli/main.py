@@ -10,12 +10,13 @@ from experiments.cli.bench import bench
 from experiments.cli.doctor import doctor
 from experiments.cli.figures import figures
 from experiments.cli.folders import compact, status
+from experiments.cli.inspect import inspect
 from experiments.cli.listing import list_everything
 from experiments.cli.predict import answer
 from experiments.cli.quickstart import quickstart
 from experiments.cli.report import report
 from experiments.cli.run import run
-from experiments.kit.terminal import PROGRAM, console, names
+from experiments.kit.terminal import PROGRAM, console, names, printable
 from gvgap_jax.runtime.messages import unknown
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "report": report,
     "predict": answer,
     "compact": compact,
+    "inspect": inspect,
     "doctor": doctor,
     "quickstart": quickstart,
     "bench": bench,
@@ -59,4 +61,4 @@ def describe(error: Exception) -> str:
     message = str(error)
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}." if error.filename else error.strerror
-    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in message)
+    return printable(message)

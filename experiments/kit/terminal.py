@@ -52,6 +52,11 @@ def names(title: str, there: Mapping[str, str]) -> Table:
     return made
 
 
+def printable(text: str) -> str:
+    """A text in which what would move or paint a terminal's text is spelled out."""
+    return "".join(each if each.isprintable() or each == "\n" else ascii(each)[1:-1] for each in text)
+
+
 @contextlib.contextmanager
 def signals_caught() -> Iterator[list[int]]:
     """The signals that came: the first SIGINT or SIGTERM lets the chunk at hand finish, the second one kills."""

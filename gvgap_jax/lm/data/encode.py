@@ -20,6 +20,7 @@ from gvgap_jax.lm.data.unknown import Counted
 from gvgap_jax.types import Demonstrations, Preferences, Prompts
 
 SLACK = 32  # tokens by which the beginning of a text may be written shorter when what follows is cut
+ENDLESS = 2**30  # more tokens than a text has
 BATCH = 4096  # rows that are handed to the tokenizer at once
 WIDTHS = 64  # tokens, of which arrays for judges are a multiple wide
 
@@ -148,6 +149,19 @@ def to_judge(
     flat = arrays.responses([each for both in responses for each in both], tokenizer.size, horizon)
     padded = np.asarray(arrays.prompts(questions, tokenizer.size, width))
     return ToJudge(padded, np.asarray(flat).reshape(len(rows), 2, horizon), rows, reasons)
+
+
+def lengths(rows: Sequence[Comparison] | Sequence[Demonstration], tokenizer: Tokenizer, how: Format) -> dict[str, Any]:
+    """Tokens of each prompt and each response [N], by its name, however long; raises as ``preferences``."""
+    long = dataclasses.replace(how, prompt_tokens=ENDLESS, response_tokens=ENDLESS, shorten=None)
+    asked, names = [row.prompt for row in rows], rows[0]._fields
+    prompts = _prompts(asked, tokenizer, long)
+    found = {"prompt": prompts} | {
+        name: _responses("", prompts, asked, [getattr(row, name) for row in rows], tokenizer, long)
+        for name in ("chosen", "rejected", "response")
+        if name in names
+    }
+    return {name: np.array([len(piece.tokens) for piece in pieces]) for name, pieces in found.items()}
 
 
 def _wide(rows: Sequence[Sequence[int]]) -> int:

@@ -72,8 +72,13 @@ def summarised(source: str | Folder, form: str | None = None, part: str = "train
     Raises:
       ValueError: as ``read.read_comparisons``.
     """
+    return summary(read_either(source, form, part))
+
+
+def read_either(source: str | Folder, form: str | None = None, part: str = "train") -> Corpus[Any]:
+    """The comparisons or the demonstrations of a source, whichever it has; raises as ``read.read_comparisons``."""
     reads = read.read_comparisons if _compares(source, form, part) else read.read_demonstrations
-    return summary(reads(source, form, part=part))
+    return reads(source, form, part=part)
 
 
 def summary(corpus: Corpus[Any]) -> Summary:
