@@ -34,7 +34,8 @@ def commands():
 def test_commands_are_found_everywhere():
     assert len(commands()) > 50
     assert {command[0] for command in commands()} == {
-        "list", "run", "status", "figures", "report", "predict", "compact", "doctor", "quickstart", "bench"
+        "list", "run", "status", "figures", "report", "predict", "compact", "inspect", "doctor", "quickstart",
+        "bench",
     }  # fmt: skip
 
 
