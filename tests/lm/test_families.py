@@ -21,6 +21,7 @@ from gvgap_jax.lm.model import shape as shapes
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.types import PADDING
 from tests.lm.golden_checkpoints.configs import CONFIGS
+from tests.lm.real_configs import REAL
 from tests.lm.test_load import ACCURACY, GOLDEN, copied, difference, loaded, logits_of, same, stored_in
 from tests.lm.test_transformer import scrambled
 
@@ -282,3 +283,22 @@ def _lines(name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_costs_less_than_40_lines(name):
     assert _lines(name) < 40
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_configurations_of_well_known_models_are_read_and_have_their_parameters(name):
+    config, wanted, parameters = REAL[name]
+    shape = architectures.shape_of(config)
+    assert {field: getattr(shape, field) for field in wanted} == wanted
+    assert transformer.num_parameters(shape, shape.vocabulary) == parameters
+
+
+def test_a_field_that_asks_for_something_unknown_is_refused_wherever_it_stands():
+    for config, _, _ in REAL.values():
+        for field, value in (("new_scale", 0.5), ("attention_sinks", 4), ("kind_of_norm", "other"), ("moe", {"a": 1})):
+            with pytest.raises(
+                ValueError, match=rf"config\.json: {field} = .* is not known here for a {config['model_type']}"
+            ):
+                architectures.shape_of(config | {field: value})
+        for off in (None, False, 0, "", [], {}):
+            assert architectures.shape_of(config | {"new_scale": off}) == architectures.shape_of(config)

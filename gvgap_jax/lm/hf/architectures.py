@@ -81,6 +81,7 @@ def shape_of(config: Config) -> Shape:
     given |= {"num_key_value_heads": heads} if given.get("num_key_value_heads") is None else {}
     given |= {"head_dim": width // heads} if given.get("head_dim") is None else {}
     sizes: dict[str, Any] = {place: given[name] for name, place in PLAIN.items() if name in given}
+    sizes |= {name: float(sizes[name]) for name in ("score_divisor", "score_cap", "logit_cap") if sizes.get(name)}
     biases = bool(given.get("attention_bias")), bool(given.get("mlp_bias"))
     given |= _rotated_layers(given)
     sizes |= {"bias": BIASES[biases], "start": False} | _windows(family, given)
@@ -241,7 +242,7 @@ def _written(kind: str, shape: Shape, positions: int) -> Config:
         "max_window_layers": shape.layers,
         "layer_types": [SLIDING if layer in shape.windowed else FULL for layer in range(shape.layers)],
         "no_rope_layers": [int(layer not in shape.unrotated) for layer in range(shape.layers)],
-        "query_pre_attn_scalar": shape.head_width if shape.score_divisor is None else shape.score_divisor,
+        "query_pre_attn_scalar": int(shape.head_width if shape.score_divisor is None else shape.score_divisor),
         "scale_attn_weights": shape.score_divisor != 1,
     }
     has = [name for name in found if name in SIZES or name in family.absent or name == "max_position_embeddings"]
