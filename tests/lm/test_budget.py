@@ -68,6 +68,28 @@ def test_what_blocks_save_is_what_differentiation_keeps(kind, dtype):
     assert found == pytest.approx(bytes_of(residuals(shape, 6, 193)), rel=0.04)
 
 
+GEMMA = {"norm": "rms_plus_one", "order": "both", "activation": "gelu_tanh", "scaled_embedding": True}
+OTHER = {
+    "qwen 3": (llama, {"head_norm": "each"}),
+    "olmo 2": (llama, {"head_norm": "whole", "order": "after"}),
+    "mistral": (llama, {"window": 5, "windowed": tuple(range(9))}),
+    "gemma 2": (llama, GEMMA | {"score_cap": 2.0, "window": 5, "windowed": (0, 2, 4, 6, 8)}),
+    "gemma 3": (llama, GEMMA | {"head_norm": "each", "window": 5, "windowed": (0, 1), "window_rotary_base": 10.0}),
+    "smollm 3": (llama, {"unrotated": (3, 7)}),
+    "relu": (llama, {"activation": "relu"}),
+    "gpt 2": (neox, {"parallel": False, "rotary": 0.0, "activation": "gelu_tanh", "positions": 256}),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", OTHER)
+def test_what_blocks_of_other_families_save(family, dtype):
+    kind, changes = OTHER[family]
+    shape = kind(101, 9, 64, 4, key_value_heads=2, start=False, dtype=dtype, **changes)
+    found = sum(saved_bytes(Work(shape, "reward_model", 3, 170, 23)))
+    assert found == pytest.approx(bytes_of(residuals(shape, 6, 193)), rel=0.05)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_blocks_that_are_recomputed_save_their_input(dtype):
     shape = neox(101, 9, 64, 4, start=False, dtype=dtype, remat=True)
@@ -167,8 +189,16 @@ def test_a_refusal_says_what_there_is_and_what_would_fit():
         memory.check(memory.training, huge, chip_named("L4"), 1)
 
 
-def test_operations_are_those_of_the_compiled_forward_pass():
-    shape = neox(500, 2, 256, 4, start=False)  # unrolled: the compiler counts the body of a loop once
+COUNTED = {  # two layers, unrolled: the compiler counts the body of a loop once
+    "neox": neox(500, 2, 256, 4, start=False),
+    "gemma 2": llama(500, 2, 256, 4, start=False, **GEMMA, score_cap=2.0, window=5, windowed=(0,)),
+    "olmo 2": llama(500, 2, 256, 4, key_value_heads=2, start=False, order="after", head_norm="whole"),
+}
+
+
+@pytest.mark.parametrize("name", COUNTED)
+def test_operations_are_those_of_the_compiled_forward_pass(name):
+    shape = COUNTED[name]
     work = Work(shape, "sft", 3, 40, 9)
     policy = classes.transformer_policy(shape, 9)
     params = jax.eval_shape(policy.init, jax.random.key(0))

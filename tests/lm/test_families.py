@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -129,6 +130,17 @@ def test_a_field_at_its_default_is_not_in_what_records_are_named_by():
 def test_shapes_of_layers_that_make_no_sense_are_refused(changes, words):
     with pytest.raises(ValueError, match=f"Shape: .*{words}|Shape: {words}"):
         Shape(7, **changes)
+
+
+def test_norms_multiply_by_one_at_first():
+    """Whatever is stored for it: the two kinds of RMSNorm start as the same function."""
+    plain, other = (shapes.llama(7, width=16, norm=norm, start=False) for norm in ("rms", "rms_plus_one"))
+    tokens = jnp.array([[1, 2, 3]])
+    states = [
+        transformer.forward(shape, transformer.init(shape, 7, jax.random.key(0)), tokens)[0] for shape in (plain, other)
+    ]
+    np.testing.assert_array_equal(*states)
+    assert jnp.abs(states[0]).max() > 0.1
 
 
 def test_rows_longer_than_learned_positions_are_refused():
@@ -267,6 +279,20 @@ def test_a_whole_model_beside_an_adapter_is_read(tmp_path):
     folder = copied("llama", tmp_path / "both")
     (folder / "adapter_config.json").write_text("{}")
     assert same(load.load(load.open_checkpoint(folder)), loaded("llama")[1])
+
+
+def test_the_page_has_a_line_for_every_family():
+    """Those that were measured are those that are read, and nothing differs in them."""
+    page = (Path(__file__).parents[2] / "docs" / "guides" / "checkpoints.md").read_text(encoding="utf-8")
+    _, _, table = page.partition("<!-- families -->\n")
+    head, _, *lines = table.partition("\n<!-- end -->")[0].split("\n")
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert [line[0] for line in cells] == [f"`{kind}`" for kind in FAMILIES]
+    assert len({len(line) for line in cells} | {head.count("|") - 1}) == 1
+    for _, *differences, greedy, padded, saved in cells:
+        assert max(map(float, differences)) < ACCURACY
+        assert all(equal.split(" of ")[0] == equal.split(" of ")[1] for equal in (greedy, padded))
+        assert saved == "equal"
 
 
 def _lines(name):

@@ -2,7 +2,7 @@
 
 An operation is one multiplication or one addition. Of N parameters of matrix products, a token costs 2 N forward and
 4 N backward (arXiv 2001.08361, section 2.1); the scores of attention and their products with values cost 4 layers x T x
-width more forward, masked ones included, because they are computed.
+width more forward, masked ones included, those outside of windows too, because they are computed.
 """
 
 import jax.numpy as jnp

@@ -17,6 +17,7 @@ from gvgap_jax.lm.model.shape import Shape
 
 TOKEN = 4  # bytes: int32
 AT_WORK = 2  # of its largest intermediate that a block holds at once: calibrated
+OF_ACTIVATIONS = {"gelu_tanh": 2, "relu": -3}  # arrays that they save more than SiLU and exact GELU do
 OF_LOGITS = 4  # log-probabilities, the gradient in their shape, that of the logits, its transpose: calibrated
 
 
@@ -115,25 +116,31 @@ def _scores(work: Work, length: int) -> float:
 def _residuals(work: Work) -> tuple[float, float]:
     """Bytes that one block saves for its backward pass, without and with scores.
 
-    Each of two norms saves three arrays of its width in float32 and its output; heads are saved after rotation, and
-    what they attended to; exact GELU and its matrix products save four arrays of the hidden width, SwiGLU six. Scores
-    are saved as float32 from the softmax, and as activations for the product with the values.
+    Each of two or four norms saves three arrays of its width in float32, and what is computed from its output that;
+    heads are saved after rotation, and what they attended to; exact GELU and its matrix products save four arrays of
+    the hidden width, SwiGLU six. Scores are saved as float32 from the softmax, and as activations for the product with
+    the values; a soft cap saves two more.
     """
     shape, tokens = work.shape, work.sequences * work.length
     number, activation = _number(shape), _activation(shape)
-    states = shape.width * (6 * number + 2 * activation) + 8 * number
-    heads = 2 * (shape.heads + shape.key_value_heads) * shape.head_width * activation / work.tensor
-    feed = (6 if shape.gated else 4) * shape.hidden * activation / work.tensor
-    return tokens * (states + heads + feed), _scores(work, work.length) * (number + activation)
+    norms = 4 if shape.order == "both" else 2
+    states = shape.width * (3 * norms * number + 2 * activation) + 4 * norms * number
+    normed = 0 if shape.head_norm == "none" else 3 * number
+    heads = (shape.heads + shape.key_value_heads) * shape.head_width * (2 * activation + normed) / work.tensor
+    arrays = (6 if shape.gated else 4) + OF_ACTIVATIONS.get(shape.activation or "", 0)
+    feed = arrays * shape.hidden * activation / work.tensor
+    capped = 0 if shape.score_cap is None else 2 * number
+    return tokens * (states + heads + feed), _scores(work, work.length) * (number + activation + capped)
 
 
 def saved_bytes(work: Work) -> tuple[float, float]:
-    """Bytes that all blocks save: their residuals and one mask of scores, or with ``remat`` their inputs alone."""
+    """Bytes that all blocks save: their residuals and masks of scores, or with ``remat`` their inputs alone."""
     shape = work.shape
     if shape.remat:
         return shape.layers * work.sequences * work.length * shape.width * _activation(shape), 0
     activations, attention = _residuals(work)
-    mask = _scores(work, work.length) * (_number(shape) + 1)  # what is added for it, and where it is
+    masks = shape.layers if 0 < len(shape.windowed) < shape.layers else 1  # each layer chooses one of two
+    mask = _scores(work, work.length) * (_number(shape) + masks)  # what is added for it, and where it is
     return shape.layers * activations, shape.layers * attention + mask
 
 
@@ -170,7 +177,8 @@ def gathered_bytes(work: Work) -> float:
     if work.fsdp == 1:
         return 0
     shape = work.shape
-    ends = shape.width * (shape.vocabulary + work.outputs)
+    is_tied = shape.tied and work.outputs == shape.vocabulary
+    ends = shape.width * (shape.vocabulary + shape.start + shape.positions + (0 if is_tied else work.outputs))
     block = (_count(shape, work.outputs) - ends) / shape.layers
     return 2 * max(block, shape.width * shape.vocabulary) * _number(shape) / work.tensor
 
