@@ -51,9 +51,10 @@ def opened(run: Run, name: str | Folder, revision: str | None = None, key: str |
     local = _local(str(name))
     checkpoint = load.open_checkpoint(local, revision)
     tokenizer = open_tokenizer(checkpoint.folder)
-    load.check_vocabulary(checkpoint.shape, tokenizer.size)
+    load.check_vocabulary(checkpoint.shape, tokenizer.needed)
     recipe = run.recipe
     shape = dataclasses.replace(checkpoint.shape, dtype=recipe.dtype, remat=recipe.remat)
+    tokenizer = tokenizer.within(shape.vocabulary)
     return Model(checkpoint, shape, tokenizer, key or _key_of_files(local, checkpoint.folder))
 
 

@@ -40,7 +40,7 @@ TABLES = {
     "a table by number": {"eos_token": TURN, "added_tokens_decoder": QWEN, "additional_special_tokens": [START, TURN]},
     "no more tokens": {"eos_token": TURN, "extra_special_tokens": {}},
     "more tokens by name": {"eos_token": TURN, "extra_special_tokens": {"image_token": START}},
-    "more tokens in a list": {"eos_token": TURN, "extra_special_tokens": [START, token(TURN)]},
+    "more tokens in a list": {"eos_token": TURN, "extra_special_tokens": [START, token(TURN, __type="AddedToken")]},
     "code of its own": {"eos_token": TURN, "auto_map": {"AutoTokenizer": ["a.B", None]}},
     "an object": {"eos_token": token(TURN, __type="AddedToken"), "bos_token": None, "add_bos_token": False},
     "another file": {"eos_token": None, "special_tokens_map": {"eos_token": token(TURN)}},
@@ -77,6 +77,26 @@ def test_tokens_that_only_the_settings_list_are_read_as_one(tmp_path):
     assert found.decode(found.encode("a<tool>b")) == "ab"
     older = opened(tmp_path / "older", added_tokens={"<tool>": 390})
     assert older.encode("a<tool>") == [*older.encode("a"), 390]
+
+
+def test_a_model_may_lack_rows_for_tokens_that_few_texts_hold(tmp_path):
+    """As checkpoints to which somebody added a token for padding."""
+    whole = opened(tmp_path, added_tokens_decoder={"390": token("<pad>")}, generation_config={"eos_token_id": [0, 390]})
+    assert (whole.size, whole.needed, whole.ends) == (391, 390, (0, 390))
+    found = whole.within(390)
+    assert (found.size, found.ends, found.within(500), found.beyond) == (390, (0,), found, {390: "<pad>"})
+    rows = [
+        Demonstration("dog", "bread", "a:1"),
+        Demonstration("<pad>dog", "x", "a:2"),
+        Demonstration("a", "<pad>", "a:3"),
+    ]
+    told = encode.demonstrations(rows, found, Format())
+    assert [each[:2] for each in told.dropped] == [
+        ("a:2", "prompt has '<pad>', a token that the model has no row for"),
+        ("a:3", "response has '<pad>', a token that the model has no row for"),
+    ]
+    assert encode.demonstrations(rows, whole.within(391), Format()).dropped == []
+    assert opened(tmp_path / "end", added_tokens_decoder={"390": token("<end>")}, eos_token="<end>").needed == 391
 
 
 @pytest.mark.parametrize("where", ["eos_token", "additional_special_tokens", "extra_special_tokens"])

@@ -240,11 +240,18 @@ def _tokenised(
         there = {number: text for number in batch if isinstance(text := texts[number], str)}
         encoded = tokenizer.encode_behind([before[number] for number in there], [*there.values()])
         counted.add([*there.values()], encoded)
-        tokens = dict(zip(there, encoded, strict=True))
+        tokens = {row: _readable(each, tokenizer) for row, each in zip(there, encoded, strict=True)}
         found += [tokens.get(number, texts[number]) for number in batch]
     if what:
         counted.check(what)
     return found
+
+
+def _readable(tokens: list[int], tokenizer: Tokenizer) -> list[int] | ValueError:
+    strange = [token for token in tokens if token in tokenizer.beyond] if tokenizer.beyond else []
+    if not strange:
+        return tokens
+    return ValueError(f"has {tokenizer.beyond[strange[0]]!r}, a token that the model has no row for")
 
 
 def _batches(values: Sequence[Value]) -> list[Sequence[Value]]:
@@ -254,7 +261,7 @@ def _batches(values: Sequence[Value]) -> list[Sequence[Value]]:
 def _begun(text: str | ValueError, tokens: list[int] | ValueError, tokenizer: Tokenizer, how: Format) -> _Piece:
     """A prompt as the model reads it; chat templates write the tokens that begin it themselves."""
     if isinstance(text, ValueError) or isinstance(tokens, ValueError):
-        return _Piece([], str(text))
+        return _Piece([], str(tokens))
     return _Piece(tokens if how.chat else tokenizer.begun(tokens), text=text)
 
 

@@ -1,5 +1,6 @@
 """Text to tokens and back: the tokenizer and the chat template that come with a checkpoint."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,7 @@ class Tokenizer:
     Attributes:
       inner: of the ``tokenizers`` library.
       end: the token that is put behind a response that has none.
-      size: 1 + the largest token. A model's vocabulary is often rounded up, and never smaller.
+      size: 1 + the largest token that may be read. A model's vocabulary is often rounded up.
       others: more tokens that end a response, of ``generation_config.json`` or ``config.json``.
       start: what the tokenizer's own settings put before a text.
       chat_template: Jinja, None for none.
@@ -131,6 +132,22 @@ class Tokenizer:
         """All tokens that end a response: ``end``, ``others``, and the one that the chat template ends answers with."""
         closing = () if self.turn.end is None else (self.turn.end,)
         return tuple(dict.fromkeys((self.end, *self.others, *closing)))
+
+    @property
+    def needed(self) -> int:
+        """Rows that a model needs at least: for all tokens but those that were added and that few texts hold."""
+        return 1 + max(*self.inner.get_vocab(with_added_tokens=False).values(), self.end, *self.start)
+
+    def within(self, rows: int) -> "Tokenizer":
+        """The same for a model of so many rows, which may lack some that ``needed`` leaves out, such as padding."""
+        others = tuple(token for token in self.others if token < rows)
+        return dataclasses.replace(self, size=min(self.size, rows), others=others)
+
+    @cached_property
+    def beyond(self) -> dict[int, str]:
+        """Tokens that the model has no row for, with their texts."""
+        there = self.inner.get_vocab(with_added_tokens=True)
+        return {token: text for text, token in there.items() if token >= self.size}
 
     @cached_property
     def turn(self) -> Turn:
