@@ -123,9 +123,10 @@ def prepare(run: Run) -> tuple[Run, Corpus, Unseen]:
         keys.COMPARISONS: _digest(compared.data),
         keys.REFERENCES: keys.digest(_references(text, compared.rows)),
         keys.PROMPTS: digest(compared.data.prompts),
+        keys.TEXTS: keys.digest([row.prompt for row in compared.rows]),
         keys.ONLINE_PROMPTS: digest(online_prompts(run, text)),
         keys.HELD_OUT: _digest(held_out.data),
-        keys.QUESTIONS: _digest(questions.data),
+        keys.QUESTIONS: keys.digest([_digest(questions.data), [row.prompt for row in questions.rows]]),
     } | ({keys.GOLD_MODEL: gold.key} if gold else {})
     processes.check_same(sources, "data and checkpoints")
     return run._replace(made=keys.made(run.recipe, sources)), text, Unseen(held_out.data, questions)

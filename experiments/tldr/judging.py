@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from experiments.tldr.run import Rows, Run
 from experiments.tldr.settings import Recipe
 from gvgap_jax.lm.data import encode
 from gvgap_jax.lm.data.format_choice import choice
+from gvgap_jax.lm.data.prompts import post_of
 from gvgap_jax.lm.data.tokenizer import Prompt
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
@@ -127,11 +129,14 @@ def endpoint_of(recipe: Recipe) -> endpoint.Endpoint:
 
 def _endpoint(run: Run) -> Judged:
     """Asked by the first process alone; its answers are stored beside the seeds, and never asked for again."""
-    settings = endpoint_of(run.recipe)
-    ask = endpoint.endpoint(settings, Path(str(run.folder)).parent / "endpoint")
+    folder = Path(str(run.folder)).parent / "endpoint"
+    judge_of = cache(lambda settings: endpoint.endpoint(settings, folder))  # which remembers what the server refuses
 
     def judge(name: str, asked: Asked) -> Verdicts:
-        cost = endpoint.cost_estimate(asked.questions, settings)
+        posts = sum(post_of(prompt) is not None for prompt in asked.given)
+        template = verdicts.TLDR if 2 * posts >= len(asked.given) else verdicts.CHAT
+        settings = replace(endpoint_of(run.recipe), template=template)
+        ask, cost = judge_of(settings), endpoint.cost_estimate(asked.questions, settings)
         most = f"at most {cost.requests:,} requests and {cost.dollars:.2f} dollars"
         console.print(f"{name}: {most}, if none is answered yet")
         first = []

@@ -18,14 +18,21 @@ MODEL, RM_MODEL, GOLD_MODEL = "the model", "the reward model's checkpoint", "the
 DEMONSTRATIONS, COMPARISONS, REFERENCES = "the demonstrations", "the comparisons", "the references of the comparisons"
 PROMPTS, ONLINE_PROMPTS = "the prompts of the comparisons", "the online prompts"
 HELD_OUT, QUESTIONS = "the held-out comparisons", "the evaluation prompts"
+TEXTS = "the text of the prompts"  # which judges read in their own way, where the policy may read less of it
 
 COMMON = ("seed", "dtype", "remat", "data.response_tokens")  # options that all stages read
 TRAINED = (*COMMON, "steps_a_dispatch")
 SAMPLED = (*COMMON, "temperature", "chunk")
-ENDPOINT = tuple(f"endpoint.{name}" for name in ("model", "base_url", "temperature", "answer_tokens"))
+ENDPOINT = tuple(f"endpoint.{name}" for name in ("model", "base_url", "templates", "temperature", "answer_tokens"))
 LATER = {  # options that came after keys were first made, with what they were before: at that value they are not hashed
     "endpoint.temperature": 0.0,
     "endpoint.answer_tokens": 256,
+}
+NO_OPTIONS = {  # what else is read, in words
+    "meaning": "the version of the recipe",
+    "label_source": "who relabels",
+    "in_toy_world": "whether it is the toy world",
+    "endpoint.templates": "how the endpoint is asked",
 }
 NOT_READ = (  # options that decide no number, or nothing but what data there are, which are known by their content
     *("model", "revision", "rm_size", "gold_model", "online_prompts", "evaluation_prompts", "dispatches"),
@@ -63,7 +70,7 @@ class Made(NamedTuple):
         data = [name for name in self.data | before.data if self.data.get(name) != before.data.get(name)]
         stages = [name for name in self.stages | before.stages if self.stages.get(name) != before.stages.get(name)]
         options = [
-            f"--{name} was {_shown(before, name)} and is {_shown(self, name)}"
+            f"{NO_OPTIONS.get(name, f'--{name}')} was {_shown(before, name)} and is {_shown(self, name)}"
             for name in before.options | self.options
             if before.options.get(name) != self.options.get(name)
         ]
@@ -124,6 +131,7 @@ def _pairs(recipe: Recipe) -> tuple[list[str], list[str]]:
     data = [PROMPTS if recipe.resampled else COMPARISONS]
     data += [REFERENCES, DEMONSTRATIONS] if source == "rouge_l" else []
     data += [GOLD_MODEL] if source == "reward_model" else []
+    data += [TEXTS] if source in ("reward_model", "endpoint") else []
     options = ["label_source", *(ENDPOINT if source == "endpoint" else ())]
     return data, options + (["two_words", *SAMPLED] if recipe.resampled else [])
 

@@ -24,6 +24,7 @@ TABLES = ("answers", "verdicts", "pairs")
 Descended = Literal["sft", "rm", "dpo"]  # options that say how a model is trained
 RATES = ("learning_rate", "epochs")  # among them, those that must be above 0
 
+TEMPLATES = ("tldr-1", "chat-1")  # of questions to an endpoint: those of ``verdicts``
 Labeller = Literal["gold", "rouge_l", "reward_model", "endpoint"]
 
 
@@ -126,10 +127,14 @@ class Endpoint:
     timeout: float = 60.0
     max_retries: int = 6
 
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """How a question is put: names of templates, from which the data choose."""
+        return TEMPLATES
+
     def __post_init__(self):
-        check_address(
-            self.base_url, self.key_variable, self.plain_http, "--endpoint."
-        )  # before it is stored with the run
+        # Before it is stored with the run.
+        check_address(self.base_url, self.key_variable, self.plain_http, "--endpoint.")
 
 
 @dataclass(frozen=True)

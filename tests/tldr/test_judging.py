@@ -8,8 +8,9 @@ import pytest
 
 from experiments.tldr import judging, models, passes
 from experiments.tldr.run import Run
-from experiments.tldr.settings import PRESETS
+from experiments.tldr.settings import PRESETS, TEMPLATES, Endpoint
 from gvgap_jax.lm.hf import architectures, save
+from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question
 from gvgap_jax.lm.model import shape, transformer
 from gvgap_jax.training import layouts
@@ -99,6 +100,25 @@ def test_a_judge_that_knows_no_word_is_refused(run, tmp_path):
     asked = judging.Asked(QUESTIONS, NONSENSE, NONSENSE, NONSENSE, ["日本語で話す人" * 9] * 3)
     with pytest.raises(ValueError, match=r"^--gold_model .*judge: .*% of the tokens of prompts are unknown"):
         judge("m", asked)
+
+
+def test_an_endpoint_is_asked_about_summaries_of_posts_and_about_conversations(run, monkeypatch):
+    asked = []
+
+    def stand_in(settings, folder):
+        asked.append((settings.template, settings.prefix))
+        return verdicts.by_score(lambda prompts, responses, references: [len(each) for each in responses])
+
+    monkeypatch.setattr(endpoint, "endpoint", stand_in)
+    run = run._replace(recipe=dataclasses.replace(run.recipe, endpoint=Endpoint(model="m")))
+    ask = judging._endpoint(run)
+    for given, template in (([POST] * 3, "tldr-1"), ([POST, POST, TALK], "tldr-1"), ([TALK, "Hi?", POST], "chat-1")):
+        wins = ask("m", judging.Asked(QUESTIONS, NONSENSE, NONSENSE, NONSENSE, given)).wins
+        assert wins.tolist() == [1, 1, 0.5]
+        assert asked[-1][0].name == template
+    assert [each.name for each, _ in asked] == ["tldr-1", "chat-1"], "one judge each, which remembers"
+    assert {prefix for _, prefix in asked} == {"--endpoint."}
+    assert tuple(each.name for each, _ in asked) == TEMPLATES, "they are in the keys of what they decide"
 
 
 def test_another_template_is_another_judge(run, tmp_path):

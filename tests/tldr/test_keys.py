@@ -83,6 +83,7 @@ CONTENT = {
     keys.COMPARISONS: COMPARED,
     keys.REFERENCES: (),
     keys.PROMPTS: (),
+    keys.TEXTS: (),
     keys.ONLINE_PROMPTS: (*ONLINE, *TABLES[:2]),
     keys.HELD_OUT: ("judge", "verdicts", "pairs"),
     keys.QUESTIONS: ("answers", "verdicts"),
@@ -95,6 +96,7 @@ def test_data_compute_again_what_reads_them(source):
     assert again(RECIPE, RECIPE, changed=[source]) == set(CONTENT[source])
 
 
+ASKED = dataclasses.replace(RECIPE.endpoint, model="m")
 VARIANTS = [  # a recipe, what changes, and what is computed again
     ({"rm_size": "small"}, keys.RM_MODEL, ("rm_sft", RM, "judge", *ONLINE, *TABLES)),
     ({"gold_model": "gold"}, keys.GOLD_MODEL, ("verdicts",)),
@@ -105,6 +107,9 @@ VARIANTS = [  # a recipe, what changes, and what is computed again
     ({"narrow": True}, keys.PROMPTS, COMPARED),
     ({"narrow": True, "labeller": "rouge_l"}, keys.REFERENCES, COMPARED),
     ({"narrow": True, "labeller": "reward_model", "gold_model": "g"}, keys.GOLD_MODEL, COMPARED),
+    ({"narrow": True, "labeller": "reward_model", "gold_model": "g"}, keys.TEXTS, COMPARED),
+    ({"narrow": True, "labeller": "endpoint", "endpoint": ASKED}, keys.TEXTS, COMPARED),
+    ({"narrow": True, "labeller": "rouge_l"}, keys.TEXTS, ()),
 ]
 
 
@@ -152,7 +157,7 @@ def test_every_option_is_read_by_a_stage_or_known_to_decide_nothing():
     ]
     read = {name for recipe in recipes for each in made(recipe, SOURCES).values() for name in each.options}
     behind = {"labeller", "narrow", "rouge_l"}  # read as label_source, and as which data there are
-    known = (read - {"meaning", "label_source", "in_toy_world"}) | behind | set(keys.NOT_READ)
+    known = (read - set(keys.NO_OPTIONS)) | behind | set(keys.NOT_READ)
     assert set(named) == known | set(keys.LATER), "options that came later are read where they are not at their default"
     assert not read & {*keys.NOT_READ, *keys.LATER}
     assert set(keys.LATER) < set(named)
