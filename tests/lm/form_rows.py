@@ -128,6 +128,10 @@ COMPARISONS = {
             q([USER]),
         ),
         (
+            {"conversations": [turn("human", "hi?")], "chosen": [turn("gpt", "good")], "rejected": "bad"},
+            q([USER]),
+        ),
+        (
             {"conversations": [turn("human", "hi?")], "chosen": turn("human", "x"), "rejected": turn("gpt", "bad")},
             "chosen should end in one message of the assistant",
         ),
@@ -227,7 +231,11 @@ DEMONSTRATIONS = {
         ({"prompt": [USER], "completion": [GOOD]}, d([USER])),
         ({"prompt": "q", "completion": "\t"}, "completion is empty"),
     ],
-    "label": [({"prompt": "q", "label": "good"}, d()), ({"prompt": "q", "label": 3}, "label is no text")],
+    "label": [
+        ({"prompt": "q", "label": "good"}, d()),
+        ({"prompt": "q", "label": "false"}, d(response="false")),
+        ({"prompt": "q", "label": 3}, "label is no text"),
+    ],
     "response": [
         ({"prompt": "q", "response": "good"}, d()),
         ({"prompt": 3, "response": "good"}, "prompt is no text"),
@@ -244,6 +252,7 @@ DEMONSTRATIONS = {
     ],
     "messages": [
         ({"messages": [USER, BAD, USER, GOOD]}, d([USER, BAD, USER])),
+        ({"messages": [said("human", "hi?"), said("gpt", "good")]}, d([USER])),
         ({"messages": [GOOD]}, "messages have no prompt before the answer"),
         ({"messages": [USER, USER]}, "messages should end in one message of the assistant"),
         (

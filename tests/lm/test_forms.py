@@ -78,8 +78,7 @@ NO_FORM = [
     (
         {"text": "x"},
         COMPARISONS,
-        "is of no form of comparisons (it has text; the nearest are pair (prompt, chosen, rejected) and transcripts "
-        "(chosen, rejected))",
+        "is of no form of comparisons (it has text; there are pair, transcripts, conversations, ",
     ),
     (
         {"query": "q", "chosen": "a", "rejected": "b"},
@@ -93,11 +92,11 @@ NO_FORM = [
         "is of no form of comparisons (it has prompt, response_1, response_2; the nearest are helpsteer2_preference "
         "(prompt, response_1, response_2, preference_strength) and nectar (prompt, answers))",
     ),
-    ({}, DEMONSTRATIONS, "is of no form of demonstrations (it has no keys; the nearest are completion (prompt, "),
+    ({}, DEMONSTRATIONS, "is of no form of demonstrations (it has no keys; there are completion, label, "),
     (
         {f"k{n}": 1 for n in range(11)},
         DEMONSTRATIONS,
-        "is of no form of demonstrations (it has k0, k1, k10, k2, k3, k4, k5, k6 and 3 more; the nearest are ",
+        "is of no form of demonstrations (it has k0, k1, k10, k2, k3, k4, k5, k6 and 3 more; there are ",
     ),
     (
         form_rows.KTO,

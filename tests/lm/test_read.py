@@ -190,6 +190,28 @@ def test_messages_as_json_in_the_cells_of_a_table(tmp_path, name):
     assert read.read_demonstrations(tmp_path / "b.jsonl").rows[0][:2] == ([USER], "good")
 
 
+def test_files_that_are_not_what_they_are_called(tmp_path):
+    for text in (json.dumps(ROWS), " " + json.dumps(ROWS, indent=1)):
+        (tmp_path / "a.jsonl").write_text(text)
+        assert [row[:4] for row in read.read_comparisons(tmp_path / "a.jsonl").rows] == READ
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12\n"
+    for name in ("a.jsonl", "a.json", "a.csv", "a.parquet"):
+        for content, words in [
+            (gzip.compress(b"x" * 99), "is compressed: let its name end in .gz"),
+            (pointer, "Git LFS"),
+        ]:
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(ValueError, match=words):
+                read.read_comparisons(tmp_path / name)
+    (tmp_path / "a.csv").write_text("prompt,prompt,chosen,rejected\nq,q,a,b\n")
+    with pytest.raises(ValueError, match=r"a\.csv has two columns of the name prompt: keep one"):
+        read.read_comparisons(tmp_path / "a.csv")
+    for name in ("a.json", "a.jsonl", "a.csv"):
+        (tmp_path / name).write_text(" \n")
+        with pytest.raises(ValueError, match="has no rows"):
+            read.read_comparisons(tmp_path / name)
+
+
 def test_a_folder_of_files(tmp_path):
     write(tmp_path / "b.jsonl", [PAIR])
     pl.DataFrame([ROWS[1]]).write_parquet(tmp_path / "a.parquet")

@@ -45,7 +45,7 @@ def test_the_summary_of_demonstrations(tmp_path):
 @pytest.mark.parametrize("form", form_rows.COMPARISONS | form_rows.DEMONSTRATIONS)
 def test_the_kind_of_every_form_is_seen(tmp_path, form):
     path = tmp_path / "a.jsonl"
-    path.write_text("[3\n" + form_rows.written(tmp_path, form).read_text().splitlines()[0])
+    path.write_text("{3\n" + form_rows.written(tmp_path, form).read_text().splitlines()[0])
     kind = "comparisons" if form in form_rows.COMPARISONS else "demonstrations"
     assert summary._compares(path, None, "train") == (kind == "comparisons")
     assert summary._compares(path, form, "train") == (kind == "comparisons")

@@ -140,10 +140,11 @@ def _no_form(row: Row, table: Sequence[Form]) -> str:
         return f"is of the form {other.name}, which is one of {kinds[1]}: {why}"
     mine = sorted(row)
     keys = ", ".join(mine[:KEYS]) + (f" and {len(mine) - KEYS} more" if len(mine) > KEYS else "")
-    lacking = [form for form in table if not set(form.keys) <= set(row)]
-    near = sorted(lacking, key=lambda form: -len(set(form.keys) & set(row)) / len(form.keys))[:2]
-    nearest = " and ".join(f"{form.name} ({', '.join(form.keys)})" for form in near)
-    return f"is of no form of {kinds[0]} (it has {keys or 'no keys'}; the nearest are {nearest})"
+    share = {form: len(set(form.keys) & set(row)) / len(form.keys) for form in table}
+    near = sorted((form for form in table if 0 < share[form] < 1), key=lambda form: -share[form])[:2]
+    forms = " and ".join(f"{form.name} ({', '.join(form.keys)})" for form in near)
+    nearest = f"the nearest are {forms}" if forms else f"there are {', '.join(form.name for form in table)}"
+    return f"is of no form of {kinds[0]} (it has {keys or 'no keys'}; {nearest})"
 
 
 def _by_name(row: Row) -> bool:

@@ -27,7 +27,13 @@ KINDS = (".jsonl", ".json", ".parquet", ".csv", ".tsv")
 FILES = (*KINDS, *(f"{kind}.gz" for kind in KINDS))
 LONGEST, WHOLE = 2**24, 2**31  # bytes of a row on a line of its own, and of a file that is read at once
 LEAST, TIMES = 2**24, 100  # what is compressed may become so many bytes, and so many times its size more
-BOM, WIDE = b"\xef\xbb\xbf", (b"\xff\xfe", b"\xfe\xff")
+BOM = b"\xef\xbb\xbf"
+NO_TEXT = {  # how what is no text in UTF-8 begins -> what to do
+    b"\xff\xfe": "is text in UTF-16: save it as UTF-8",
+    b"\xfe\xff": "is text in UTF-16: save it as UTF-8",
+    b"\x1f\x8b": "is compressed: let its name end in .gz",
+    b"version https://git-lfs": "is what Git LFS leaves in place of the file: fetch it with git lfs pull",
+}
 HOLDERS = ("data", "rows")  # keys under which a JSON object holds its rows, besides the name of the part
 PARTS = ("train", "test", "validation", "valid", "val", "dev", "eval")  # that file names may say
 TALKS = ("prompt", "chosen", "rejected", "completion", "response", "question", "context", "reference")
@@ -95,7 +101,7 @@ def _of_file(file: Folder, part: str) -> Rows:
     foreign.check_file(file)
     kind = file.name.lower().removesuffix(".gz")
     if kind.endswith(".jsonl"):
-        return _of_lines(file)
+        return _of_lines(file, part)
     if kind.endswith(".json"):
         return _of_json(file, part)
     return _of_parquet(file) if kind.endswith(".parquet") else _of_table(file, "," if kind.endswith(".csv") else "\t")
@@ -107,6 +113,7 @@ def _numbered(file: Folder, found: Any) -> Rows:
 
 def _of_parquet(file: Folder) -> Rows:
     content = _content(file)
+    _check_start(file, content)
     try:
         count = pl.scan_parquet(io.BytesIO(content)).select(pl.len()).collect().item()
         if count > LEAST + len(content):
@@ -122,13 +129,16 @@ def _of_parquet(file: Folder) -> Rows:
 def _of_table(file: Folder, separator: str) -> Rows:
     """Columns of texts below a line of their names; the first row is 1, whatever lines its texts have."""
     content = _content(file)
-    _check_encoding(file, content)
+    _check_start(file, content)
     try:
         table = pl.read_csv(
             io.BytesIO(content.removeprefix(BOM)), separator=separator, infer_schema=False, raise_if_empty=False
         )
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{file} is no table of columns in UTF-8: {reason(error)}.") from error
+    twice = next((name for name in table.columns if name.endswith("_duplicated_0")), None)
+    if twice:
+        raise ValueError(f"{file} has two columns of the name {twice.removesuffix('_duplicated_0')}: keep one.")
     return _of_cells(file, table)
 
 
@@ -142,7 +152,13 @@ def _of_cells(file: Folder, table: pl.DataFrame) -> Rows:
             yield f"{file.name}:{number}", Unread(str(error))
 
 
-def _of_lines(file: Folder) -> Rows:
+def _of_lines(file: Folder, part: str) -> Rows:
+    """One row a line, or a list of rows, which some call so as well."""
+    with _unpacked(file) as stream:
+        starts = stream.readline(LONGEST).removeprefix(BOM).lstrip()[:1]
+    if starts == b"[":
+        yield from _of_json(file, part)
+        return
     with _unpacked(file) as stream:
         yield from _lines(file, stream)
 
@@ -153,7 +169,7 @@ def _lines(file: Folder, stream: IO[bytes]) -> Rows:
         if not line:
             return
         if number == 1:
-            _check_encoding(file, line)
+            _check_start(file, line)
         if len(line) > LONGEST and not line.endswith(b"\n"):
             yield f"{file.name}:{number}", Unread(f"is longer than {LONGEST / 2**20:g} MiB")
             while line and not line.endswith(b"\n"):
@@ -165,8 +181,10 @@ def _lines(file: Folder, stream: IO[bytes]) -> Rows:
 def _of_json(file: Folder, part: str) -> Rows:
     """A list of rows, or an object that holds one, or one row a line, which many call JSON as well."""
     content = _content(file)
-    _check_encoding(file, content)
+    _check_start(file, content)
     content = content.removeprefix(BOM)
+    if not content.strip():
+        return iter(())
     try:
         found = _loads(content.decode())
     except UnicodeDecodeError as error:
@@ -200,9 +218,10 @@ def _held(file: Folder, found: Any, part: str) -> list[Any]:
     return [found]
 
 
-def _check_encoding(file: Folder, content: bytes) -> None:
-    if content.startswith(WIDE):
-        raise ValueError(f"{file} is text in UTF-16: save it as UTF-8.")
+def _check_start(file: Folder, content: bytes) -> None:
+    for start, what in NO_TEXT.items():
+        if content.startswith(start):
+            raise ValueError(f"{file} {what}.")
 
 
 def _content(file: Folder) -> bytes:
