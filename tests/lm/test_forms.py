@@ -1,5 +1,6 @@
 """Every form of preference data: what its rows say, what is wrong with them, and how it is seen from their keys."""
 
+import datetime
 import json
 import re
 
@@ -159,6 +160,34 @@ def test_parts_of_text_are_joined_and_others_refused():
     assert one(PAIR | {"prompt": [said("user", ["hi", "?"])]})[0].prompt == [USER]
     with pytest.raises(ValueError, match="has a message of pictures or sounds, which is no text"):
         one(PAIR | {"prompt": [said("user", [{"type": "image", "url": "x"}, *parts("hi?")])]})
+
+
+def test_lists_of_objects_as_objects_of_lists():
+    """The ``datasets`` library, and Parquet files that it writes, have sequences of objects so."""
+    turns = {"from": ["human", "gpt"], "value": ["hi?", "good"]}
+    assert one({"conversations": turns}, DEMONSTRATIONS) == [Demonstration([USER], "good")]
+    chosen, rejected = ({"role": ["user", "assistant"], "content": ["hi?", text]} for text in ("good", "bad"))
+    assert one({"chosen": chosen, "rejected": rejected}) == [Comparison([USER], "good", "bad")]
+    assert one({"prompt": {"role": ["user"], "content": ["hi?"]}, "chosen": "good", "rejected": "bad"})[0].prompt == [
+        USER
+    ]
+    assert one(CHOICE | {"summaries": {"text": [" bad", " good"], "policy": ["a", "ref"]}}) == one(CHOICE)
+    answers = {"answer": ["good", "bad"], "rank": [1, 2], "model": ["a", "b"]}
+    assert one({"prompt": "q", "answers": answers}) == form_rows.q()
+    with pytest.raises(ValueError, match=r"^from is no text$"):
+        one({"conversations": {"from": ["human", "gpt"], "value": ["hi?"]}}, DEMONSTRATIONS)
+
+
+def test_what_stands_beside_a_message_must_be_json():
+    for value in (datetime.date(2024, 1, 1), "\ud800", {1, 2}):
+        with pytest.raises(ValueError, match="has day beside a message, which cannot be written as JSON"):
+            one({"messages": [USER | {"day": value}, GOOD]}, DEMONSTRATIONS)
+
+
+def test_rows_that_are_nested_too_deeply_are_dropped(tmp_path):
+    deep = json.dumps(PAIR | {"prompt": [USER | {"deep": "X"}]}).replace('"X"', '{"a":' * 480 + "1" + "}" * 480)
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(PAIR)}\n{deep}")
+    assert [each.reason for each in read.read_comparisons(tmp_path / "a.jsonl").dropped] == ["is nested too deeply"]
 
 
 def test_system_messages_come_once():

@@ -172,7 +172,8 @@ def test_messages_as_json_in_the_cells_of_a_table(tmp_path, name):
             {"prompt": text, "chosen": "good", "rejected": "bad"}
             for text in ("[1, 2] is a list", "[1]", '{"a": 1}', "[{")
         ),
-        {"prompt": "x", "chosen": str([USER, GOOD]), "rejected": "[{'content': 'hi?', 'role': 'user'}\n {'content'"},
+        {"prompt": "x", "chosen": str([USER, GOOD]), "rejected": "b"},
+        {"prompt": "x", "chosen": "g", "rejected": "[{'content': 'hi?', 'role': 'user'}\n {'content'"},
     ]
     table = pl.DataFrame(rows)
     if name == "a.parquet":
@@ -183,7 +184,7 @@ def test_messages_as_json_in_the_cells_of_a_table(tmp_path, name):
     found = read.read_comparisons(tmp_path / name)
     assert [row[:3] for row in found.rows[:2]] == [([USER], "good", "bad")] * 2
     assert [row.prompt for row in found.rows[2:]] == [row["prompt"] for row in rows[2:6]]
-    assert found.dropped == [Dropped(f"{name}:7", "has messages in a text that is no JSON")]
+    assert found.dropped == [Dropped(f"{name}:{n}", "has messages in a text that is no JSON") for n in (7, 8)]
     write(tmp_path / "a.jsonl", [PAIR | {"prompt": json.dumps([USER])}])  # where lists can be lists, a text is a text
     assert read.read_comparisons(tmp_path / "a.jsonl").rows[0].prompt == json.dumps([USER])
     write(tmp_path / "b.jsonl", [{"messages": json.dumps([USER, GOOD])}])

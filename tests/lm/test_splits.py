@@ -40,6 +40,7 @@ ALIKE = {
         [SYSTEM, said("user", " a?"), said("assistant", "b"), said("user", "c d")],
     ],
     "another order of turns": [[said("user", "b"), said("assistant", "a?"), said("user", "c d")]],
+    "other roles": [[said("user", "a?"), said("user", "b"), said("user", "c d")]],
     "a call": [
         [USER, said("assistant", "", tool_calls=[{"x": 1}])],
         [USER, said("assistant", " ", tool_calls=[{"x": 1}])],
@@ -127,6 +128,7 @@ def test_transcripts_are_messages_and_back():
         "Human: a?",
         "\n\nHuman: a?\n\nAssistant: b",
         "a Human: b\n\nAssistant:",
+        "Human: a\n\nAssistant: b Assistant:",
         "Human: Assistant:",
         "",
     ):

@@ -91,7 +91,7 @@ def conversations(row: Row) -> Rated:
 
 def choice(row: Row) -> Rated:
     """A post with two summaries, of which a person's is the reference too."""
-    summaries = structure(row.get("summaries"))
+    summaries = values.listed(row.get("summaries"))
     if not isinstance(summaries, list) or len(summaries) != 2 or not all(isinstance(each, dict) for each in summaries):
         raise ValueError("summaries should be two objects")
     better = first_or_second(row, "choice")
@@ -214,7 +214,7 @@ def instruction(row: Row) -> Prompt:
 
 def has_conversations(row: Row) -> bool:
     """Chosen is a whole conversation, not an answer."""
-    chosen = structure(row.get("chosen"))
+    chosen = values.listed(row.get("chosen"))
     return isinstance(chosen, list) and (len(chosen) > 1 or not _asks(row))
 
 

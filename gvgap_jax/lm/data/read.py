@@ -150,6 +150,8 @@ def _corpus(rows: sources.Rows, table: Sequence[Form], form: Form | None) -> Cor
                 corpus = _with(corpus, [where], said)
         except ValueError as error:
             corpus.dropped.append(Dropped(where, str(error), not isinstance(error, Useless)))
+        except RecursionError:
+            corpus.dropped.append(Dropped(where, "is nested too deeply"))
     for group in waiting.values():
         places, first = [where for where, _ in group], group[0][1]
         answers = [answer for _, said in group for answer in said.answers]

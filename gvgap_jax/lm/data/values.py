@@ -86,9 +86,19 @@ def structure(value: Any) -> Any:
         return value
 
 
+def listed(value: Any) -> Any:
+    """A list of objects that is written as an object of lists, as ``datasets`` has it; anything else as it is."""
+    found = structure(value)
+    if not isinstance(found, dict) or not found or not all(isinstance(each, list) for each in found.values()):
+        return found
+    if len({len(each) for each in found.values()}) > 1:
+        return found
+    return [dict(zip(found, each, strict=True)) for each in zip(*found.values(), strict=True)]
+
+
 def objects(row: Row, name: str, least: int = 1) -> list[Row]:
     """A list of at least so many objects."""
-    found = structure(row.get(name))
+    found = listed(row.get(name))
     if not isinstance(found, list) or len(found) < least or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{name} should be {least} objects or more")
     return [present(each) for each in found]
@@ -103,7 +113,7 @@ def messages(row: Row, name: str) -> Messages:
     """Messages of role and content, or of from and value; what else stands in them is kept."""
     if name not in row:
         raise ValueError(f"has no {name}")
-    found = structure(row[name])
+    found = listed(row[name])
     found = [found] if isinstance(found, dict) else found
     if not isinstance(found, list) or not found or not all(isinstance(each, dict) for each in found):
         raise ValueError(f"{name} should be messages of role and content")
@@ -152,6 +162,10 @@ def _message(message: Row) -> dict[str, Any]:
     content = said.get("content")
     if content is None and beside:
         content = ""
+    try:
+        json.dumps(beside, ensure_ascii=False).encode()
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"has {', '.join(beside)} beside a message, which cannot be written as JSON") from error
     return {"role": ROLES.get(role, role), "content": _content(content)} | beside
 
 
