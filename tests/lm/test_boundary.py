@@ -95,12 +95,29 @@ def test_a_response_never_begins_with_a_blank_that_the_text_has_not(kinds, kind,
 def test_an_answer_in_a_conversation_is_what_follows_in_the_whole_text(tmp_path, kind):
     template = (
         "{{ bos_token }}{% for m in messages %}{{ '[INST] ' + m.content + ' [/INST]' if m.role == 'user' else "
-        "' ' + m.content + eos_token }}{% endfor %}"
+        "' ' + m.content + ' ' + eos_token }}{% endfor %}"
     )
     tokenizer = open_tokenizer(write_kind(tmp_path, kind, chat_template=template))
     talk = [{"role": "user", "content": "bread?"}]
     data = encode.demonstrations([Demonstration(talk, "the dog")], tokenizer, CHAT).data
-    whole = read(tokenizer, "<s>[INST] bread? [/INST] the dog</s>")
+    whole = read(tokenizer, "<s>[INST] bread? [/INST] the dog </s>")
     assert tokens_of(data.prompts[0]) + tokens_of(data.responses[0]) == whole
     assert tokens_of(data.prompts[0])[0] == tokenizer.inner.token_to_id("<s>")
-    assert tokens_of(data.responses[0])[-1] == tokenizer.end
+    assert tokens_of(data.responses[0])[-1] == tokenizer.end == tokenizer.turn.end
+
+
+def test_a_special_token_takes_blanks_from_the_response_behind_it(tmp_path):
+    """As Phi 3's tokens do."""
+    token = {"content": "<|assistant|>", "rstrip": True, "special": True, "normalized": False}
+    number = open_tokenizer(write_kind(tmp_path, "bytes, as GPT-2")).size
+    tokenizer = open_tokenizer(write_kind(tmp_path, "bytes, as GPT-2", added_tokens_decoder={str(number): token}))
+    assert encoded(tokenizer, "dog<|assistant|>\n", " \n bread") == (
+        [*read(tokenizer, "dog"), number],
+        [*read(tokenizer, "bread"), tokenizer.end],
+    )
+
+
+def test_what_is_unknown_does_not_take_in_the_beginning_of_a_response(kinds):
+    tokenizer = kinds["words, as T5"]
+    assert read(tokenizer, "dog ☂☂")[-1] == read(tokenizer, "dog ☂")[-1] == tokenizer.unknown
+    assert tokenizer.encode_behind(["dog ☂"], ["☂ dog"]) == [read(tokenizer, "☂ dog")]

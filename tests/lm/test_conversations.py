@@ -73,7 +73,7 @@ def test_a_turn_of_the_assistant_is_gone_on_with(families, name, begun):
     talk, rest = [*TALK, {"role": "assistant", "content": begun}], ANSWER.removeprefix(begun)
     asked, answer = CHAT.prompt(talk, tokenizer), CHAT.response(talk, rest, tokenizer)
     assert asked + answer == family.written.replace(BOUNDARY, "")
-    assert asked.endswith(("It is", begun))
+    assert asked.endswith("It is" if "| trim" in family.template or "|trim" in family.template else begun)
     assert answer.lstrip().startswith("4.")
 
 

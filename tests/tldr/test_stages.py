@@ -356,6 +356,20 @@ def test_who_relabels(done, source, gold_model, monkeypatch):
     assert [each.model for each in work.passes.values()] == ([gold_model] if gold_model else [])
 
 
+def test_a_gold_model_that_relabels_reads_the_prompts_of_the_pairs(done, monkeypatch):
+    work = Work()
+    patched(monkeypatch, work)
+    variant = {"narrow": True, "labeller": "reward_model", "gold_model": str(done.run.place("judge") / "model")}
+    run, *_ = corpus.prepare(done.run._replace(recipe=dataclasses.replace(RECIPE, **variant)))
+    corpus.training_pairs(run, done.text)
+    asked, drawn_for = (
+        [row[row >= 0].tolist() for row in work.passes[name].prompts] for name in ("judge-labels", "pairs")
+    )
+    rest = iter(drawn_for)
+    assert len(asked) > len(drawn_for) / 2
+    assert all(prompt in rest for prompt in asked), "in the order of the pairs, of which some are left out"
+
+
 def test_reward_models_of_another_size_begin_from_their_own_sft(done, tmp_path, monkeypatch):
     toy.write_model(tmp_path / "small", layers=1, width=32)
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, rm_size=str(tmp_path / "small")))
