@@ -146,6 +146,9 @@ def test_calls_of_tools_in_a_prompt_are_kept():
     assert one({"messages": [*asked, GOOD]}, DEMONSTRATIONS) == [Demonstration(CALLED, "good")]
     assert one({"prompt": asked, "chosen": [GOOD], "rejected": "bad"}) == [Comparison(CALLED, "good", "bad")]
     assert one({"prompt": CALLED, "chosen": "good", "rejected": "bad", "tools": [], "images": None})[0].prompt == CALLED
+    called = {"function": {"name": "now", "arguments": "", "strict": None}}
+    found = one({"messages": [USER, said("assistant", "", tool_calls=[called]), GOOD]}, DEMONSTRATIONS)[0].prompt
+    assert found[1]["tool_calls"] == [{"function": {"name": "now", "arguments": ""}}]
     turns = [turn("human", "hi?"), turn("gpt", "b") | {"weight": 0.5}, turn("observation", "12C")]
     found = one({"conversations": turns, "chosen": turn("gpt", "good"), "rejected": turn("gpt", "bad")})
     assert found[0].prompt == [USER, said("assistant", "b", weight=0.5), said("tool", "12C")]

@@ -151,30 +151,23 @@ def out_of_cell(value: Any) -> Any:
 def _message(message: Row) -> dict[str, Any]:
     said = _without_nothing(message)
     if "role" not in said and "from" in said:
-        role = ROLES.get(text(said, "from"), said["from"])
-        if role not in SHAREGPT:
+        text(said, "from")
+        said = {"role": said.pop("from"), "content": said.pop("value", None)} | said
+        if ROLES.get(said["role"], said["role"]) not in SHAREGPT:
             raise ValueError("a turn is of none of human, gpt, system and tool, and would be lost")
-        said = {"role": role, "content": message.get("value")} | {
-            key: value for key, value in said.items() if key not in ("from", "value")
-        }
-    role = text(said, "role")
-    beside = {key: value for key, value in said.items() if key not in ("role", "content")}
-    content = said.get("content")
-    if content is None and beside:
-        content = ""
+    role, content = text(said, "role"), said.get("content")
+    beside = {key: value for key, value in said.items() if key not in ("role", "content") and value not in EMPTY}
     try:
         json.dumps(beside, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise ValueError(f"has {', '.join(beside)} beside a message, which cannot be written as JSON") from error
-    return {"role": ROLES.get(role, role), "content": _content(content)} | beside
+    return {"role": ROLES.get(role, role), "content": _content("" if content is None and beside else content)} | beside
 
 
 def _without_nothing(value: Any) -> Any:
-    """Without what is empty; Parquet gives every message the keys that any of them has."""
+    """Without what is null; Parquet gives every message the keys that any of them has."""
     if isinstance(value, dict):
-        kept = {key: _without_nothing(each) for key, each in value.items() if key != "content"}
-        content = {"content": value["content"]} if value.get("content") is not None else {}
-        return content | {key: each for key, each in kept.items() if each not in EMPTY}
+        return {key: _without_nothing(each) for key, each in value.items() if each is not None}
     return [_without_nothing(each) for each in value] if isinstance(value, list) else value
 
 
