@@ -56,7 +56,9 @@ def choice(parts: Sequence[Sequence[Prompt]], tokenizer: Tokenizer) -> Choice:
     kinds = sum(counted, Counter[What]())
     there = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common())
     if any(2 * each["fields"] > each.total() for each in counted):
-        fields = next(prompt for prompts in parts for prompt in prompts if _what(prompt) == "fields")
+        fields = next(
+            prompt for prompts in parts for prompt in prompts if isinstance(prompt, dict) and not post_of(prompt)
+        )
         raise ValueError(
             f"prompts have the fields {', '.join(fields)}, for which there is no template: write each as one text, as "
             f"messages, or as a post ({', '.join(POST)})."

@@ -57,7 +57,7 @@ def near_duplicates(trained: Sequence[Prompt], held_out: Sequence[Prompt]) -> in
         order = np.argsort(others, kind="stable")
         place = np.minimum(np.searchsorted(others[order], signs), len(order) - 1)
         for row in np.flatnonzero((others[order[place]] == signs) & ~near):
-            one, other = asked.of(row), known.of(order[place[row]])
+            one, other = asked.of(int(row)), known.of(int(order[place[row]]))
             both = len(np.intersect1d(one, other, assume_unique=True))
             near[row] = both >= ALIKE * (len(one) + len(other) - both)
     return int(near.sum())
