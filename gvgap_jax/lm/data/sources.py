@@ -283,8 +283,8 @@ def _parsed(line: bytes) -> Any:
 
 
 def _loads(text: str) -> Any:
-    """JSON whose objects have every key once; NaN and infinities, which are no JSON, are how tables write nothing."""
-    return json.loads(text, object_pairs_hook=_object, parse_constant=lambda _: None)
+    """JSON whose objects have every key once."""
+    return json.loads(text, object_pairs_hook=_object)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
