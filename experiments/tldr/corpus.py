@@ -71,7 +71,7 @@ class Corpus(NamedTuple):
 
     def decoded(self, tokens) -> list[str]:
         """The text of responses [N, H]."""
-        return [text.strip() for text in self.tokenizer.decode_batch(tokens)]
+        return self.tokenizer.answers(tokens)
 
     def prompts(self, tokens) -> list[str]:
         """The text of prompts [N, P], as the model reads them."""

@@ -63,7 +63,9 @@ def test_what_a_family_writes_and_where_its_answers_begin(families, name, system
     assert response[-1] == end
     assert not {*response[:-1]} & {*tokenizer.ends}
     assert end in tokenizer.ends
-    assert tokenizer.decode(data.responses[0]).strip().removeprefix("<think>\n\n</think>\n\n") == ANSWER
+    assert tokenizer.answers(data.responses) == [ANSWER]
+    assert tokenizer.decode(data.responses[0]).strip() == f"{tokenizer.turn.before.strip()}\n\n{ANSWER}".strip()
+    assert tokenizer.turn.before == answer.partition(ANSWER)[0]
 
 
 @pytest.mark.parametrize("name", FAMILIES)

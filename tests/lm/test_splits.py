@@ -118,6 +118,11 @@ def test_the_share_that_is_held_out():
             splits.split(rows, share)
 
 
+def test_a_transcript_that_ends_with_the_assistant_is_not_opened_again():
+    talk = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is"}]
+    assert prompts.transcript(talk) == "\n\nHuman: 2+2?\n\nAssistant: It is"
+
+
 def test_transcripts_are_messages_and_back():
     said_so = [said("user", "a?"), said("assistant", "b"), said("user", "c\n\nd")]
     text = "\n\nHuman: a?\n\nAssistant: b\n\nHuman: c\n\nd\n\nAssistant:"

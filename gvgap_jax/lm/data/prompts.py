@@ -58,10 +58,13 @@ def messages_of(prompt: Prompt) -> Messages:
 
 
 def transcript(messages: Messages) -> str:
-    """Messages as HH writes them, up to where the assistant answers; "System:" and "Tool:" are written likewise."""
+    """Messages as HH writes them, up to where the assistant answers, or goes on with a last turn of its own.
+
+    "System:" and "Tool:" are written likewise.
+    """
     names = {role: name for name, role in ROLES.items()}
     said = [f"\n\n{names.get(each['role'], str(each['role']).capitalize())}: {_said(each)}" for each in messages]
-    return "".join(said) + ANSWER
+    return "".join(said) + ("" if messages[-1]["role"] == "assistant" else ANSWER)
 
 
 def readable(prompt: Prompt) -> str:

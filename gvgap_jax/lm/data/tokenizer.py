@@ -31,10 +31,12 @@ class Turn(NamedTuple):
     Attributes:
       opening: the end of what is rendered to ask for an answer, where answers that are there have none such before
         them, as DeepSeek R1's template opens a thought.
+      before: what is written before every answer, as Qwen 3's template writes an empty thought.
       end: the token right behind an answer, None for none.
     """
 
     opening: str = ""
+    before: str = ""
     end: int | None = None
 
 
@@ -113,6 +115,11 @@ class Tokenizer:
         texts = self.inner.decode_batch([[*before, *self._before_end(row)] for row in np.asarray(responses)])
         return [text.removeprefix(blank) for text in texts]
 
+    def answers(self, responses) -> list[str]:
+        """What responses [N, H] say: no blanks around it, and nothing that the chat template writes before all."""
+        before = self.turn.before.strip()
+        return [text.strip().removeprefix(before).strip() for text in self.decode_batch(responses)]
+
     def decode_prompts(self, prompts) -> list[str]:
         """The texts of prompts [N, P], in which end tokens of earlier turns end nothing."""
         return self.inner.decode_batch([row[row != PADDING].tolist() for row in np.asarray(prompts)])
@@ -163,7 +170,7 @@ class Tokenizer:
         before, _, behind = whole.rpartition(ANSWER["content"])
         common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, before, strict=False))]
         opening = asked[len(common) :] if QUESTION["content"] in asked[: len(common)] else ""
-        return Turn(opening, self._first_added(behind))
+        return Turn(opening, before[len(common) :], self._first_added(behind))
 
     def _first_added(self, text: str) -> int | None:
         """The added token that a text begins with, but for blanks."""
