@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import inspect
 import json
+import math
 from pathlib import Path
 
 import jax
@@ -130,6 +131,44 @@ def test_a_field_at_its_default_is_not_in_what_records_are_named_by():
 def test_shapes_of_layers_that_make_no_sense_are_refused(changes, words):
     with pytest.raises(ValueError, match=f"Shape: .*{words}|Shape: {words}"):
         Shape(7, **changes)
+
+
+BIASED = {
+    "all": {"query", "key", "value", "attended", "up", "gate", "down"},
+    "attention": {"query", "key", "value", "attended"},
+    "feed_forward": {"up", "gate", "down"},
+    "query_key_value": {"query", "key", "value"},
+    "none": set(),
+}
+
+
+@pytest.mark.parametrize("bias", BIASED)
+def test_which_maps_have_a_bias(bias):
+    shape = shapes.llama(7, width=16, bias=bias)
+    blocks = jax.eval_shape(lambda: transformer.init(shape, 7, jax.random.key(0)))["blocks"]
+    assert {module for module, leaves in blocks.items() if "bias" in leaves} == BIASED[bias]
+
+
+def test_activations_are_those_of_their_names():
+    x = np.linspace(-3, 3, 7)
+    inner = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    wanted = {
+        "gelu": [value * (1 + math.erf(value / math.sqrt(2))) / 2 for value in x],
+        "gelu_tanh": x * (1 + np.tanh(inner)) / 2,
+        "silu": x / (1 + np.exp(-x)),
+        "relu": np.maximum(x, 0),
+    }
+    assert set(wanted) == set(transformer.ACTIVATIONS)
+    for name, activation in transformer.ACTIVATIONS.items():
+        np.testing.assert_allclose(activation(jnp.asarray(x)), wanted[name], rtol=1e-12, atol=1e-15)
+
+
+def test_a_soft_cap_is_of_the_vocabularys_logits_and_not_of_rewards():
+    shape = shapes.llama(7, width=16, logit_cap=2.0, start=False, dtype="float64")
+    states = 10 * jnp.eye(16, dtype=jnp.float64)
+    reward, logits = ({"head": jnp.ones((16, outputs))} for outputs in (1, 7))
+    np.testing.assert_allclose(transformer.read(shape, reward, states), np.full((16, 1), 10.0))
+    np.testing.assert_allclose(transformer.read(shape, logits, states), np.full((16, 7), 2 * np.tanh(5.0)))
 
 
 def test_norms_multiply_by_one_at_first():
