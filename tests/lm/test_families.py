@@ -271,6 +271,28 @@ def test_a_tied_head_that_is_stored_twice_is_one(tmp_path):
 EMBEDDING = "model.embed_tokens.weight"
 
 
+@pytest.mark.parametrize("row", [0, 17, 36])
+def test_a_stored_head_is_another_one_whichever_row_differs(tmp_path, monkeypatch, row):
+    monkeypatch.setattr(load, "COMPARED", 8)
+
+    def changed(stored):
+        head = stored[EMBEDDING].copy()
+        head[row, 3] += 1
+        return stored | {"lm_head.weight": head}
+
+    assert not load.open_checkpoint(copied("qwen2_tied", tmp_path / "other", changed)).shape.tied
+
+
+@pytest.mark.parametrize("name", ["qwen3", "gemma2", "gemma3", "smollm3"])
+def test_older_files_without_kinds_of_layers_are_read_by_the_familys_rule(name):
+    """The newer ones, which transformers wrote by the same rule, have ``layer_types`` and agree."""
+    config = loaded(name)[0].config
+    older = {field: value for field, value in config.items() if field != "layer_types"}
+    assert architectures.shape_of(older) == architectures.shape_of(config)
+    if name != "smollm3":
+        assert 0 < len(architectures.shape_of(config).windowed) < 3
+
+
 def test_a_body_that_was_saved_alone_has_names_without_a_prefix(tmp_path):
     """As the files of GPT-2 on the hub have."""
 
