@@ -210,6 +210,7 @@ PHI3 = Family(
     _FIXED,
     joined=(("query", "key", "value"), ("gate", "up")),
     has_window=MISTRAL.has_window,
+    unread=("full_attn_mod", "interpolate_factor"),
 )
 GPT2 = Family(
     "GPT2",

@@ -24,6 +24,7 @@ from gvgap_jax.runtime.messages import differences, first_few
 from gvgap_jax.types import Params
 
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
+ADAPTED = ("adapter_model.safetensors", "adapter_model.bin")
 BESIDE = ("tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "chat_template*")
 BESIDE += ("generation_config.json",)
 FILES = (CONFIG, ADAPTER, WHOLE, INDEX, "model-*.safetensors", *BESIDE)
@@ -38,7 +39,7 @@ class Checkpoint(NamedTuple):
       folder: where it lies, with its tokenizer.
       config: what its config.json says; where it ties a head that is stored and another one, it says untied here.
       shape: the same as a shape, with activations in float32 and no start token.
-      tensors: what is stored, by the name that it has there.
+      tensors: what is stored, by the name that transformers gives it.
     """
 
     folder: Path
@@ -54,7 +55,7 @@ class Checkpoint(NamedTuple):
     @property
     def is_bare(self) -> bool:
         """Whether names of its tensors are without the family's prefix, as those of a body that was saved alone."""
-        return f"{self.family.names['embedding']}.weight" in self.tensors
+        return f"{self.family.names['norm']}.weight" in self.tensors
 
     @property
     def embedding(self) -> str:
@@ -73,7 +74,7 @@ def open_checkpoint(name: str | Path, revision: str | None = None) -> Checkpoint
     """
     folder = _folder(name, revision, FILES)
     config, shape = _configuration(folder)
-    checkpoint = Checkpoint(folder, config, shape, stored.tensors_of(folder))
+    checkpoint = _embedded(Checkpoint(folder, config, shape, stored.tensors_of(folder)))
     _check(checkpoint)
     return _untied(checkpoint)
 
@@ -93,6 +94,11 @@ def _configuration(folder: Path) -> tuple[Config, Shape]:
             f"{folder} holds an adapter (PEFT, {ADAPTER}) and no whole model; merge it first, with the package peft: "
             "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(merged), and the "
             "tokenizer beside it."
+        )
+    if (folder / ADAPTER).is_file() and any((folder / name).is_file() for name in ADAPTED):
+        raise ValueError(
+            f"{folder} holds a whole model and an adapter (PEFT, {ADAPTER}) beside it: merge the adapter into its base "
+            "with the package peft, or move the adapter's files out of the folder if they are merged already."
         )
     if not (folder / CONFIG).is_file():
         raise ValueError(f"{folder} holds no {CONFIG}; a checkpoint is a folder with one and with {WHOLE} or {INDEX}.")
@@ -115,15 +121,30 @@ def _check(checkpoint: Checkpoint) -> None:
     """Every tensor of the body is there in its size, and none is unknown."""
     body = {name: places for name, places in _places(checkpoint.shape, 1).items() if name != "head"}
     wanted = tensors.homes(tensors.parts(checkpoint.family, body, None, checkpoint.is_bare), body)
+    unknown = sorted(set(checkpoint.tensors) - set(wanted) - {*checkpoint.family.heads, SCALAR_HEAD})
+    missing = sorted(set(wanted) - set(checkpoint.tensors))
+    if missing and unknown:
+        raise ValueError(
+            f"{checkpoint.folder} has no {missing[0]}, which its {CONFIG} asks for, but {unknown[0]}: save the model "
+            "itself, without what was wrapped around it."
+        )
     for name, found in wanted.items():
         _check_size(checkpoint, name, found[0].part)
-    unknown = sorted(set(checkpoint.tensors) - set(wanted) - {*checkpoint.family.heads, SCALAR_HEAD})
     if "score.bias" in unknown:
         raise ValueError(f"{checkpoint.folder} holds score.bias: a reward head with a bias is not here.")
     if unknown:
         raise ValueError(
             f"{checkpoint.folder} holds {first_few(unknown)}, which a {checkpoint.config['model_type']} model has not."
         )
+
+
+def _embedded(checkpoint: Checkpoint) -> Checkpoint:
+    """With a tied embedding that is stored as the head alone: safetensors keeps one name of what is shared."""
+    head = next((name for name in checkpoint.family.heads if name in checkpoint.tensors), None)
+    if head is None or not checkpoint.shape.tied or checkpoint.embedding in checkpoint.tensors:
+        return checkpoint
+    others = {name: tensor for name, tensor in checkpoint.tensors.items() if name != head}
+    return checkpoint._replace(tensors=others | {checkpoint.embedding: checkpoint.tensors[head]})
 
 
 def _untied(checkpoint: Checkpoint) -> Checkpoint:
@@ -240,11 +261,11 @@ def _fetching(checkpoint: Checkpoint) -> Iterator[Fetch]:
         files = {path: stack.enter_context(stored.opened(path)) for path in paths}
 
         def fetch(name: str, index: tuple[slice, ...]) -> np.ndarray:
-            found = files[checkpoint.tensors[name].file].get_slice(name)[index]
+            tensor = checkpoint.tensors[name]
+            found = files[tensor.file].get_slice(tensor.name)[index]
             if not np.isfinite(found).all():
-                path = checkpoint.tensors[name].file
                 raise ValueError(
-                    f"{path}: {name} holds numbers that are not finite; fetch or train the checkpoint again."
+                    f"{tensor.file}: {tensor.name} holds numbers that are not finite; fetch or train the checkpoint again."
                 )
             return found
 

@@ -22,9 +22,10 @@ BUFFERS = (  # what older files hold beside parameters: the ends of their names
 
 
 class Stored(NamedTuple):
-    """One tensor of a checkpoint: its file, its dtype as JAX writes it, and its size."""
+    """One tensor of a checkpoint: its file and its name there, its dtype as JAX writes it, and its size."""
 
     file: Path
+    name: str
     dtype: str
     size: tuple[int, ...]
 
@@ -90,5 +91,5 @@ def _headers(path: Path, file: Any) -> dict[str, Stored]:
             continue
         if tensor.get_dtype() not in DTYPES:
             raise ValueError(f"{path}: {name} is stored as {tensor.get_dtype()}; there are {', '.join(DTYPES)}.")
-        found[name] = Stored(path, DTYPES[tensor.get_dtype()], tuple(tensor.get_shape()))
+        found[name] = Stored(path, name, DTYPES[tensor.get_dtype()], tuple(tensor.get_shape()))
     return found
