@@ -26,7 +26,8 @@ def test_a_tied_embedding_that_is_stored_as_the_head_alone_is_read(tmp_path, pre
     assert same(params, loaded(TIED)[1])
     assert checkpoint.shape.tied
     save.save(tmp_path / "saved", checkpoint, params)
-    assert set(stored_in(tmp_path / "saved")) == {prefix + name.removeprefix("model.") for name in loaded(TIED)[0].tensors}
+    names = {prefix + name.removeprefix("model.") for name in loaded(TIED)[0].tensors}
+    assert set(stored_in(tmp_path / "saved")) == names
 
 
 def test_a_head_without_an_embedding_is_refused_where_they_are_not_tied(tmp_path):

@@ -265,7 +265,8 @@ def _fetching(checkpoint: Checkpoint) -> Iterator[Fetch]:
             found = files[tensor.file].get_slice(tensor.name)[index]
             if not np.isfinite(found).all():
                 raise ValueError(
-                    f"{tensor.file}: {tensor.name} holds numbers that are not finite; fetch or train the checkpoint again."
+                    f"{tensor.file}: {tensor.name} holds numbers that are not finite; fetch or train the checkpoint "
+                    "again."
                 )
             return found
 
