@@ -25,8 +25,16 @@ ALIKE = {
     ],
     "one question": [
         *("hi?", " hi? ", "hi?\n", "\ufeffhi?", "h\u00adi?", "hi\u200b?", "\u2003hi?\xa0"),
-        *("\n\nHuman: hi?\n\nAssistant:", "Human: hi?\n\nAssistant: ", "Human:hi?\nAssistant:"),
+        *("\n\nHuman: hi?\n\nAssistant:", "Human: hi?\n\nAssistant: ", "Human:hi?\nAssistant:", "Human: hi?"),
         *([USER], [SYSTEM, USER], [said("user", " hi? ", name="Ann") | {"name": None} and said("user", " hi? ")]),
+    ],
+    "a transcript in a message": [
+        *(
+            "Human: why?\n\nAssistant:",
+            [said("user", "Human: why?\n\nAssistant:")],
+            "why?",
+            [said("user", "Human: why?")],
+        ),
     ],
     "a composed character": [
         "Voilà  une\tquestion",
@@ -103,6 +111,12 @@ def test_blanks_make_no_difference(prompt, blanks):
     else:
         other = [said(each["role"], blanks + each["content"] + blanks) for each in prompt]
     assert canonical(other) == canonical(prompt)
+
+
+@given(st.lists(st.sampled_from(["Human:", "Assistant:", "System:", "\n", " ", "x"]), max_size=9).map("".join))
+def test_a_text_and_a_message_of_it_are_one_prompt(text):
+    assert canonical([said("user", text)]) == canonical([SYSTEM, said("user", text)]) == canonical(text)
+    assert canonical("Human: " * 50_000 + text)  # in no time
 
 
 def test_the_share_that_is_held_out():

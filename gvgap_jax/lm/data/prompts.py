@@ -40,13 +40,18 @@ def _post_with_other_blanks(text: str) -> Fields | None:
 
 def turns_of(text: str) -> Messages | None:
     """The messages of a transcript that begins with a turn and ends where the assistant answers; else None."""
-    if not text.lstrip().startswith(("Human:", "System:")) or not text.rstrip().endswith("Assistant:"):
-        return None
+    said = _turns(text)
+    return said[:-1] if len(said) > 1 and said[-1] == {"role": "assistant", "content": ""} else None
+
+
+def _turns(text: str) -> Messages:
+    """All turns of a text that begins with one; none of another text."""
+    if not text.lstrip().startswith(("Human:", "System:")):
+        return []
     _, *parts = _TURN.split(text)
-    said = [(ROLES[name], content.strip()) for name, content in zip(parts[::2], parts[1::2], strict=True)]
-    if len(said) < 2 or said[-1] != ("assistant", ""):
-        return None
-    return [{"role": role, "content": content} for role, content in said[:-1]]
+    return [
+        {"role": ROLES[name], "content": content.strip()} for name, content in zip(parts[::2], parts[1::2], strict=True)
+    ]
 
 
 def messages_of(prompt: Prompt) -> Messages:
@@ -88,15 +93,18 @@ def canonical(prompt: Prompt) -> str:
     Blanks, their number and kind, marks without width, the composition of characters and system messages make no
     difference.
     """
-    if isinstance(prompt, dict):
-        return _plain(readable(prompt))
-    if isinstance(prompt, str):
-        turns = turns_of(prompt)
-        return canonical(turns) if turns else _plain(prompt)
-    said = [each for each in prompt if each["role"] not in ("system", "developer")] or prompt
+    said = _but_system(prompt) if isinstance(prompt, list) else [{"role": "user", "content": readable(prompt)}]
+    for _ in range(2):  # a transcript in a message is unusual, and one in that is nobody's
+        if len(said) == 1:
+            said = _but_system(_turns(_said(said[0]))) or said
+    said = said[:-1] if len(said) > 1 and not _said(said[-1]) else said  # where the assistant is to answer
     if len(said) == 1:
-        return canonical(_said(said[0]))
+        return _plain(_said(said[0]))
     return "\n".join(f"{each['role']}: {_plain(_said(each))}" for each in said)
+
+
+def _but_system(messages: Messages) -> Messages:
+    return [each for each in messages if each["role"] not in ("system", "developer")] or messages
 
 
 def _said(message: dict) -> str:
