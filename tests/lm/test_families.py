@@ -182,6 +182,18 @@ def test_norms_multiply_by_one_at_first():
     assert jnp.abs(states[0]).max() > 0.1
 
 
+def test_small_scales_of_norms_are_not_lost_in_bfloat16():
+    """1 + 0.003 is 1 in bfloat16."""
+    shape = shapes.llama(7, width=64, norm="rms_plus_one", dtype="bfloat16", start=False)
+    params = jax.tree.map(jnp.float32, transformer.init(shape, 7, jax.random.key(0)))
+    larger = params | {"ends": params["ends"] | {"norm": {"scale": jnp.full(64, 0.003, jnp.float32)}}}
+    tokens = jnp.arange(7)[None]
+    before, after = (transformer.forward(shape, given, tokens)[0] for given in (params, larger))
+    assert before.dtype == after.dtype == jnp.bfloat16
+    before, after = (np.abs(np.asarray(states, np.float64)).sum() for states in (before, after))
+    assert 1.002 < after / before < 1.004
+
+
 def test_rows_longer_than_learned_positions_are_refused():
     checkpoint, params = loaded("gpt2")
     with pytest.raises(ValueError, match=r"has embeddings of 64 positions, and rows of 65 tokens"):

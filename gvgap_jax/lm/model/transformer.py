@@ -9,7 +9,7 @@ Further axes: B rows, T tokens fed, S tokens attended to, D width, K key-value h
 
 import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -117,17 +117,22 @@ class Ends(nnx.Module):
 
 def _norm(shape: Shape, rngs: nnx.Rngs) -> nnx.Module:
     kind = nnx.LayerNorm if shape.norm == "layer" else nnx.RMSNorm
-    return kind(shape.width, epsilon=shape.epsilon, dtype=shape.dtype, param_dtype=shape.param_dtype, rngs=rngs)
+    return kind(shape.width, **_norm_kinds(shape), rngs=rngs)
 
 
 def _head_norm(shape: Shape, heads: int, rngs: nnx.Rngs) -> nnx.Module | None:
     size = {"none": 0, "each": shape.head_width, "whole": heads * shape.head_width}[shape.head_norm]
-    kinds = {"epsilon": shape.epsilon, "dtype": shape.dtype, "param_dtype": shape.param_dtype}
-    return nnx.RMSNorm(size, **kinds, rngs=rngs) if size else None
+    return nnx.RMSNorm(size, **_norm_kinds(shape), rngs=rngs) if size else None
+
+
+def _norm_kinds(shape: Shape) -> dict[str, Any]:
+    # In bfloat16 1 + scale would be 1 for most scales.
+    dtype = shape.param_dtype if shape.norm == "rms_plus_one" else shape.dtype
+    return {"epsilon": shape.epsilon, "dtype": dtype, "param_dtype": shape.param_dtype}
 
 
 def _normed(norm, x):
-    return x if norm is None else norm(x)
+    return x if norm is None else norm(x).astype(x.dtype)
 
 
 def init(shape: Shape, outputs: int, key: PRNGKey) -> Params:
@@ -243,7 +248,7 @@ def forward(
     step = jax.checkpoint(layer) if shape.remat else layer
     numbered = params["blocks"], jnp.arange(shape.layers), differing
     (x, memory), _ = jax.lax.scan(step, (x, memory), numbered, unroll=shape.layers <= UNROLLED)
-    return ends.norm(x), None if memory is None else Cache(*memory, seen, filled + here)
+    return _normed(ends.norm, x), None if memory is None else Cache(*memory, seen, filled + here)
 
 
 def _within(shape: Shape, positions: Int[Array, "B T"], slots: int) -> Int[Array, "B T"]:
