@@ -117,6 +117,17 @@ COMPARISONS = {
         ({"system": "", "question": "q", "chosen": "good", "rejected": "bad"}, q()),
         ({"system": "", "question": "q", "chosen": "good", "rejected": ""}, "rejected is empty"),
     ],
+    "distilabel_pair": [
+        ({"system": "", "input": "q", "chosen": "good", "rejected": "bad", "status": "swapped"}, q()),
+        (
+            {"system": "Be brief.", "input": "q", "chosen": "good", "rejected": "bad"},
+            q([SYSTEM, said("user", "q")]),
+        ),
+        (
+            {"input": "q", "chosen": "good", "rejected": "bad", "status": "tie"},
+            "is a tie: its answers are rated alike",
+        ),
+    ],
     "alpaca_pair": [
         ({"instruction": "Add.", "input": "1, 2", "chosen": "good", "rejected": "bad"}, q("Add.\n\n1, 2")),
         ({"instruction": "Add.", "input": "", "chosen": "good", "rejected": "bad"}, q("Add.")),

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 
 from gvgap_jax.lm.data import encode
 from gvgap_jax.lm.data.formats import CHAT
-from gvgap_jax.lm.data.rows import Demonstration
+from gvgap_jax.lm.data.rows import Comparison, Demonstration
 from gvgap_jax.lm.data.tokenizer import open_tokenizer
 from tests.lm.chat_templates import ANSWER, FAMILIES, SYSTEM, TALK
 from tests.lm.tiny_tokenizer import CHATML, write_tokenizer
@@ -113,10 +113,58 @@ def test_keys_of_messages_are_written_or_the_row_is_refused(families, what):
         encode.prompts([Demonstration(talk, "x")], families["Qwen 3"], ROOM)
 
 
+ONLY_TURNS = CHATML.replace("%}\n<|im_start|>{{", " if message.role in ('user', 'assistant') %}\n<|im_start|>{{")
+NO_THOUGHTS = CHATML.replace("message['content']", "message['content'].split('</think>')[-1]")
+NO_CONTENT = CHATML.replace("{{ message['content'] | trim }}", "")
+LOST = {
+    "a system message": (ONLY_TURNS, "system", [SYSTEM, *TALK]),
+    "what a tool says": (ONLY_TURNS, "tool", [*TALK, {"role": "tool", "content": "4"}]),
+    "all messages": (NO_CONTENT, "user", TALK),
+    "what goes on": (ONLY_TURNS, "system", [SYSTEM, *TALK, {"role": "assistant", "content": "It is"}]),
+}
+
+
+@pytest.mark.parametrize("what", LOST)
+def test_a_message_that_the_template_does_not_write_refuses_the_row(families, what):
+    template, role, talk = LOST[what]
+    tokenizer = dataclasses.replace(families["Qwen 2.5"], chat_template=template)
+    found = CHAT.prompts([talk, TALK[:1]], tokenizer)
+    assert str(found[0]) == f"has a message of the role {role}, which the chat template does not write"
+    assert isinstance(found[1], str) == (template == ONLY_TURNS)
+
+
+def test_messages_that_the_template_rewrites_are_written(families):
+    """Thoughts of earlier turns are left out, tools' answers are JSON, and blanks are others."""
+    template = NO_THOUGHTS.replace("| trim", "| trim | tojson")
+    tokenizer = dataclasses.replace(families["Qwen 2.5"], chat_template=template)
+    talk = [
+        TALK[0],
+        {"role": "assistant", "content": "<think>hm</think>Hello."},
+        {"role": "user", "content": 'a "b"\n '},
+    ]
+    assert CHAT.prompt(talk, tokenizer) == (
+        '<|im_start|>user\n"Hi"<|im_end|>\n<|im_start|>assistant\n"Hello."<|im_end|>\n'
+        '<|im_start|>user\n"a \\"b\\""<|im_end|>\n<|im_start|>assistant\n'
+    )
+
+
+def test_an_answer_whose_thoughts_the_template_leaves_out_refuses_the_row(families):
+    tokenizer = dataclasses.replace(families["Qwen 2.5"], chat_template=NO_THOUGHTS)
+    rows = [Comparison(TALK, ANSWER, "<think>hm</think>no"), Comparison(TALK, ANSWER, "no")]
+    found = encode.preferences(rows, tokenizer, ROOM)
+    assert found.rows == rows[1:]
+    assert [each.reason for each in found.dropped] == [
+        "rejected is not written whole by the chat template: it leaves out a part, such as thoughts"
+    ]
+    thoughts = "<think>\nhm\n</think>\n\nno"
+    kept = encode.preferences([Comparison(TALK, ANSWER, thoughts)], families["Qwen 3"], ROOM)
+    assert families["Qwen 3"].decode(kept.data.rejected[0]) == thoughts
+
+
 @pytest.mark.parametrize("name", ["reasoning", "reasoning_content", "thinking"])
 def test_reasoning_is_written_under_whichever_name(families, name):
     template = CHATML.replace(
-        "{{ message['content'] | trim }}", "{{ message.reasoning_content }}/{{ message.thinking }}"
+        "{{ message['content'] | trim }}", "{{ message.content }}{{ message.reasoning_content }}/{{ message.thinking }}"
     )
     talk = [TALK[0], {"role": "assistant", "content": "Hello.", name: "They say hi."}, TALK[2]]
     tokenizer = dataclasses.replace(families["Qwen 2.5"], chat_template=template)

@@ -143,8 +143,9 @@ def test_a_template_that_refuses(chat, template, words):
 
 def test_where_templates_stand(tmp_path):
     listed = [{"name": "tool_use", "template": "tools"}, {"name": "default", "template": "usual {{ eos_token }}"}]
-    found = open_tokenizer(write_tokenizer(tmp_path, listed))
-    assert found.render(TALK, ask=True) == f"usual {END}"
+    for several in (listed, {each["name"]: each["template"] for each in listed}):
+        found = open_tokenizer(write_tokenizer(tmp_path, several))
+        assert found.render(TALK, ask=True) == f"usual {END}"
     (tmp_path / "chat_template.jinja").write_text("{{ messages | tojson }} {{ strftime_now is defined }}")
     assert open_tokenizer(tmp_path).render([{"role": "a", "content": "<é>"}], ask=True) == (
         '[{"role": "a", "content": "<é>"}] False'

@@ -161,8 +161,31 @@ def parts(*texts):
 def test_parts_of_text_are_joined_and_others_refused():
     assert one(PAIR | {"prompt": [said("user", parts("hi", "?"))]})[0].prompt == [USER]
     assert one(PAIR | {"prompt": [said("user", ["hi", "?"])]})[0].prompt == [USER]
-    with pytest.raises(ValueError, match="has a message of pictures or sounds, which is no text"):
+    newer = [{"type": "input_text", "text": "hi"}, {"type": "output_text", "text": "?"}]
+    assert one(PAIR | {"prompt": [said("user", newer)]})[0].prompt == [USER]
+    with pytest.raises(ValueError, match=r"has a message with parts that are no text \(image\)"):
         one(PAIR | {"prompt": [said("user", [{"type": "image", "url": "x"}, *parts("hi?")])]})
+
+
+def test_roles_in_all_spellings():
+    talk = [said("Human", "hi?"), said("AI", "b"), said("USER ", "c")]
+    expected = [USER, said("assistant", "b"), said("user", "c")]
+    found = one({"prompt": talk, "chosen": [said("model", "good")], "rejected": [said("Assistant", "bad")]})
+    assert found == [Comparison(expected, "good", "bad")]
+    turns = [turn("Human", "hi?"), turn("bot", "good")]
+    assert one({"conversations": turns}, DEMONSTRATIONS) == [Demonstration([USER], "good")]
+
+
+def test_scores_in_whichever_columns():
+    for chosen in ("score_chosen", "chosen_score", "chosen-rating", "rating_chosen", "chosen_avg_rating"):
+        rejected = chosen.replace("chosen", "rejected")
+        assert one(PAIR | {chosen: 3.0, rejected: 3}) == []
+        assert len(one(PAIR | {chosen: 3.0, rejected: 2})) == len(one(PAIR | {chosen: 3.0})) == 1
+
+
+def test_transcripts_with_the_line_ends_of_windows():
+    written = {name: (ASKED + f" {name}").replace("\n", "\r\n") for name in ("chosen", "rejected")}
+    assert one(written) == [Comparison(ASKED, " chosen", " rejected")]
 
 
 def test_lists_of_objects_as_objects_of_lists():
@@ -215,6 +238,10 @@ MALFORMED = [
     (PAIR | {"prompt": []}, "prompt should be messages of role and content"),
     (PAIR | {"prompt": {}}, "has no role"),
     (PAIR | {"prompt": {"post": 3}}, "post is no text"),
+    (PAIR | {"prompt": [said("user", " \n"), said("assistant", "")]}, "prompt is empty"),
+    (PAIR | {"score_chosen": "2", "score_rejected": 8}, "score_chosen is below score_rejected"),
+    (PAIR | {"chosen-rating": 2.5, "rejected-rating": 3.0}, "chosen-rating is below rejected-rating"),
+    (PAIR | {"chosen": "e\u0301 ", "rejected": "\n\u00e9"}, "chosen equals rejected"),
     (PAIR | {"prompt": ["a"]}, "prompt should be messages of role and content"),
     (PAIR | {"prompt": [{"content": "a"}]}, "has no role"),
     (PAIR | {"prompt": [{"role": "user"}]}, "has no content"),

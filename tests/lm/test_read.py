@@ -158,6 +158,9 @@ def test_tables_with_texts_of_several_lines(tmp_path):
     (tmp_path / "b.csv").write_text("prompt,chosen,rejected\nq,a,b\nq,a,b,c\n")
     with pytest.raises(ValueError, match=r"b\.csv is no table of columns"):
         read.read_comparisons(tmp_path / "b.csv")
+    (tmp_path / "b.csv").write_text("prompt;chosen;rejected\nq;a;b\n")
+    with pytest.raises(ValueError, match=r"has one column, 'prompt;chosen;rejected': part columns by ',', not by ';'"):
+        read.read_comparisons(tmp_path / "b.csv")
     (tmp_path / "b.csv").write_text("prompt,chosen,rejected\n")
     with pytest.raises(ValueError, match=r"b\.csv has no rows"):
         read.read_comparisons(tmp_path / "b.csv")

@@ -112,7 +112,7 @@ SETTINGS = {
     ),
     "a template that is a number": ({"chat_template": 3}, "chat_template must be a text, or a list"),
     "a template that is true": ({"chat_template": True}, "chat_template must be a text, or a list"),
-    "a template that is an object": ({"chat_template": {"default": "a"}}, "chat_template must be a text, or a list"),
+    "a template that is an object": ({"chat_template": {"default": 3}}, "chat_template must be a text, or a list"),
     "templates that are texts": ({"chat_template": ["a"]}, "chat_template must be a text, or a list"),
     "templates without text": ({"chat_template": [{"name": "default"}]}, "chat_template must be a text, or a list"),
     "templates that are numbers": (

@@ -179,7 +179,8 @@ def test_transcripts_without_a_template_are_of_one_style(checkpoints):
         "\n\nHuman: y\n\nAssistant:",
         "\n\nSystem: Be brief.\n\nHuman: hi?\n\nAssistant:",
     ]
-    assert choice([["x"]], open_tokenizer(checkpoints / "plain")).written(" x ") == " x "
+    assert found.written([USER, said("assistant", "It is")]) == "\n\nHuman: hi?\n\nAssistant: It is"
+    assert choice([["x"]], open_tokenizer(checkpoints / "plain")).written(" x\n ") == " x\n"
 
 
 def test_answers_to_texts_lose_their_blanks_in_a_chat_alone(checkpoints):

@@ -6,6 +6,7 @@ from gvgap_jax.lm.data.rendering import Asked
 from gvgap_jax.lm.data.tokenizer import Messages, Tokenizer
 
 GOES_ON = "THE-ANSWER-GOES-ON-HERE "
+STANDS_HERE = "THE-MESSAGE-STANDS-HERE"
 REASONING = ("reasoning_content", "thinking", "reasoning")  # the first of these is what most templates read
 
 
@@ -14,7 +15,7 @@ def queries(conversations: Sequence[Messages], tokenizer: Tokenizer) -> list[str
 
     A conversation whose last turn is the assistant's is not closed: an answer goes on with it, as with
     ``continue_final_message`` of transformers. There is none where the template refuses the messages, or does not
-    write what one of their keys says, as many know nothing of calls of tools.
+    write one of them or what one of their keys says, as many know nothing of calls of tools or of system messages.
 
     Raises:
       ValueError: as ``Tokenizer.render_batch``.
@@ -26,10 +27,11 @@ def queries(conversations: Sequence[Messages], tokenizer: Tokenizer) -> list[str
         (row, key): _begun(text, conversations[row], tokenizer)
         for (row, key), text in zip(wanted, rendered, strict=True)
     }
-    return [
+    found = [
         next((_unwritten(key) for key in _further_keys(messages) if texts[row, key] == texts[row, ""]), texts[row, ""])
         for row, messages in enumerate(conversations)
     ]
+    return _with_all_messages(conversations, found, tokenizer)
 
 
 def answers(
@@ -37,13 +39,46 @@ def answers(
 ) -> list[str | ValueError]:
     """What the template writes behind each of these texts of ``queries`` when this is the answer, or why there is none.
 
-    There is none where it writes the conversation in another way before the answer.
+    There is none where it writes the conversation in another way before the answer, or leaves out a part of the answer,
+    as some do with thoughts.
 
     Raises:
       ValueError: as ``Tokenizer.render_batch``.
     """
     whole = [_answered(messages, answer) for messages, answer in zip(conversations, said, strict=True)]
-    return [_rest(*both) for both in zip(asked, tokenizer.render_batch(whole), strict=True)]
+    return [_rest(*each) for each in zip(asked, tokenizer.render_batch(whole), said, strict=True)]
+
+
+def _with_all_messages(
+    conversations: Sequence[Messages], texts: Sequence[str | ValueError], tokenizer: Tokenizer
+) -> list[str | ValueError]:
+    """The texts of conversations, but for those that lack a message.
+
+    A template may rewrite a message, as some do with thoughts of earlier turns: another in its place shows that it
+    would be written.
+    """
+    doubtful = [
+        (row, place)
+        for row, text in enumerate(texts)
+        for place, message in enumerate(conversations[row])
+        if isinstance(text, str) and not _says(text, message["content"])
+    ]
+    others = tokenizer.render_batch([_question(_replaced(conversations[row], place), "") for row, place in doubtful])
+    found = list(texts)
+    for (row, place), other in zip(doubtful, others, strict=True):
+        if isinstance(other, str) and STANDS_HERE not in other:
+            role = conversations[row][place]["role"]
+            found[row] = ValueError(f"has a message of the role {role}, which the chat template does not write")
+    return found
+
+
+def _replaced(messages: Messages, place: int) -> Messages:
+    return [*messages[:place], messages[place] | {"content": STANDS_HERE}, *messages[place + 1 :]]
+
+
+def _says(text: str, content: str) -> bool:
+    """Whether a text holds another, whatever the blanks."""
+    return content in text or "".join(content.split()) in "".join(text.split())
 
 
 def _further_keys(messages: Messages) -> list[str]:
@@ -93,9 +128,11 @@ def _begun(text: str | ValueError, messages: Messages, tokenizer: Tokenizer) -> 
     return text[:place] if kept else text[:place].rstrip()
 
 
-def _rest(asked: str, whole: str | ValueError) -> str | ValueError:
+def _rest(asked: str, whole: str | ValueError, said: str) -> str | ValueError:
     if isinstance(whole, ValueError):
         return whole
     if not whole.startswith(asked):
         return ValueError("is not written behind the prompt by the chat template")
+    if not _says(whole[len(asked) :], said):
+        return ValueError("is not written whole by the chat template: it leaves out a part, such as thoughts")
     return whole[len(asked) :]

@@ -72,7 +72,8 @@ def choice(parts: Sequence[Sequence[Prompt]], tokenizer: Tokenizer) -> Choice:
         told = f'prompts ({there}) are written as transcripts ("Human:", "Assistant:"), as there is no chat template'
         return Choice(TRANSCRIPT, _but_fields(lambda prompt: transcript(messages_of(prompt))), told)
     told = f"prompts ({there}) are put as they are, as there is no chat template"
-    return Choice(TRANSCRIPT, _but_fields(readable), told)
+    # Responses begin with a blank of their own.
+    return Choice(TRANSCRIPT, _but_fields(lambda prompt: readable(prompt).rstrip(" ")), told)
 
 
 def example(tokenizer: Tokenizer, prompt: Any, response: Any) -> str:

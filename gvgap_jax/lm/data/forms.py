@@ -5,6 +5,7 @@ the order of the row, so that k answers give up to k (k - 1) / 2. Equal scores a
 """
 
 import itertools
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -54,12 +55,18 @@ def comparisons(rated: Rated, where: str) -> tuple[list[Comparison], int]:
     for (one, first), (other, second) in itertools.combinations(rated.answers, 2):
         better, worse = (one, other) if first > second else (other, one)
         ties += first == second
-        same += first != second and one == other
-        if first != second and one != other:
+        alike = _plain(one) == _plain(other)
+        same += first != second and alike
+        if first != second and not alike:
             found.append(Comparison(rated.prompt, better, worse, rated.reference, where))
     if not found and same:
         raise ValueError("chosen equals rejected")
     return found, ties
+
+
+def _plain(text: str) -> str:
+    """What one sees of an answer: blanks around it, and how its characters are composed, make none better."""
+    return unicodedata.normalize("NFC", text).strip()
 
 
 def form_of(row: Row, table: Sequence[Form]) -> Form:
@@ -114,6 +121,8 @@ def said_by(row: Row, form: Form) -> Any:
         if name not in form.keys and str(row.get(name)).strip().lower() == "false":
             raise Useless(f"its {name} is false")
     prompt, *rest = form.parse(row)
+    if isinstance(prompt, list) and not any(each["content"].strip() or len(each) > 2 for each in prompt):
+        raise ValueError("prompt is empty")
     system = next((name for name in SYSTEM if str(row.get(name, "")).strip()), None)
     prompt = prompt if system is None else _with_system(prompt, text(row, system))
     return Rated(prompt, *rest) if form in COMPARISONS else Demonstration(prompt, *rest)
@@ -162,6 +171,12 @@ COMPARISONS: Sequence[Form] = (
     Form("transcripts", _BOTH, parsers.transcripts, parsers.writes_transcripts),
     Form("conversations", _BOTH, parsers.conversations, parsers.has_conversations),
     Form("orca", ("question", *_BOTH), parsers.pair(parsers.asked_in("question")), parsers.has_answers),
+    Form(
+        "distilabel_pair",
+        ("input", *_BOTH),
+        parsers.pair(parsers.asked_in("input")),
+        lambda row: parsers.has_answers(row) and set(row).isdisjoint(parsers.ASK - {"input"}),
+    ),
     Form("alpaca_pair", ("instruction", *_BOTH), parsers.pair(parsers.instruction), parsers.has_answers),
     Form(
         "sharegpt_pair",

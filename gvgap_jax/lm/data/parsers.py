@@ -13,8 +13,12 @@ from gvgap_jax.lm.data.rows import POST
 from gvgap_jax.lm.data.tokenizer import Messages, Prompt
 from gvgap_jax.lm.data.values import Row, answer, first_or_second, number, objects, structure, text
 
-SCORES = (("score_chosen", "score_rejected"), ("chosen_score", "rejected_score"), ("chosen_rating", "rejected_rating"))
-ASK = {"prompt", "question", "instruction", "conversations"}
+SCORES = [
+    (written.format("chosen", word), written.format("rejected", word))
+    for word in ("score", "rating", "avg_rating")
+    for written in ("{1}_{0}", "{0}_{1}", "{0}-{1}")
+]
+ASK = {"prompt", "question", "instruction", "conversations", "input"}
 
 
 class Useless(ValueError):  # noqa: N818  a state of a row
@@ -40,11 +44,15 @@ def pair(asked: Callable[[Row], Prompt]) -> Callable[[Row], Rated]:
 
 
 def labelled(row: Row, chosen: str, rejected: str) -> list[tuple[str, float]]:
-    """Chosen is better than rejected, unless their scores are equal."""
+    """Chosen is better than rejected, unless the row says itself that they are alike."""
+    tied = row.get("status") == "tie"
     for names in SCORES:
-        if all(name in row for name in names) and number(row, names[0]) == number(row, names[1]):
-            return [(chosen, 0.0), (rejected, 0.0)]
-    return [(chosen, 1.0), (rejected, 0.0)]
+        if all(name in row for name in names):
+            better, worse = (number(row, name) for name in names)
+            if better < worse:
+                raise ValueError(f"{names[0]} is below {names[1]}")
+            tied = tied or better == worse
+    return [(chosen, float(not tied)), (rejected, 0.0)]
 
 
 def _reference(row: Row) -> str | None:
@@ -66,7 +74,7 @@ def asked_in(name: str) -> Callable[[Row], Prompt]:
 
 def transcripts(row: Row) -> Rated:
     """Cut behind the last turn of the assistant, up to which both must be the same."""
-    chosen, rejected = text(row, "chosen"), text(row, "rejected")
+    chosen, rejected = (_lines(text(row, name)) for name in ("chosen", "rejected"))
     asked = chosen[: chosen.rfind(ANSWER) + len(ANSWER)] if ANSWER in chosen else ""
     if not asked or not rejected.startswith(asked):
         raise ValueError("chosen and rejected do not share all turns but the last")
@@ -74,6 +82,11 @@ def transcripts(row: Row) -> Rated:
     if any(turn in end for end in ends.values() for turn in (ANSWER, QUESTION)):
         raise ValueError("chosen and rejected do not share all turns but the last")
     return Rated(asked, labelled(row, text(ends, "chosen"), text(ends, "rejected")), _reference(row))
+
+
+def _lines(text: str) -> str:
+    """With line ends as transcripts have them."""
+    return text.replace("\r\n", "\n")
 
 
 def conversations(row: Row) -> Rated:
@@ -222,7 +235,7 @@ def writes_transcripts(row: Row) -> bool:
     """Chosen and rejected are conversations in one text."""
     texts = [row.get(name) for name in ("chosen", "rejected")]
     asks = _asks(row) and not all(isinstance(each, str) and each.lstrip().startswith("Human:") for each in texts)
-    return not asks and any(isinstance(each, str) and ANSWER in each for each in texts)
+    return not asks and any(isinstance(each, str) and ANSWER in _lines(each) for each in texts)
 
 
 def _asks(row: Row) -> bool:

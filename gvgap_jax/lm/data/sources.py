@@ -136,6 +136,10 @@ def _of_table(file: Folder, separator: str) -> Rows:
         )
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{file} is no table of columns in UTF-8: {reason(error)}.") from error
+    if table.width == 1 and (other := next((mark for mark in ";\t|" if mark in table.columns[0]), None)):
+        raise ValueError(
+            f"{file} has one column, {table.columns[0]!r}: part columns by {separator!r}, not by {other!r}."
+        )
     twice = next((name for name in table.columns if name.endswith("_duplicated_0")), None)
     if twice:
         raise ValueError(f"{file} has two columns of the name {twice.removesuffix('_duplicated_0')}: keep one.")

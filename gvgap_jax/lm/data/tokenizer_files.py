@@ -107,7 +107,7 @@ def ends_of(folder: Folder) -> tuple[int, ...]:
 
 
 def template_of(folder: Folder, settings: Settings) -> str | None:
-    """The chat template: a file of its own, one text, or several by name of which one is the default.
+    """The chat template: a file of its own, one text, or several by name, listed or not, of which one is the default.
 
     Raises:
       ValueError: it is no text.
@@ -117,6 +117,8 @@ def template_of(folder: Folder, settings: Settings) -> str | None:
     place, found = folder / SETTINGS, settings.get("chat_template")
     if found is None:
         place, found = folder / OLD_TEMPLATE, _json(folder / OLD_TEMPLATE).get("chat_template")
+    if isinstance(found, dict):
+        found = found.get("default")
     if isinstance(found, list) and all(isinstance(each, dict) and "template" in each for each in found):
         found = next((each["template"] for each in found if each.get("name") == "default"), None)
     if found is not None and not isinstance(found, str):

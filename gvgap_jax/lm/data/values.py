@@ -11,7 +11,10 @@ from typing import Any
 from gvgap_jax.lm.data.tokenizer import Messages
 
 Row = dict[str, Any]
-ROLES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "observation": "tool"}
+ROLES = {"human": "user", "prompter": "user", "observation": "tool"} | dict.fromkeys(
+    ("gpt", "chatgpt", "bot", "model", "ai"), "assistant"
+)
+TEXTS = ("text", "input_text", "output_text")  # types of parts of a message
 SHAREGPT = ("system", "user", "assistant", "tool")
 TRUTHS = {True: True, False: False, "true": True, "false": False, "1": True, "0": False}
 EMPTY = (None, "", [], {})
@@ -153,7 +156,7 @@ def _message(message: Row) -> dict[str, Any]:
     if "role" not in said and "from" in said:
         text(said, "from")
         said = {"role": said.pop("from"), "content": said.pop("value", None)} | said
-        if ROLES.get(said["role"], said["role"]) not in SHAREGPT:
+        if _role(said["role"]) not in SHAREGPT:
             raise ValueError("a turn is of none of human, gpt, system and tool, and would be lost")
     role, content = text(said, "role"), said.get("content")
     beside = {key: value for key, value in said.items() if key not in ("role", "content") and value not in EMPTY}
@@ -161,7 +164,12 @@ def _message(message: Row) -> dict[str, Any]:
         json.dumps(beside, ensure_ascii=False).encode()
     except (TypeError, ValueError) as error:
         raise ValueError(f"has {', '.join(beside)} beside a message, which cannot be written as JSON") from error
-    return {"role": ROLES.get(role, role), "content": _content("" if content is None and beside else content)} | beside
+    return {"role": _role(role), "content": _content("" if content is None and beside else content)} | beside
+
+
+def _role(written: str) -> str:
+    role = written.strip().lower()
+    return ROLES.get(role, role)
 
 
 def _without_nothing(value: Any) -> Any:
@@ -174,8 +182,9 @@ def _without_nothing(value: Any) -> Any:
 def _content(content: Any) -> str:
     if isinstance(content, list):
         parts = [each if isinstance(each, dict) else {"type": "text", "text": each} for each in content]
-        if any(each.get("type", "text") != "text" for each in parts):
-            raise ValueError("has a message of pictures or sounds, which is no text")
+        kinds = sorted({str(each.get("type", "text")) for each in parts} - {*TEXTS})
+        if kinds:
+            raise ValueError(f"has a message with parts that are no text ({', '.join(kinds)})")
         content = "".join(text(each, "text", blank=True) for each in parts)
     return text({} if content is None else {"content": content}, "content", blank=True)
 
