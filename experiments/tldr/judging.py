@@ -21,6 +21,7 @@ from gvgap_jax.lm.data.tokenizer import Prompt
 from gvgap_jax.lm.judges import endpoint, verdicts
 from gvgap_jax.lm.judges.verdicts import Question, Verdicts
 from gvgap_jax.runtime import processes
+from gvgap_jax.types import PADDING
 
 POSITIONS = 2048  # of a checkpoint that does not say how long the texts are that it can read
 
@@ -104,9 +105,21 @@ def _read(model: Model, source: str, asked: Asked) -> encode.ToJudge:
     try:
         chosen = choice([asked.given], model.tokenizer)
         prompts = [chosen.written(prompt) for prompt in asked.given]
-        return encode.to_judge(prompts, first, second, model.tokenizer, chosen.format, _longest(model))
+        read = encode.to_judge(prompts, first, second, model.tokenizer, chosen.format, _longest(model))
     except ValueError as error:
         raise ValueError(f"--gold_model {source}: {error}") from error
+    return read._replace(responses=_without_last(read.responses, model.checkpoint.config.get("pad_token_id")))
+
+
+def _without_last(responses: Rows, padding: int | None) -> Rows:
+    """Responses [..., H] up to the last token that is not its ``pad_token_id``, where transformers has its reward read.
+
+    It is an end token for many: they were trained to say their reward before it. One token is kept.
+    """
+    there = (responses != PADDING) & (responses != padding)
+    last = np.maximum(there.shape[-1] - 1 - np.argmax(there[..., ::-1], axis=-1), 0)
+    last = np.where(there.any(axis=-1), last, 0)
+    return np.where(np.arange(there.shape[-1]) <= last[..., None], responses, PADDING)
 
 
 def _longest(model: Model) -> int:

@@ -55,14 +55,16 @@ def opened(run: Run, name: str | Folder, revision: str | None = None, key: str |
     recipe = run.recipe
     shape = dataclasses.replace(checkpoint.shape, dtype=recipe.dtype, remat=recipe.remat)
     tokenizer = tokenizer.within(shape.vocabulary)
-    return Model(checkpoint, shape, tokenizer, key or _key_of_files(local, checkpoint.folder))
+    return Model(checkpoint, shape, tokenizer, key or _key_of_files(local, checkpoint))
 
 
-def _key_of_files(name: str, folder: Path) -> str:
+def _key_of_files(name: str, checkpoint: load.Checkpoint) -> str:
     """Of a local checkpoint's files; of the name and the commit, where it lies in the cache of the hub."""
+    folder = checkpoint.folder
     if not Path(name).is_dir():
         return keys.digest([name, folder.name])
-    files = sorted({path for pattern in load.FILES for path in folder.glob(pattern) if path.is_file()})
+    found = {path for pattern in load.FILES for path in folder.glob(pattern) if path.is_file()}
+    files = sorted(found | {tensor.file for tensor in checkpoint.tensors.values()})  # an index names them as it likes
     return keys.digest({path.name: sealed.digest(path) for path in files})
 
 

@@ -1,6 +1,7 @@
 """A reward model from elsewhere judges: it reads texts through its own tokenizer, template, start and end tokens."""
 
 import dataclasses
+import json
 
 import jax
 import numpy as np
@@ -84,6 +85,30 @@ def test_a_judge_reads_texts_in_its_own_way(run, tmp_path, name, monkeypatch, ca
     assert np.isnan(said.position_bias[1])
     assert said.reasons == {1: "first response is longer than 512 tokens"}
     assert "m: 1 of 3 questions are not decided: 1 × first response is longer than 512" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("padding", ["an end token", "another token", "none"])
+def test_the_reward_is_read_where_transformers_reads_it(run, tmp_path, padding):
+    """At the last token that is not ``pad_token_id``, which stands before the end where both are one."""
+    source = tmp_path / "judge"
+    write_judge(source, write_tokenizer, template=CHATML, eos_token=TURN)
+    model = models.gold(run, str(source))
+    number = {"an end token": model.tokenizer.end, "another token": 0, "none": None}[padding]
+    config = json.loads((source / "config.json").read_text()) | {"pad_token_id": number}
+    (source / "config.json").write_text(json.dumps(config))
+    asked = judging.Asked(QUESTIONS[:1], NONSENSE, NONSENSE, NONSENSE, [TALK])
+    (both,) = judging._read(models.gold(run, str(source)), str(source), asked).responses
+    tokens = [each[each >= 0].tolist() for each in both]
+    ends = [] if padding == "an end token" else [model.tokenizer.end]
+    behind = model.tokenizer.encode_behind(["assistant\n"] * 2, [QUESTIONS[0].first, QUESTIONS[0].second])
+    assert tokens == [each + ends for each in behind]
+
+
+def test_padding_within_a_response_ends_nothing():
+    responses = np.array([[[3, 0, 4, 0, 0, -1], [0, 0, -1, -1, -1, -1]]])
+    cut = judging._without_last(responses, 0)
+    assert cut.tolist() == [[[3, 0, 4, -1, -1, -1], [0, -1, -1, -1, -1, -1]]]
+    assert judging._without_last(responses, None).tolist() == responses.tolist()
 
 
 def test_a_judge_that_can_read_no_question_decides_none(run, tmp_path):

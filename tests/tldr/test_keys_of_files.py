@@ -98,6 +98,18 @@ def test_every_file_of_a_checkpoint_decides_what_it_makes(world, name, whose, wa
     assert changed in after[wanted[0]].since(before[wanted[0]])
 
 
+def test_weights_in_files_of_other_names_decide_what_they_make(world):
+    """An index may name its files as it likes."""
+    (world / "policy" / "model.safetensors").rename(world / "policy" / "weights.safetensors")
+    names = load_file(world / "policy" / "weights.safetensors")
+    index = {"weight_map": dict.fromkeys(names, "weights.safetensors")}
+    (world / "policy" / "model.safetensors.index.json").write_text(json.dumps(index))
+    before = made(world)
+    with_other_weights(world / "policy" / "weights.safetensors")
+    after = made(world)
+    assert {stage for stage in after if after[stage].key != before[stage].key} == set(ALL)
+
+
 def test_a_judge_that_labels_decides_the_pairs(world):
     options = {"narrow": True, "labeller": "reward_model"}
     before = made(world, **options)
