@@ -305,6 +305,21 @@ def test_older_files_without_kinds_of_layers_are_read_by_the_familys_rule(name):
         assert 0 < len(architectures.shape_of(config).windowed) < 3
 
 
+def test_two_rotary_embeddings_are_read_from_old_fields_and_new_ones():
+    old = loaded("gemma3")[0].config
+    new = {name: old[name] for name in old if name not in ("rope_theta", "rope_local_base_freq", "rope_scaling")}
+    scaled = {"rope_type": "linear", "factor": 8.0}
+    near = {"rope_type": "default", "rope_theta": 10.0}
+    new["rope_parameters"] = {"full_attention": scaled | {"rope_theta": 1000.0}, "sliding_attention": near}
+    shape = architectures.shape_of(old)
+    assert (shape.rotary_base, shape.window_rotary_base, shape.rotary_scaling.factor) == (1000.0, 10.0, 8.0)
+    assert architectures.shape_of(new) == shape
+    both = new | {"rope_parameters": {"full_attention": {"rope_theta": 1000.0}, "sliding_attention": near}}
+    assert architectures.shape_of(both | {"rope_scaling": scaled}) == shape
+    usual = architectures.shape_of(new | {"rope_parameters": None})
+    assert (usual.rotary_base, usual.window_rotary_base, usual.rotary_scaling) == (1e6, 1e4, None)
+
+
 def test_a_body_that_was_saved_alone_has_names_without_a_prefix(tmp_path):
     """As the files of GPT-2 on the hub have."""
 

@@ -431,6 +431,14 @@ OTHERS = {
     "rotary embeddings of type 'dynamic'": {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
     "differ between layers": {"rope_parameters": {"full_attention": {"rope_theta": 1.0}}},
     "have no low_freq_factor, high_freq_factor": {"rope_scaling": {"rope_type": "llama3", "factor": 2.0}},
+    "rope_parameters of a Gemma3 model are full_attention and sliding_attention": {
+        "model_type": "gemma3_text",
+        "rope_parameters": {"rope_type": "default", "rope_theta": 5.0},
+    },
+    "a Gemma3 model rotates whole heads, got 0.5": {
+        "model_type": "gemma3_text",
+        "rope_parameters": {"full_attention": {}, "sliding_attention": {"partial_rotary_factor": 0.5}},
+    },
     "scaled rotary embeddings in layers with a window": {
         "model_type": "gemma3_text",
         "rope_parameters": {"full_attention": {}, "sliding_attention": {"rope_type": "linear", "factor": 2.0}},

@@ -155,28 +155,34 @@ def _rotary(family: Family, config: Config, given: Config, has_windows: bool) ->
     """What decides the rotary embedding: ``rope_parameters``, or what says the same in older files."""
     if "rope_theta" not in given:
         return {}
-    found = dict(config.get("rope_scaling") or config.get("rope_parameters") or {})
-    local = given.get("rope_local_base_freq")
-    if local is not None and FULL in found and {*found} <= {FULL, SLIDING}:
-        near = found.get(SLIDING) or {}
-        local = near.get("rope_theta") or local
-        if _scaling(near, config) is not None:
+    parameters, scaling = (dict(config.get(name) or {}) for name in ("rope_parameters", "rope_scaling"))
+    local = None
+    if "rope_local_base_freq" in given:  # two embeddings, and older files scale that of layers without a window
+        if {*parameters} - {FULL, SLIDING}:
+            raise ValueError(f"config.json: rope_parameters of a {family.model} model are {FULL} and {SLIDING}.")
+        near = parameters.get(SLIDING) or {}
+        _, local, slowed = _one_rotary(family, config, near, {"rope_theta": given["rope_local_base_freq"]})
+        if slowed is not None:
             raise ValueError("config.json: scaled rotary embeddings in layers with a window are not here.")
-        found = dict(found[FULL] or {})
+        parameters = dict(parameters.get(FULL) or {}) | scaling
+    share, base, slowed = _one_rotary(family, config, scaling if local is None and scaling else parameters, given)
+    window_base = local if has_windows else None
+    return {"rotary": share, "rotary_base": base, "rotary_scaling": slowed, "window_rotary_base": window_base}
+
+
+def _one_rotary(
+    family: Family, config: Config, found: Config, given: Config
+) -> tuple[float, float, RotaryScaling | None]:
+    """Share of a head, base and scaling."""
     if any(isinstance(value, dict) for value in found.values()):
         raise ValueError("config.json: rotary embeddings that differ between layers are not here.")
-    share = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
-    older = {"rope_theta": given["rope_theta"], "partial_rotary_factor": share}
+    older = {"rope_theta": given["rope_theta"]}
+    older["partial_rotary_factor"] = given.get("partial_rotary_factor", config.get("partial_rotary_factor"))
     found = older | {name: value for name, value in found.items() if value is not None}
     share = 1.0 if found["partial_rotary_factor"] is None else float(found["partial_rotary_factor"])
     if share != 1 and "partial_rotary_factor" not in family.absent:
         raise ValueError(f"config.json: a {family.model} model rotates whole heads, got {share} of them.")
-    return {
-        "rotary": share,
-        "rotary_base": float(found["rope_theta"]),
-        "rotary_scaling": _scaling(found, config),
-        "window_rotary_base": None if local is None or not has_windows else float(local),
-    }
+    return share, float(found["rope_theta"]), _scaling(found, config)
 
 
 def _scaling(rotary: Config, config: Config) -> RotaryScaling | None:
@@ -258,11 +264,11 @@ def _written_rotary(family: Family, shape: Shape) -> Config:
     """``rope_parameters``: one, or one for each kind of layer."""
     if "rope_local_base_freq" in family.absent:
         local = {"rope_type": "default", "rope_theta": shape.window_rotary_base or shape.rotary_base}
-        return {FULL: _one_rotary(family, shape), SLIDING: local}
-    return _one_rotary(family, shape)
+        return {FULL: _written_one(family, shape), SLIDING: local}
+    return _written_one(family, shape)
 
 
-def _one_rotary(family: Family, shape: Shape) -> Config:
+def _written_one(family: Family, shape: Shape) -> Config:
     rotary: Config = {"rope_type": "default", "rope_theta": shape.rotary_base}
     if "partial_rotary_factor" in family.absent:
         rotary["partial_rotary_factor"] = shape.rotary

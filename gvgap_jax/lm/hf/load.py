@@ -5,6 +5,7 @@ Only the slices that a device holds are read for it, one shard of one leaf at a 
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from gvgap_jax.lm.hf import architectures, stored, tensors
+from gvgap_jax.lm.hf import architectures, shards, stored, tensors
 from gvgap_jax.lm.hf.families import FAMILIES, Config, Family
 from gvgap_jax.lm.hf.stored import INDEX, WHOLE, Stored
 from gvgap_jax.lm.hf.tensors import SCALAR_HEAD, Fetch, Part
@@ -228,7 +229,7 @@ def load(checkpoint: Checkpoint, shape: Shape | None = None, outputs: int | None
     one = SingleDeviceSharding(jax.local_devices()[0])
     shardings = place(places) if place else jax.tree.map(lambda _: one, places)
     with _fetching(checkpoint) as fetch:
-        return jax.tree.map(lambda leaf, part, sharding: _loaded(leaf, part, sharding, fetch), places, parts, shardings)
+        return jax.tree.map(functools.partial(shards.loaded, fetch), places, parts, shardings)
 
 
 def _check_shape(checkpoint: Checkpoint, shape: Shape) -> None:
@@ -271,31 +272,6 @@ def _fetching(checkpoint: Checkpoint) -> Iterator[Fetch]:
             return found
 
         yield fetch
-
-
-def _loaded(leaf: jax.ShapeDtypeStruct, part: Part | None, sharding, fetch: Fetch) -> jax.Array:
-    """Shard by shard, because a callback for all of them would hold them all on the host."""
-    devices: dict[tuple, list] = {}
-    for device, index in sharding.addressable_devices_indices_map(leaf.shape).items():
-        bounds = tuple(along.indices(size)[:2] for along, size in zip(index, leaf.shape, strict=True))
-        devices.setdefault(bounds, []).append(device)
-    shards = []
-    for bounds, same in devices.items():
-        numbers = _numbers(leaf, part, tuple(slice(*bound) for bound in bounds), fetch)
-        shards += [jax.block_until_ready(jax.device_put(numbers, device)) for device in same]
-    return jax.make_array_from_single_device_arrays(leaf.shape, sharding, shards)
-
-
-def _numbers(leaf: jax.ShapeDtypeStruct, part: Part | None, index: tuple[slice, ...], fetch: Fetch) -> np.ndarray:
-    """One shard of a leaf on the host."""
-    found = np.zeros([along.stop - along.start for along in index], leaf.dtype)
-    if part is not None and "{}" in part.tensor:
-        layers, *rest = index
-        for row, layer in enumerate(range(layers.start, layers.stop)):
-            found[row] = tensors.piece(part, layer, tuple(rest), fetch)
-    elif part is not None:
-        found[...] = tensors.piece(part, 0, index, fetch)
-    return found
 
 
 def check_vocabulary(shape: Shape, tokens: int) -> None:
