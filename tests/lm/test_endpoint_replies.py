@@ -68,6 +68,9 @@ READ = {  # all of these say A
     "events that count": events({"content": "A"}, usage={"prompt_tokens": 1, "completion_tokens": 1}),
     "events with thoughts": events({"reasoning_content": "so\n"}, {"reasoning_content": "B"}, {"content": "A"}),
     "events with a comment": ": OPENROUTER PROCESSING\n\n" + events({"content": "A"}),
+    "a comment before a page": ": OPENROUTER PROCESSING\n\n: OPENROUTER PROCESSING\n\n" + said({"content": "A"}),
+    "blanks before a page": "\n \n\n" + said({"content": "A"}),
+    "a byte-order mark": "\ufeff" + said({"content": "A"}),
     "events with a separator in a text": events({"content": "x\u2028y\u0085z\n"}, {"content": "A"}),
     "events without the last word": events({"content": "A"}, end="\n"),
     "events with whole messages": 'data: {"choices": [{"message": {"content": "A"}, "finish_reason": "stop"}]}\n\n',
@@ -106,6 +109,7 @@ USAGES = {
     "answers that are null": {"usage": {"prompt_tokens": 3, "completion_tokens": None, "total_tokens": 3}},
     "text": {"usage": {"prompt_tokens": "3", "completion_tokens": "1"}},
     "a list": {"usage": [3, 1]},
+    "nothing": {"usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}},
 }
 
 
@@ -115,6 +119,13 @@ def test_tokens_that_are_not_counted_are_estimated_thoughts_included(what, tmp_p
     with serving(send(page)) as server:
         assert endpoint(settings(server), tmp_path)(QUESTIONS).wins == [0.5]
         assert spent(settings(server), tmp_path)[:3] == (2, 2 * 3, 2 * math.ceil((2 + 25 + 15) / 4))
+
+
+def test_thoughts_that_are_counted_in_the_total_alone_are_paid_for(tmp_path):
+    page = said({"content": "A"}, usage={"prompt_tokens": 7, "completion_tokens": 1, "total_tokens": 58})
+    with serving(send(page)) as server:
+        endpoint(settings(server), tmp_path)(QUESTIONS)
+        assert spent(settings(server), tmp_path)[:3] == (2, 14, 2 * 51)
 
 
 UNDECIDED = {  # pages that decide nothing: why, how often both orders are asked in two runs, and how many are stored
@@ -222,10 +233,14 @@ WORDS = [
     "`{}` is deprecated for this model.",
     lambda name: {"error": {"message": "Invalid value", "param": name, "code": "unsupported_value"}},
     lambda name: {"detail": [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs"}]},
+    lambda name: {"object": "error", "message": {"detail": [{"type": "extra_forbidden", "loc": ["body", name]}]}},
+    lambda name: f"unknown field {name}",
 ]
 
 
-@pytest.mark.parametrize("words", WORDS, ids=["OpenAI", "an older OpenAI", "Anthropic", "a parameter", "FastAPI"])
+@pytest.mark.parametrize(
+    "words", WORDS, ids=["OpenAI", "an older OpenAI", "Anthropic", "a parameter", "FastAPI", "Mistral", "text"]
+)
 @pytest.mark.parametrize(
     "names", [("temperature",), ("max_completion_tokens",), ("temperature", "max_completion_tokens")], ids=" ".join
 )
@@ -260,6 +275,24 @@ def test_a_refusal_that_only_quotes_the_prompt_changes_nothing(tmp_path):
         np.testing.assert_array_equal(found.wins, [0.5, np.nan])
         assert len(server.asked) == 4
         assert all("temperature" in each for each in server.asked)
+
+
+def test_a_prompt_that_is_forbidden_stops_no_other(tmp_path):
+    """OpenRouter says so with the status of a key that is refused."""
+
+    def rule(handler):
+        flagged = "bomb" in handler.body["messages"][0]["content"]
+        error = json.dumps({"error": {"message": "The model requires moderation and your input was flagged"}})
+        send(error if flagged else answer("A"), status=403 if flagged else 200)(handler)
+
+    with serving(rule) as server:
+        found = endpoint(settings(server), tmp_path)([Question("bomb", "1", "2"), *QUESTIONS])
+        np.testing.assert_array_equal(found.wins, [np.nan, 0.5])
+        assert "refused (403): " in found.reasons[0]
+        assert "input was flagged" in found.reasons[0]
+        server.rule = send(json.dumps({"error": {"message": "no such key"}}), status=403)
+        with pytest.raises(ValueError, match=r"refuses the key in JUDGE_KEY \(403\).*no such key"):
+            endpoint(settings(server), tmp_path)([Question("other", "1", "2")])
 
 
 def test_a_refusal_that_names_a_setting_in_vain_is_forgotten(tmp_path):

@@ -111,11 +111,30 @@ READ = {
     '{"better": "B"}': "B",
     'Thus:\n```json\n{\n "why": "A says less",\n "better": "B"\n}\n```': "B",
 }
-NOT_READ = ["", "...", "a", "D", "A or B", "Summary A", "A\nis better", "A is better", '{"A": 1}', '{"b": [1]}']
+READ |= {
+    '{"why": "a set {x} of {}", "better": "C"}': "C",
+    '{"better": {"better": "A"}}': "A",
+    "Both are long.\nFinal answer: **A**": "A",
+    "The answer is (B).": "B",
+    "Answer: $\\boxed{C}$": "C",
+    "\\boxed{A}": "A",
+    "<answer>B</answer>": "B",
+    "My verdict - C": "C",
+    "◁think▷so\nB◁/think▷A": "A",
+    "<seed:think>so\nB</seed:think>A": "A",
+    "<|channel|>analysis<|message|>so\nB<|end|><|start|>assistant<|channel|>final<|message|>A": "A",
+}
+NOT_READ = ["The answer is not A", "Answer: A or B", "Is the answer A", "Answer: A because", "an answer B", "Answer: a"]
+NOT_READ += ["<|channel|>analysis<|message|>so\nB", "A" + "-" * 10**6 + "x", '{"a":' * 10**5 + '"A"']
+NOT_READ += ["", "...", "a", "D", "A or B", "Summary A", "A\nis better", "A is better", '{"A": 1}', '{"b": [1]}']
 NOT_READ += ['{"one": "A", "other": "B"}', '{"better": "A"} or not']
 
 
-@pytest.mark.parametrize(("answer", "expected"), [*READ.items(), *((answer, None) for answer in NOT_READ)])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [*READ.items(), *((answer, None) for answer in NOT_READ)],
+    ids=range(len(READ) + len(NOT_READ)),
+)
 def test_letters_are_read_strictly(answer, expected):
     assert verdicts.letter(answer) == expected
 

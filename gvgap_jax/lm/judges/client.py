@@ -57,7 +57,7 @@ class _Guarded(openai.DefaultAsyncHttpxClient):
                     await response.aclose()
         except TimeoutError:
             raise Refused(f"has not ended its answer after {self._seconds:g} s") from None
-        status, page = replies.honest(response.status_code, replies.whole(body.decode("utf-8", "replace")))
+        status, page = replies.honest(response.status_code, replies.whole(body.decode("utf-8-sig", "replace")))
         kept = [(name, value) for name, value in response.headers.multi_items() if name.lower() not in GIVEN_ANEW]
         return type(response)(
             status,

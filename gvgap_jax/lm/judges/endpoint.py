@@ -26,6 +26,7 @@ from gvgap_jax.runtime.files import lock_of
 REMINDER = "\n\nThe last line of the answer must be one letter and nothing else: A, B or C."
 LEAST = {"answer_tokens": 1, "parallel": 1, "max_retries": 0, "temperature": 0, "prompt_price": 0, "answer_price": 0}
 REFUSED = "the request was refused"
+FLAGGED = r"flagged|moderation|content.?polic"  # what a server says that forbids a prompt, not a key
 INSTEAD = {"temperature": None, "max_completion_tokens": "max_tokens"}  # what servers that refuse these are asked with
 KEPT = "All answers so far are kept; run again to go on."
 
@@ -216,6 +217,10 @@ async def _answer(
                 return Unanswered(why)
             left_out |= more
             continue
+        except openai.PermissionDeniedError as error:
+            if re.search(FLAGGED, str(error).lower()):
+                return Unanswered(f"{REFUSED} ({error.status_code}): {_said(error, redact)}")
+            failure = _explained(error, settings, redact)
         except openai.OpenAIError as error:
             failure = _explained(error, settings, redact)
         except (AttributeError, TypeError, LookupError, ValueError, RecursionError):
@@ -276,7 +281,9 @@ def _explained(error: openai.OpenAIError, settings: Endpoint, redact: Redaction)
         case Refused():
             return OSError(f"{where} {said}. {KEPT}")
         case openai.AuthenticationError() | openai.PermissionDeniedError():
-            return ValueError(f"{where} refuses the key in {settings.key_variable} ({error.status_code}). {KEPT}")
+            return ValueError(
+                f"{where} refuses the key in {settings.key_variable} ({error.status_code}). {KEPT} ({said})"
+            )
         case openai.NotFoundError():
             return ValueError(f"{where} is not there (404): name another model or address. {KEPT} ({said})")
         case openai.RateLimitError():

@@ -112,7 +112,11 @@ def reply(page: str, prompt_tokens: int, characters_per_token: float) -> Answer 
 
 
 def whole(page: str) -> str:
-    """A page as it is, or one page of what was sent as events (a server that streams without being asked)."""
+    """A page as it is, or one page of what was sent as events (a server that streams without being asked).
+
+    Comments before it, by which a server shows that it is alive, are left out.
+    """
+    page = re.sub(r"^(\s*:.*(\n|$))+", "", page)
     if not re.match(r"\s*(data|event|id|retry)?:", page):
         return page
     lines = (line.removeprefix("data:").strip() for line in re.split(r"[\r\n]+", page) if line.startswith("data:"))
@@ -147,14 +151,14 @@ def honest(status: int, page: str) -> tuple[int, str]:
         found = json.loads(page)
         error = _error_in(found) or (found if status >= 400 else None)
     except (ValueError, RecursionError):
-        error = None
+        error = page.strip() if status >= 400 else None
     if not error:
         return status, page
     code = str(error.get("code") or error.get("status") or "") if isinstance(error, dict) else ""
     words = error if isinstance(error, str) else json.dumps(error)
     meant = next((number for number, pattern in FAILURES if re.search(pattern, words.lower())), 400)
     meant = int(code) if re.fullmatch(r"[45]\d\d", code) else meant
-    given = error if isinstance(error, dict) and "message" in error else {"message": words}
+    given = error if isinstance(error, dict) and isinstance(error.get("message"), str) else {"message": words}
     return status if status >= 400 else meant, json.dumps({"error": given})
 
 
@@ -199,6 +203,13 @@ def _text(content: Any) -> str:
 
 
 def _counted(usage: Any) -> tuple[int, int] | None:
+    """Tokens of the prompt and of the answer; None where there are none, as a prompt has at least one.
+
+    Some servers count thoughts, which are paid for, in the total alone.
+    """
     given = usage if isinstance(usage, dict) else {}
-    counts = given.get("prompt_tokens"), given.get("completion_tokens")
-    return counts if all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) else None
+    prompt, answer = counts = given.get("prompt_tokens"), given.get("completion_tokens")
+    if not all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) or not prompt:
+        return None
+    total = given.get("total_tokens")
+    return prompt, max(answer, total - prompt if type(total) is int and total < MOST_TOKENS else 0)

@@ -6,7 +6,7 @@ that of the mean of [N] numbers. How a language model is asked and understood is
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from string import Formatter
 from typing import NamedTuple
@@ -18,7 +18,16 @@ from rouge_score.rouge_scorer import RougeScorer
 
 Numbers = Float[np.ndarray, "N"]
 LETTERS = {"A": 1.0, "B": 0.0, "C": 0.5}  # what they say of the response that is shown first
-TAG = "(?:think|thinking|thoughts?|reasoning)"  # around thoughts, in angle or in square brackets
+TAG = r"(?:\w+:)?(?:think|thinking|thoughts?|reasoning)"  # around thoughts, in brackets of several kinds
+THINKS, HAS_THOUGHT = (  # the last begins what gpt-oss thinks, and what it says
+    re.compile(rf"[<\[◁]{mark}{TAG}[>\]▷]|<\|channel\|>{channel}<\|message\|>", re.IGNORECASE)
+    for mark, channel in (("", "analysis"), ("/", "final"))
+)
+LONGEST, BRACES = 200, 64  # characters of a last line, and braces at which an object is looked for
+DECIDED = re.compile(  # a line that holds the letter, and at most what it is
+    r"[\W_]*(?i:(?:(?:the|my|final)[\W_]+)*(?:answer|verdict|choice|decision|judge?ment|winner|boxed)[\W_]+(?:is[\W_]+)?)*"
+    r"([ABC])[\W_]*?(?:</\w+>)?[\W_]*"
+)
 Score = Callable[[Sequence[str], Sequence[str], Sequence[str | None]], ArrayLike]
 """Prompts, responses, references -> numbers [N], higher is better."""
 
@@ -213,27 +222,33 @@ def of_both_orders(shown: Numbers, swapped: Numbers, reasons: dict[int, str]) ->
 
 def after_thoughts(answer: str) -> str:
     """An answer without the thoughts that a reasoning model writes before it; nothing where they do not end."""
-    after = re.split(rf"</{TAG}>|\[/{TAG}\]", answer, flags=re.IGNORECASE)[-1]
-    return "" if re.search(rf"<{TAG}>|\[{TAG}\]", after, flags=re.IGNORECASE) else after
+    after = HAS_THOUGHT.split(answer)[-1]
+    return "" if THINKS.search(after) else after
 
 
 def letter(answer: str) -> str | None:
-    """A, B or C: alone in the last line, or the one such value of a JSON object at the end; None elsewhere.
+    """A, B or C, or None: alone in the last line, or called the answer there, or the one such value of JSON at the end.
 
     What a model says in its thoughts is not its answer.
     """
     answer = after_thoughts(answer)
     lines = [line for line in answer.splitlines() if re.search(r"\w", line)]
-    alone = re.fullmatch(r"[\W_]*([ABC])[\W_]*", lines[-1]) if lines else None
+    alone = DECIDED.fullmatch(lines[-1]) if lines and len(lines[-1]) <= LONGEST else None
     if alone:
         return alone[1]
-    last_object = re.search(r"\{[^{}]*\}(?=\W*$)", answer)
-    try:
-        values = json.loads(last_object[0]).values() if last_object else ()
-    except json.JSONDecodeError:
-        return None
-    found = [value for value in values if value in tuple(LETTERS)]
-    return found[0] if len(found) == 1 else None
+    found = [[value for value in each.values() if value in tuple(LETTERS)] for each in _objects_at_the_end(answer)]
+    return next((letters[0] for letters in found if len(letters) == 1), None)
+
+
+def _objects_at_the_end(text: str) -> Iterator[dict]:
+    """JSON objects, the outermost first, behind which there are no words."""
+    for brace in [each.start() for each in re.finditer(r"\{", text)][-BRACES:]:
+        try:
+            found, end = json.JSONDecoder().raw_decode(text, brace)
+        except (ValueError, RecursionError):
+            continue
+        if not re.search(r"\w", text[end:]):
+            yield found
 
 
 def _scores(score: Score, prompts: list[str], responses: list[str], references: list[str | None]) -> Numbers:
