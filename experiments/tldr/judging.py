@@ -31,7 +31,7 @@ class Asked(NamedTuple):
 
     Attributes:
       prompts: [N, P]; first, second: responses [N, H].
-      given: the N prompts of the data, which a judge writes in its own way.
+      given: the N prompts of the data, which a judge writes in its own way; left out, those of the questions.
     """
 
     questions: list[Question]
@@ -103,8 +103,9 @@ def _read(model: Model, source: str, asked: Asked) -> encode.ToJudge:
     """What a reward model reads of the questions; ValueError if it cannot read them at all."""
     first, second = ([getattr(each, name) for each in asked.questions] for name in ("first", "second"))
     try:
-        chosen = choice([asked.given], model.tokenizer)
-        prompts = [chosen.written(prompt) for prompt in asked.given]
+        given = asked.given or [each.prompt for each in asked.questions]
+        chosen = choice([given], model.tokenizer)
+        prompts = [chosen.written(prompt) for prompt in given]
         read = encode.to_judge(prompts, first, second, model.tokenizer, chosen.format, _longest(model))
     except ValueError as error:
         raise ValueError(f"--gold_model {source}: {error}") from error

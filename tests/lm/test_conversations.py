@@ -68,6 +68,16 @@ def test_what_a_family_writes_and_where_its_answers_begin(families, name, system
     assert tokenizer.turn.before == answer.partition(ANSWER)[0]
 
 
+def test_a_template_that_does_not_begin_answers_leaves_that_to_the_model(tmp_path):
+    """As older ones do, which know nothing of ``add_generation_prompt``."""
+    template = CHATML.partition("{% endfor %}")[0] + "{% endfor %}"
+    tokenizer = open_tokenizer(write_tokenizer(tmp_path, template, eos_token="<|im_end|>"))
+    assert CHAT.prompt(TALK[:1], tokenizer) == "<|im_start|>user\nHi<|im_end|>\n"
+    data = encode.demonstrations([Demonstration(TALK[:1], ANSWER)], tokenizer, ROOM).data
+    assert CHAT.response(TALK[:1], ANSWER, tokenizer) == f"<|im_start|>assistant\n{ANSWER}<|im_end|>\n"
+    assert tokenizer.answers(data.responses) == [ANSWER]
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("begun", ["It is", "It is "], ids=["whole words", "a blank at the end"])
 def test_a_turn_of_the_assistant_is_gone_on_with(families, name, begun):

@@ -111,6 +111,15 @@ def test_padding_within_a_response_ends_nothing():
     assert judging._without_last(responses, None).tolist() == responses.tolist()
 
 
+def test_the_prompts_of_the_questions_are_read_where_there_are_no_others(run, tmp_path, monkeypatch):
+    judge, asked = judging._of_checkpoint(run, write_judge(tmp_path / "judge", write_tokenizer)), []
+    monkeypatch.setattr(passes, "rewards", lambda *given: asked.append(given[3:]) or np.zeros((2, 2)))
+    questions = [Question("bread?", "a", "b"), Question("dog?", "a", "b")]
+    for given in ((), ["bread?", "dog?"]):
+        judge("m", judging.Asked(questions, NONSENSE, NONSENSE, NONSENSE, given))
+    assert all((one == other).all() for one, other in zip(*asked, strict=True))
+
+
 def test_a_judge_that_can_read_no_question_decides_none(run, tmp_path):
     source = write_judge(tmp_path / "judge", write_tokenizer, positions=4)
     judge = judging._of_checkpoint(run, source)

@@ -117,7 +117,7 @@ class Tokenizer:
 
     def answers(self, responses) -> list[str]:
         """What responses [N, H] say: no blanks around it, and nothing that the chat template writes before all."""
-        before = self.turn.before.strip()
+        before = self.inner.decode(self.encode_batch([self.turn.before], start=False)[0]).strip()
         return [text.strip().removeprefix(before).strip() for text in self.decode_batch(responses)]
 
     def decode_prompts(self, prompts) -> list[str]:
