@@ -181,6 +181,8 @@ def test_transcripts_without_a_template_are_of_one_style(checkpoints):
     ]
     assert found.written([USER, said("assistant", "It is")]) == "\n\nHuman: hi?\n\nAssistant: It is"
     assert choice([["x"]], open_tokenizer(checkpoints / "plain")).written(" x\n ") == " x\n"
+    found = choice([["Human: x\n\nAssistant:"], ["y"]], open_tokenizer(checkpoints / "plain"))
+    assert found.written("y") == "\n\nHuman: y\n\nAssistant:"
 
 
 def test_answers_to_texts_lose_their_blanks_in_a_chat_alone(checkpoints):
