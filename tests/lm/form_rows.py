@@ -160,7 +160,7 @@ COMPARISONS = {
         (FEEDBACK | {"completions": FEEDBACK["completions"][:1]}, "completions should be 2 objects or more"),
         (
             FEEDBACK | {"completions": [{"response": "a"}, {"response": "b"}]},
-            "a completion has no overall_score, fine-grained_score or annotations",
+            "its completions have no overall_score, fine-grained_score or annotations in common",
         ),
     ],
     "ultrafeedback_fine_grained": [

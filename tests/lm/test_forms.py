@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import re
 
 import hypothesis.strategies as st
@@ -57,7 +58,7 @@ def test_where_comparisons_of_several_rows_and_of_one_stand(tmp_path):
         "form ultrafeedback (by overall_score; ultrafeedback_fine_grained goes by the mean of the aspects): 2 of 5 "
         "rows are used in 3 comparisons; ties: 2; 3 are not: 1 × is a tie: its answers are "
         "rated alike (ultrafeedback.jsonl:3); 1 × completions should be 2 objects or more (ultrafeedback.jsonl:4); 1 × "
-        "a completion has no overall_score, fine-grained_score or annotations (ultrafeedback.jsonl:5)."
+        "its completions have no overall_score, fine-grained_score or annotations in common (ultrafeedback.jsonl:5)."
     )
 
 
@@ -113,6 +114,42 @@ NO_FORM = [
 def test_a_row_of_no_form_or_of_several_is_told_the_nearest(row, table, reason):
     with pytest.raises(ValueError, match=f"^{re.escape(reason)}"):
         forms.form_of(row, table)
+
+
+EMPTY = {
+    "an answer": (PAIR, PAIR | {"chosen": None}, "has no chosen"),
+    "a choice": (
+        form_rows.SAFE,
+        form_rows.SAFE | {"better_response_id": math.nan, "safer_response_id": None},
+        "has no b",
+    ),
+    "a question": (form_rows.SHP | {"labels": 1}, form_rows.SHP | {"labels": 1, "history": None}, "has no history"),
+    "a label": (form_rows.KTO, form_rows.KTO | {"label": None}, "has no label"),
+    "a tag": ({"messages": [USER, GOOD]}, {"messages": [USER, GOOD], "kto_tag": math.nan}, "has no kto_tag"),
+}
+
+
+@pytest.mark.parametrize("what", EMPTY)
+def test_a_row_with_an_empty_column_lacks_it(tmp_path, what):
+    """Tables write nothing as null or NaN; an answer whose label is nothing is none to imitate."""
+    good, bad, reason = EMPTY[what]
+    (tmp_path / "a.jsonl").write_text(f"{json.dumps(good)}\n{json.dumps(bad)}")
+    reader = read.read_demonstrations if what in ("a label", "a tag") else read.read_comparisons
+    found = reader(tmp_path / "a.jsonl")
+    assert len(found.rows) == 1
+    assert [each.reason[: len(reason)] for each in found.dropped] == [reason]
+
+
+def test_completions_are_compared_by_one_score(tmp_path):
+    """One is of 1 to 10, the other of 1 to 5."""
+    rated = {"annotations": {"honesty": {"Rating": "2"}}}, {"annotations": {"honesty": {"Rating": "4"}}}
+    scores = {"overall_score": 6.0}, {"fine-grained_score": 4.5}
+    answers = [
+        {"response": text} | row | score for text, row, score in zip(("bad", "good"), rated, scores, strict=True)
+    ]
+    assert one({"instruction": "q", "completions": answers}) == form_rows.q()
+    with pytest.raises(ValueError, match="its completions have no overall_score, fine-grained_score or annotations in"):
+        one({"instruction": "q", "completions": [{"response": "a"} | scores[0], {"response": "b"} | scores[1]]})
 
 
 def test_names_of_forms(tmp_path):

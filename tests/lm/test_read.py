@@ -142,7 +142,7 @@ def test_keys_that_come_twice_and_numbers_that_are_none(tmp_path):
     pl.DataFrame(rows[:2]).write_parquet(tmp_path / "b.parquet")
     found = read.read_comparisons(tmp_path / "b.jsonl")
     assert len(found.rows) == len(read.read_comparisons(tmp_path / "b.parquet").rows) == 2
-    assert found.dropped[0].reason.startswith("is of no form of comparisons (it has chosen, rejected; ")
+    assert found.dropped[0].reason == "has no prompt"
 
 
 def test_tables_with_texts_of_several_lines(tmp_path):

@@ -26,6 +26,7 @@ ALIKE = {
     "one question": [
         *("hi?", " hi? ", "hi?\n", "\ufeffhi?", "h\u00adi?", "hi\u200b?", "\u2003hi?\xa0"),
         *("\n\nHuman: hi?\n\nAssistant:", "Human: hi?\n\nAssistant: ", "Human:hi?\nAssistant:", "Human: hi?"),
+        *("Human: hi?\n\nAssistant: It is", [USER, said("assistant", "It is ")], [SYSTEM, USER, said("assistant", "")]),
         *([USER], [SYSTEM, USER], [said("user", " hi? ", name="Ann") | {"name": None} and said("user", " hi? ")]),
     ],
     "a transcript in a message": [

@@ -6,7 +6,7 @@ the order of the row, so that k answers give up to k (k - 1) / 2. Equal scores a
 
 import itertools
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -69,17 +69,17 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).strip()
 
 
-def form_of(row: Row, table: Sequence[Form]) -> Form:
+def form_of(row: Row, table: Sequence[Form], empty: Collection[str] = ()) -> Form:
     """The one form of a table that fits a row best: whose keys it has all, and the most.
 
     Raises:
-      ValueError: there is none, or there are several.
+      ValueError: there is none, but for columns that are ``empty`` in this row, or there are several.
     """
     fitting = [form for form in _with_keys(frozenset(row), table) if form.sees(row)]
     most = max((len(form.keys) for form in fitting), default=0)
     best = [form for form in fitting if len(form.keys) == most]
     if not best:
-        raise ValueError(_no_form(row, table))
+        raise ValueError(_lacking(row, table, empty) or _no_form(row, table))
     if len(best) > 1:
         raise ValueError(f"is of several forms, {' and '.join(form.name for form in best)}: name one of them")
     return best[0]
@@ -107,8 +107,8 @@ def named_of(table: Sequence[Form], names: Sequence[str]) -> str | None:
     return next((form.name for form in table if form.name in names), None)
 
 
-def said_by(row: Row, form: Form) -> Any:
-    """What a row of a form says, ``Rated`` or a demonstration, its system message included.
+def said_by(row: Row, form: Form, empty: Collection[str] = ()) -> Any:
+    """What a row of a form says, ``Rated`` or a demonstration, its system message included; ``empty``: other columns.
 
     Raises:
       Useless: its label says that it is not to be imitated.
@@ -118,6 +118,8 @@ def said_by(row: Row, form: Form) -> Any:
     if there:
         raise ValueError(f"has {there}, which no prompt of text can show")
     for name in LABELS if form in DEMONSTRATIONS else ():
+        if name in empty:
+            raise ValueError(f"has no {name}")
         if name not in form.keys and str(row.get(name)).strip().lower() == "false":
             raise Useless(f"its {name} is false")
     prompt, *rest = form.parse(row)
@@ -137,6 +139,13 @@ def _with_system(prompt: Prompt, said: str) -> Messages:
             raise ValueError("has two system messages")
         return found
     return [{"role": "system", "content": said}, *found]
+
+
+def _lacking(row: Row, table: Sequence[Form], empty: Collection[str]) -> str:
+    """What a row lacks of the form that it would have were its empty columns not empty."""
+    near = [form for form in table if set(row).issuperset(set(form.keys) - set(empty)) and form.sees(row)]
+    best = max(near, key=lambda form: len(form.keys), default=None)
+    return f"has no {next(name for name in best.keys if name not in row)}" if best else ""
 
 
 def _no_form(row: Row, table: Sequence[Form]) -> str:

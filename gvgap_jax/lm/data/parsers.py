@@ -121,14 +121,15 @@ def post(row: Any) -> dict[str, str]:
 
 
 def ultrafeedback(*scores: str) -> Callable[[Row], Rated]:
-    """Completions by the first of these scores that they have, or else by the mean of their ratings."""
-
-    def score(completion: Row) -> float:
-        there = next((name for name in scores if name in completion), None)
-        return number(completion, there) if there else _mean_rating(completion)
+    """Completions by the first of these scores that all of them have, or else by the mean of their ratings."""
 
     def parse(row: Row) -> Rated:
         completions = objects(row, "completions", 2)
+        there = next((name for name in scores if all(name in each for each in completions)), None)
+
+        def score(completion: Row) -> float:
+            return number(completion, there) if there else _mean_rating(completion)
+
         return Rated(text(row, "instruction"), [(text(each, "response"), score(each)) for each in completions])
 
     return parse
@@ -138,7 +139,7 @@ def _mean_rating(completion: Row) -> float:
     annotations = structure(completion.get("annotations"))
     rated = [values.present(each) for each in annotations.values()] if isinstance(annotations, dict) else []
     if not rated:
-        raise ValueError("a completion has no overall_score, fine-grained_score or annotations")
+        raise ValueError("its completions have no overall_score, fine-grained_score or annotations in common")
     return sum(number(each, "Rating") for each in rated) / len(rated)
 
 

@@ -90,17 +90,22 @@ def canonical(prompt: Prompt) -> str:
     """A key that all spellings of a prompt share.
 
     A post is the same as fields and written out; one question is the same as a text, a transcript and a message.
-    Blanks, their number and kind, marks without width, the composition of characters and system messages make no
-    difference.
+    Blanks, their number and kind, marks without width, the composition of characters, system messages and the beginning
+    of an answer make no difference.
     """
     said = _but_system(prompt) if isinstance(prompt, list) else [{"role": "user", "content": readable(prompt)}]
     for _ in range(2):  # a transcript in a message is unusual, and one in that is nobody's
         if len(said) == 1:
             said = _but_system(_turns(_said(said[0]))) or said
-    said = said[:-1] if len(said) > 1 and not _said(said[-1]) else said  # where the assistant is to answer
+    said = said[:-1] if len(said) > 1 and _is_begun(said[-1]) else said
     if len(said) == 1:
         return _plain(_said(said[0]))
     return "\n".join(f"{each['role']}: {_plain(_said(each))}" for each in said)
+
+
+def _is_begun(message: dict) -> bool:
+    """Whether it is where the assistant answers, or has begun to."""
+    return not _said(message) or (message["role"] == "assistant" and set(message) == {"role", "content"})
 
 
 def _but_system(messages: Messages) -> Messages:

@@ -140,10 +140,11 @@ def _corpus(rows: sources.Rows, table: Sequence[Form], form: Form | None) -> Cor
         try:
             if isinstance(row, sources.Unread):
                 raise ValueError(row.reason)
-            row = present(row)
-            seen = form or forms.form_of(row, table)
+            full = present(row)
+            empty = row.keys() - full.keys()
+            seen = form or forms.form_of(full, table, empty)
             counts[seen.name] += 1
-            said = forms.said_by(row, seen)
+            said = forms.said_by(full, seen, empty)
             if seen.grouped:
                 waiting.setdefault(json.dumps(said.prompt), []).append((where, said))
             else:
