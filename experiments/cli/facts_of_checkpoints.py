@@ -67,7 +67,8 @@ def opened(name: str, revision: str | None = None) -> Opened:
     shape = checkpoint.shape if checkpoint else load.shape_of(folder)
     try:
         tokenizer = open_tokenizer(folder)
-        load.check_vocabulary(shape, tokenizer.size)
+        load.check_vocabulary(shape, tokenizer.needed)
+        tokenizer = tokenizer.within(shape.vocabulary)
     except ValueError as error:
         tokenizer = error
     return Opened(name, foreign.read_object(folder / CONFIG, load.MOST_CONFIG), shape, checkpoint, tokenizer)
@@ -75,18 +76,18 @@ def opened(name: str, revision: str | None = None) -> Opened:
 
 def facts(found: Opened) -> dict[str, str]:
     """What is known, by name."""
-    return _architecture(found.config, found.shape) | _files(found) | _text(found.tokenizer)
+    return _architecture(found) | _files(found) | _text(found.tokenizer)
 
 
-def _architecture(config: Config, shape: Shape) -> dict[str, str]:
-    kind = config["model_type"]
+def _architecture(found: Opened) -> dict[str, str]:
+    config, shape, kind = found.config, found.shape, found.config["model_type"]
     context = next((f"{config[name]:,} tokens" for name in CONTEXT if config.get(name)), "not said")
     hidden = f"feed-forward {shape.hidden:,} ({shape.activation or ('silu' if shape.gated else 'gelu')}"
     order = f"{ORDERS[shape.order]} attention and feed-forward{', which are in parallel' if shape.parallel else ''}"
     caps = {"scores": shape.score_cap, "logits": shape.logit_cap}
-    found = {
+    told = {
         "family": f"{kind} ({', '.join(config.get('architectures') or [FAMILIES[kind].language_model])})",
-        "parameters": f"{transformer.num_parameters(shape, shape.vocabulary):,} with a language model's head",
+        "parameters": _parameters(found),
         "layers": f"{shape.layers} of width {shape.width:,}, {hidden}{', gated)' if shape.gated else ')'}",
         "heads": f"{shape.heads} of width {shape.head_width}, {shape.key_value_heads} for keys and values",
         "norms": f"{NORMS[shape.norm]} {order}{HEAD_NORMS[shape.head_norm]}",
@@ -97,7 +98,22 @@ def _architecture(config: Config, shape: Shape) -> dict[str, str]:
         "vocabulary": f"{shape.vocabulary:,} rows; the head is {'tied' if shape.tied else 'of its own'}",
         "context": context,
     }
-    return {name: text for name, text in found.items() if text}
+    return {name: text for name, text in told.items() if text}
+
+
+def _parameters(found: Opened) -> str:
+    shape, checkpoint = found.shape, found.checkpoint
+    if checkpoint is None or _is_language_model(found):
+        return f"{transformer.num_parameters(shape, shape.vocabulary):,} with the head of a language model"
+    body = transformer.num_parameters(shape, 1) - shape.width
+    if not load.has_scalar_head(checkpoint):
+        return f"{body:,} without a head"
+    return f"{body + math.prod(checkpoint.tensors[SCALAR_HEAD].size):,} with the reward head"
+
+
+def _is_language_model(found: Opened) -> bool:
+    heads = found.checkpoint.family.heads if found.checkpoint else ()
+    return found.shape.tied or any(each in found.checkpoint.tensors for each in heads)
 
 
 def _attention(shape: Shape) -> str:
@@ -139,12 +155,19 @@ def _files(found: Opened) -> dict[str, str]:
     sizes = [jnp.dtype(each.dtype).itemsize * math.prod(each.size) for each in tensors.values()]
     size = readable(sum(sizes)) if sum(sizes) >= MIB else f"{sum(sizes):,} bytes"
     files = len({each.file for each in tensors.values()})
-    heads = ["language model"] * (found.shape.tied or any(each in tensors for each in found.checkpoint.family.heads))
-    heads += [f"{SCALAR_HEAD} {[*tensors[SCALAR_HEAD].size]}"] if SCALAR_HEAD in tensors else []
+    heads = ["language model, tied to the embedding" if found.shape.tied else "language model"]
+    heads = heads if _is_language_model(found) else []
+    heads += [_reward_head(tensors[SCALAR_HEAD].size)] if SCALAR_HEAD in tensors else []
     return {
         "weights": f"{size} of {', '.join(dtypes)} in {files} file{'s' * (files > 1)}",
-        "heads stored": " and ".join(heads) or "none: it is a body alone",
+        "heads stored": "; ".join(heads) or "none: a body, from which a reward model can be trained, and no policy",
     }
+
+
+def _reward_head(size: tuple[int, ...]) -> str:
+    if size[:1] == (1,):
+        return f"reward model ({SCALAR_HEAD}), which can judge"
+    return f"{SCALAR_HEAD} of {size[0] if size else 'no'} labels, which no reward model has: it cannot judge"
 
 
 def _text(tokenizer: Tokenizer | ValueError) -> dict[str, str]:
@@ -152,7 +175,8 @@ def _text(tokenizer: Tokenizer | ValueError) -> dict[str, str]:
         return {"tokenizer": str(tokenizer)}
     unknown = "none" if tokenizer.unknown is None else tokens(tokenizer, [tokenizer.unknown])
     return {
-        "tokenizer": f"{tokenizer.size:,} tokens ({type(tokenizer.inner.model).__name__}); unknown token: {unknown}",
+        "tokenizer": f"{tokenizer.size:,} tokens ({type(tokenizer.inner.model).__name__}); unknown token: {unknown}"
+        + (f"; {len(tokenizer.beyond)} more, added ones, for which the model has no row" if tokenizer.beyond else ""),
         "start of a text": tokens(tokenizer, tokenizer.start) or "no token",
         "ends of responses": tokens(tokenizer, tokenizer.ends),
         "padding token": tokenizer.named.get("pad_token", "none") + "; not used here, where padding is masked",

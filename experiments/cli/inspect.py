@@ -7,7 +7,10 @@ from experiments.cli import facts_of_checkpoints, facts_of_data
 from experiments.kit.terminal import console, names, printable
 from gvgap_jax.lm.data import forms, sources, summary
 from gvgap_jax.lm.data.read import Corpus
+from gvgap_jax.lm.hf.load import CONFIG
 from gvgap_jax.runtime import hub
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # of single files
 
 
 def inspect(
@@ -62,6 +65,8 @@ def _check_form(form: str) -> None:
 
 def _is_checkpoint(name: str, revision: str | None) -> bool:
     """By what a folder holds, or whether the hub has a checkpoint of that name."""
+    if Path(name).is_file() and (Path(name).suffix in WEIGHTS or Path(name).name in facts_of_checkpoints.MARKS):
+        raise ValueError(f"{name} is one file of a checkpoint: name the folder that it lies in.")
     if Path(name).exists() or name.lower().endswith(sources.FILES) or not sources.HUB.fullmatch(name):
         return facts_of_checkpoints.is_folder_of_one(Path(name))
     try:
@@ -74,9 +79,14 @@ def _read(name: str, form: str | None, part: str) -> Corpus[Any]:
     try:
         return summary.read_either(name, form, part)
     except ValueError as error:
+        if Path(name).is_dir() and not any(each.name.lower().endswith(sources.FILES) for each in Path(name).iterdir()):
+            raise ValueError(f"{name} holds no checkpoint (there is no {CONFIG}), and no data: {error}") from error
         if Path(name).exists() or not sources.HUB.fullmatch(name) or name.lower().endswith(sources.FILES):
             raise
-        raise ValueError(f"{name} is nothing here, and neither a checkpoint nor data of the hub: {error}") from error
+        raise ValueError(
+            f"there is no file or folder {name} here, and neither a checkpoint nor data of that name could be fetched "
+            f"from the hub: {error}"
+        ) from error
 
 
 def _show(title: str, told: dict[str, str]) -> None:

@@ -1,6 +1,8 @@
 """The hub of Hugging Face: files of its repositories, fetched once and kept by its own package."""
 
-from collections.abc import Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gvgap_jax.runtime.messages import reason
@@ -23,3 +25,15 @@ def fetch(name: str, files: Sequence[str], revision: str | None = None) -> Path:
             f"{name} is no local folder, and could not be fetched from Hugging Face's hub ({reason(error)}); check the "
             "name, the revision, the network, or `hf auth login` where it is gated."
         ) from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without a line for every request that the hub's package tries again; what fails in the end is still raised."""
+    logger = logging.getLogger("huggingface_hub")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

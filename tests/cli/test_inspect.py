@@ -1,6 +1,7 @@
 """``inspect``: what it says of checkpoints and data is what they are, and what it refuses is one sentence."""
 
 import json
+import logging
 import re
 import shutil
 from pathlib import Path
@@ -81,7 +82,7 @@ def test_what_is_particular_to_a_family_is_said(world):
     assert gemma["ends of responses"] == "<eos> (1), <end_of_turn> (5)"
     assert qwen["heads"] == "4 of width 16, 2 for keys and values"
     assert qwen["vocabulary"] == "344 rows; the head is tied"
-    assert qwen["heads stored"] == "language model"
+    assert qwen["heads stored"] == "language model, tied to the embedding"
     assert qwen["context"] == "512 tokens"
     assert qwen["start of a text"] == "no token"
     assert qwen["two turns"] == (
@@ -106,7 +107,27 @@ def test_a_reward_model_and_a_body_without_tokenizer_are_told_apart(world, tmp_p
     weights = tmp_path / "model" / "model.safetensors"
     tensors = load_file(weights)
     save_file(tensors | {"score.weight": np.ones((1, 32), np.float32)}, weights)
-    assert told(tmp_path / "model")["heads stored"] == "language model and score.weight [1, 32]"
+    judge = "language model, tied to the embedding; reward model (score.weight), which can judge"
+    assert told(tmp_path / "model")["heads stored"] == judge
+
+
+HEADS = {  # labels of score.weight -> what is said of heads and of parameters, of which the body has 70,368
+    None: ("none: a body, from which a reward model can be trained, and no policy", "70,368 without a head"),
+    1: ("reward model (score.weight), which can judge", "70,400 with the reward head"),
+    2: ("score.weight of 2 labels, which no reward model has: it cannot judge", "70,432 with the reward head"),
+}
+
+
+@pytest.mark.parametrize("labels", HEADS)
+def test_parameters_are_counted_with_the_head_that_is_there(world, tmp_path, labels):
+    shutil.copytree(world / "gemma3", tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"tie_word_embeddings": False}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    weights = tmp_path / "model" / "model.safetensors"
+    head = {"score.weight": np.ones((labels, 32), np.float32)} if labels else {}
+    save_file(load_file(weights) | head, weights)
+    found = told(tmp_path / "model")
+    assert (found["heads stored"], found["parameters"]) == HEADS[labels]
 
 
 def test_a_tokenizer_with_more_tokens_than_rows_is_said(world, tmp_path):
@@ -116,7 +137,12 @@ def test_a_tokenizer_with_more_tokens_than_rows_is_said(world, tmp_path):
     first = vocabulary["added_tokens"][0]
     vocabulary["added_tokens"] += [first | {"id": 340 + each, "content": f"<|more {each}|>"} for each in range(5)]
     path.write_text(json.dumps(vocabulary))
-    assert "the tokenizer has 345 tokens and the model only 344 rows" in told(tmp_path / "model")["tokenizer"]
+    assert told(tmp_path / "model")["tokenizer"] == (
+        "344 tokens (BPE); unknown token: none; 1 more, added ones, for which the model has no row"
+    ), "as the recipe takes it"
+    vocabulary["model"]["vocab"] |= {f"word {each}": 345 + each for each in range(5)}
+    path.write_text(json.dumps(vocabulary))
+    assert "tokens and the model only 344 rows" in told(tmp_path / "model")["tokenizer"]
 
 
 def test_a_template_that_fails_is_said(world, tmp_path):
@@ -248,4 +274,31 @@ def test_a_name_that_is_nothing_is_said_to_be(capsys, monkeypatch):
 
     monkeypatch.setattr(inspect.summary, "read_either", no_data)
     shown = printed(capsys, "some/name", status=2)
-    assert "some/name is nothing here, and neither a checkpoint nor data of the hub: datasets cannot" in shown
+    words = "there is no file or folder some/name here, and neither a checkpoint nor data of that name could be fetched"
+    assert shown.startswith(f"error: {words} from the hub: datasets cannot")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_one_file_of_a_checkpoint_is_not_taken_for_data(world, capsys, name):
+    shown = printed(capsys, world / "qwen3" / name, status=2)
+    assert f"{name} is one file of a checkpoint: name the folder" in shown
+
+
+def test_a_folder_of_neither_is_said_to_be(tmp_path, capsys):
+    (tmp_path / "model-Q4.gguf").write_bytes(b"GGUF")
+    shown = printed(capsys, tmp_path, status=2)
+    assert "holds no checkpoint (there is no config.json), and no data: " in shown
+
+
+def test_the_hub_says_once_that_it_cannot_be_reached():
+    """It would say so for each of many requests."""
+    said, top = [], logging.getLogger("huggingface_hub")
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.msg)
+    top.addHandler(handler)
+    logger, before = logging.getLogger("huggingface_hub.utils._http"), top.level
+    with hub.quiet():
+        logger.warning("again")
+    logger.warning("as before")
+    top.removeHandler(handler)
+    assert (said, top.level) == (["as before"], before)

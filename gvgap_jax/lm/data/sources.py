@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 import polars as pl
 
 from gvgap_jax.lm.data.values import out_of_cell
-from gvgap_jax.runtime import foreign
+from gvgap_jax.runtime import foreign, hub
 from gvgap_jax.runtime.files import Folder, digest_file, folder_at, is_local, read_bytes
 from gvgap_jax.runtime.messages import first_few, reason
 from gvgap_jax.runtime.packages import optional
@@ -310,7 +310,8 @@ def _of_datasets(source: str, part: str, name: str | None, revision: str | None)
         elif (Path(source) / "state.json").exists():
             table = datasets.load_from_disk(source)
         else:
-            table = datasets.load_dataset(source, name, split=part, revision=revision)
+            with hub.quiet():
+                table = datasets.load_dataset(source, name, split=part, revision=revision)
     except Exception as error:  # of the network, of the hub, of a reader: each has its own
         raise ValueError(
             f"{source} does not end in {', '.join(FILES)}, and datasets cannot read its part {part!r}: {reason(error)}"
