@@ -48,7 +48,7 @@ def test_log_probabilities_are_those_of_the_training_forward(decoding):
     assert found.responses.shape == (N, H)
 
 
-ENDS = {"one end": END, "one in a tuple": (END,), "two ends": (END, (END + 1) % V), "an end nobody says": (END, V + 99)}
+ENDS = {"one end": END, "two ends, and one that nobody says": (END, (END + 1) % V, V + 99)}
 
 
 @pytest.mark.parametrize("which", ENDS)
