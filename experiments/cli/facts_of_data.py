@@ -13,7 +13,7 @@ from gvgap_jax.lm.data.rows import Comparison
 from gvgap_jax.lm.data.summary import QUANTILES
 
 WORDS = "the least, the median, 95 % and the most"  # the QUANTILES
-LONGEST = 700  # characters of an example
+LONGEST = 480  # characters of an example
 ROOM = {"demonstrations": 53, "comparisons": 169}  # tokens of responses, as the recipe has it
 
 
@@ -54,22 +54,28 @@ def facts_for(corpus: Corpus[Any], found: Opened, prompt_tokens: int, response_t
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
+            told |= _fitting(encode.lengths(rows, found.tokenizer, how), prompt_tokens, room)
             encoded: Any = (encode.preferences if compares else encode.demonstrations)(rows, found.tokenizer, how)
         except ValueError as error:
             return told | {"refused": str(error)}
-        lengths = encode.lengths(rows, found.tokenizer, how)
+    data = encoded.data
+    unknown = list(dict.fromkeys(str(each.message) for each in caught))
+    first = format_choice.example(found.tokenizer, data.prompts[0], (data.chosen if compares else data.responses)[0])
+    return told | {
+        "rows": encoded.report(),
+        "unknown tokens": " ".join(unknown) or "below 1% everywhere",
+        "first as it is read": shown(first),
+    }
+
+
+def _fitting(lengths: dict[str, np.ndarray], prompt_tokens: int, room: int) -> dict[str, str]:
+    """Quantiles of the lengths in tokens, and the share that there is room for."""
+    told = {}
     for name, counts in lengths.items():
         option, most = ("--prompt_tokens", prompt_tokens) if name == "prompt" else ("--response_tokens", room)
         quantiles = _quantiles(np.quantile(counts, QUANTILES, method="higher"))
         told[f"{name} tokens"] = f"{quantiles}; {np.mean(counts <= most):.1%} fit {option} {most}"
-    data = encoded.data
-    response = data.chosen if compares else data.responses
-    unknown = list(dict.fromkeys(str(each.message) for each in caught))
-    return told | {
-        "rows": encoded.report(),
-        "unknown tokens": " ".join(unknown) or "below 1% everywhere",
-        "first as it is read": shown(format_choice.example(found.tokenizer, data.prompts[0], response[0])),
-    }
+    return told
 
 
 def _quantiles(numbers: Any) -> str:

@@ -218,6 +218,8 @@ def test_lengths_are_those_of_whole_texts(world):
 def test_what_does_not_fit_at_all_is_one_row(world, capsys):
     shown = printed(capsys, world / "qwen3", world / "comparisons.jsonl", "--response_tokens", 1)
     assert "refused" in shown
+    assert "chosen tokens" in shown
+    assert "0.0% fit --response_tokens 1" in shown
     assert "no row fits the format" in " ".join(shown.split())
 
 
