@@ -60,14 +60,9 @@ def number(row: Row, name: str) -> float:
 
 def first_or_second(row: Row, name: str) -> int:
     """0 or 1."""
-    value = row.get(name)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float | str)
-        or str(value) not in ("0", "1", "0.0", "1.0")
-    ):
+    if str(row.get(name)) not in ("0", "1", "0.0", "1.0"):
         raise ValueError(f"{name} should be 0 or 1")
-    return int(float(value))
+    return int(float(row[name]))
 
 
 def truth(row: Row, name: str) -> bool:
