@@ -94,9 +94,8 @@ def canonical(prompt: Prompt) -> str:
     of an answer make no difference.
     """
     said = _but_system(prompt) if isinstance(prompt, list) else [{"role": "user", "content": readable(prompt)}]
-    for _ in range(2):  # a transcript in a message is unusual, and one in that is nobody's
-        if len(said) == 1:
-            said = _but_system(_turns(_said(said[0]))) or said
+    if len(said) == 1:
+        said = _but_system(_turns(_said(said[0]))) or said
     said = said[:-1] if len(said) > 1 and _is_begun(said[-1]) else said
     if len(said) == 1:
         return _plain(_said(said[0]))
