@@ -133,6 +133,10 @@ NESTED = {"text_config": {"model_type": "gemma3_text", "hidden_size": 2560}, "vi
 
 READ = {  # fields of a shape that must be read off
     "Llama 3 8B": (LLAMA_3, {"rotary_base": 5e5, "rotary_scaling": None, "head_width": 128, "tied": False}),
+    "a type that is written twice, and a factor of 1": (
+        LLAMA_3 | {"rope_scaling": {"type": "default", "rope_type": "default", "factor": 1.0}},
+        {"rotary_scaling": None},
+    ),
     "Llama 3.1 8B": (LLAMA_31, {"rotary_scaling": RotaryScaling(8.0, 8192, 1.0, 4.0), "key_value_heads": 8}),
     "Skywork's reward model": (SKYWORK, {"rotary_scaling": RotaryScaling(8.0, 8192, 1.0, 4.0), "layers": 32}),
     "TinyLlama": (TINY_LLAMA, {"key_value_heads": 4, "head_width": 64, "hidden": 5632}),
@@ -156,6 +160,14 @@ REFUSED = {
     "Qwen 2.5 with YaRN": (
         QWEN_25_7B | {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}},
         "rotary embeddings of type 'yarn' are not here",
+    ),
+    "a factor without a type": (  # which some meant to be linear, and transformers leaves out
+        LLAMA_3 | {"rope_scaling": {"factor": 8.0}},
+        r"\{'factor': 8.0\} of rotary embeddings contradict each other",
+    ),
+    "two types": (
+        LLAMA_3 | {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}},
+        r"'rope_type': 'default', 'type': 'linear', 'factor': 2.0\} of rotary embeddings contradict",
     ),
     "Gemma 3 4B": (NESTED | {"model_type": "gemma3"}, "'gemma3' is a model of text and images"),
     "Gemma": (real.GEMMA_2 | {"model_type": "gemma"}, "model_type 'gemma' is not here; there are gpt_neox, llama"),

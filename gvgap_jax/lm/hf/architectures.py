@@ -186,7 +186,13 @@ def _one_rotary(
 
 
 def _scaling(rotary: Config, config: Config) -> RotaryScaling | None:
-    kind = rotary.get("rope_type") or rotary.get("type") or "default"
+    kinds = {rotary[name] for name in ("rope_type", "type") if rotary.get(name)} or {"default"}
+    kind = sorted(kinds)[0]
+    if len(kinds) > 1 or (kind == "default" and rotary.get("factor", 1) not in (1, None)):
+        found = {name: rotary[name] for name in ("rope_type", "type", "factor") if name in rotary}
+        raise ValueError(
+            f"config.json: {found} of rotary embeddings contradict each other; write the one that is meant."
+        )
     if kind == "default":
         return None
     if kind == "linear":
