@@ -37,7 +37,7 @@ JUDGES = {
     "bytes and a chat template": (
         lambda folder, **more: write_tokenizer(folder, CHATML, **more),
         {"eos_token": TURN},
-        lambda talk, answer: f"<|im_start|>user\n{talk}{TURN}\n<|im_start|>assistant\n¦{answer}{TURN}",
+        lambda talk, answer: f"<|im_start|>user\n{talk}{TURN}\n<|im_start|>assistant\n¦{answer}{TURN}\n",
     ),
     "SentencePiece without a template": (
         lambda folder, **more: write_kind(folder, "a blank before all, as Llama 2", **more),
@@ -87,21 +87,26 @@ def test_a_judge_reads_texts_in_its_own_way(run, tmp_path, name, monkeypatch, ca
     assert "m: 1 of 3 questions are not decided: 1 × first response is longer than 512" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("template", [CHATML, CHATML.replace(f"{TURN}\n", TURN)], ids=["a newline behind", "none"])
 @pytest.mark.parametrize("padding", ["an end token", "another token", "none"])
-def test_the_reward_is_read_where_transformers_reads_it(run, tmp_path, padding):
-    """At the last token that is not ``pad_token_id``, which stands before the end where both are one."""
+def test_the_reward_is_read_where_transformers_reads_it(run, tmp_path, padding, template):
+    """At the last token that is not ``pad_token_id``: before the end where both are one, behind what follows it."""
     source = tmp_path / "judge"
-    write_judge(source, write_tokenizer, template=CHATML, eos_token=TURN)
+    write_judge(source, write_tokenizer, template=template, eos_token=TURN)
     model = models.gold(run, str(source))
     number = {"an end token": model.tokenizer.end, "another token": 0, "none": None}[padding]
     config = json.loads((source / "config.json").read_text()) | {"pad_token_id": number}
     (source / "config.json").write_text(json.dumps(config))
     asked = judging.Asked(QUESTIONS[:1], NONSENSE, NONSENSE, NONSENSE, [TALK])
     (both,) = judging._read(models.gold(run, str(source)), str(source), asked).responses
-    tokens = [each[each >= 0].tolist() for each in both]
-    ends = [] if padding == "an end token" else [model.tokenizer.end]
-    behind = model.tokenizer.encode_behind(["assistant\n"] * 2, [QUESTIONS[0].first, QUESTIONS[0].second])
-    assert tokens == [each + ends for each in behind]
+    asked = model.tokenizer.encode(model.tokenizer.render(TALK, ask=True))
+    for tokens, text in zip(both, (QUESTIONS[0].first, QUESTIONS[0].second), strict=True):
+        whole = model.tokenizer.encode(
+            model.tokenizer.render([*TALK, {"role": "assistant", "content": text}], ask=False)
+        )
+        while whole[-1] == number:
+            whole.pop()
+        assert asked + tokens[tokens >= 0].tolist() == whole
 
 
 def test_padding_within_a_response_ends_nothing():

@@ -126,7 +126,8 @@ def to_judge(
     """What a judge reads of two responses to each of N prompts, whatever its tokenizer and however long they are.
 
     Nothing is cut: what is longer than ``most`` tokens, a prompt and one response together, cannot be judged. The
-    lengths of the format are not looked at.
+    lengths of the format are not looked at. What a chat template writes behind the end token, such as a newline, is
+    read too: reward models were trained on whole conversations, and say their reward after the last token.
 
     Raises:
       UnknownText: as ``preferences`` raises for prompts.
@@ -134,7 +135,9 @@ def to_judge(
     """
     whole = dataclasses.replace(how, prompt_tokens=most, response_tokens=most, shorten=None, long_response="drop")
     prompts = _prompts(asked, tokenizer, whole)
-    answers = [_responses("", prompts, asked, texts, tokenizer, whole) for texts in (first, second)]
+    answers = [
+        _responses("", prompts, asked, texts, tokenizer, whole, to_the_end=how.chat) for texts in (first, second)
+    ]
     reasons = {}
     for row, (prompt, *both) in enumerate(zip(prompts, *answers, strict=True)):
         problem = _problem({"prompt": prompt, "first response": both[0], "second response": both[1]})
@@ -212,14 +215,15 @@ def _responses(
     answers: Sequence[str],
     tokenizer: Tokenizer,
     how: Format,
+    to_the_end: bool = False,
 ) -> list[_Piece]:
-    """What follows the prompts."""
+    """What follows the prompts, up to the end token, or ``to_the_end`` of what the chat template writes."""
 
     def fit(tokens: list[int]) -> _Piece:
         over = next((place + 1 for place, token in enumerate(tokens) if token in tokenizer.ends), 0)
         if over and tokenizer.inner.decode(tokens[over:]).strip():
             return _Piece([], "goes on after its end token")
-        ended = tokens[:over] if over else [*tokens, tokenizer.end]
+        ended = tokens if to_the_end else tokens[:over] if over else [*tokens, tokenizer.end]
         if len(ended) <= how.response_tokens:
             return _Piece(ended)
         if how.long_response == "cut":
