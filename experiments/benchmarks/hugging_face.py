@@ -8,6 +8,7 @@ import torch  # pyright: ignore[reportMissingImports]
 import transformers as hf  # pyright: ignore[reportMissingImports]
 
 from gvgap_jax.lm.hf import architectures, tensors
+from gvgap_jax.lm.hf.families import FAMILIES
 from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.types import Params
 
@@ -37,7 +38,7 @@ def _config(shape: Shape, positions: int) -> hf.PreTrainedConfig:
 
 def _filled(shape: Shape, params: Params, model: hf.PreTrainedModel, head: torch.nn.Linear) -> hf.PreTrainedModel:
     """The model with our numbers, each in its place."""
-    found = tensors.homes(tensors.parts(model.config.model_type, params, "head"), params)
+    found = tensors.homes(tensors.parts(FAMILIES[model.config.model_type], params, "head"), params)
     weights = {name: torch.tensor(tensors.assembled(here, _gathered)) for name, here in found.items()}
     model.to(getattr(torch, shape.param_dtype.name))
     if "head" in weights:

@@ -112,8 +112,8 @@ def _parameters(found: Opened) -> str:
 
 
 def _is_language_model(found: Opened) -> bool:
-    heads = found.checkpoint.family.heads if found.checkpoint else ()
-    return found.shape.tied or any(each in found.checkpoint.tensors for each in heads)
+    heads, there = (found.checkpoint.family.heads, found.checkpoint.tensors) if found.checkpoint else ((), {})
+    return found.shape.tied or any(each in there for each in heads)
 
 
 def _attention(shape: Shape) -> str:

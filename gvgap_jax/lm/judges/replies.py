@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from gvgap_jax.lm.judges.verdicts import LETTERS, after_thoughts, letter
 
@@ -208,8 +208,11 @@ def _counted(usage: Any) -> tuple[int, int] | None:
     Some servers count thoughts, which are paid for, in the total alone.
     """
     given = usage if isinstance(usage, dict) else {}
-    prompt, answer = counts = given.get("prompt_tokens"), given.get("completion_tokens")
-    if not all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) or not prompt:
+    prompt, answer, total = (given.get(f"{name}_tokens") for name in ("prompt", "completion", "total"))
+    if not (_is_count(prompt) and _is_count(answer) and prompt):
         return None
-    total = given.get("total_tokens")
-    return prompt, max(answer, total - prompt if type(total) is int and total < MOST_TOKENS else 0)
+    return prompt, max(answer, total - prompt if _is_count(total) else 0)
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < MOST_TOKENS
