@@ -7,6 +7,7 @@ import pytest
 from experiments.tldr import corpus, toy
 from experiments.tldr.run import Run
 from experiments.tldr.settings import PRESETS
+from gvgap_jax.lm.data import forms
 from gvgap_jax.lm.data.format_choice import choice, example
 from gvgap_jax.lm.data.formats import CHAT, TLDR, TRANSCRIPT
 from gvgap_jax.lm.data.prompts import canonical
@@ -74,7 +75,7 @@ SHOWN = {"messages": [USER, said("assistant", "good")]}
 
 @pytest.mark.parametrize("kind", ["plain", "chat"])
 @pytest.mark.parametrize("form", [*form_rows.COMPARISONS, *form_rows.DEMONSTRATIONS])
-def test_the_recipe_reads_every_form(checkpoints, tmp_path, form, kind):
+def test_the_recipe_reads_every_form(checkpoints, tmp_path, form, kind, capsys):
     row = next(
         row for row, says in (form_rows.COMPARISONS | form_rows.DEMONSTRATIONS)[form] if not isinstance(says, str)
     )
@@ -90,6 +91,7 @@ def test_the_recipe_reads_every_form(checkpoints, tmp_path, form, kind):
     assert not set(text.references) & sides[1]
     assert len(text.references) + len(unseen.questions.rows) == len(ROWS)
     assert text.format.chat == (kind == "chat")
+    assert f".jsonl: form {form}{':' if not forms.FORMS[form].note else ' ('}" in capsys.readouterr().out
     assert sides[0]
 
 
