@@ -125,7 +125,7 @@ READ |= {
     "<|channel|>analysis<|message|>so\nB<|end|><|start|>assistant<|channel|>final<|message|>A": "A",
 }
 NOT_READ = ["The answer is not A", "Answer: A or B", "Is the answer A", "Answer: A because", "an answer B", "Answer: a"]
-NOT_READ += ["<|channel|>analysis<|message|>so\nB", "A" + "-" * 10**6 + "x", '{"a":' * 10**5 + '"A"']
+NOT_READ += ["<|channel|>analysis<|message|>so\nB", "A" + "-" * 10**6 + "x", '{"a":' * 10**6 + '"A"']
 NOT_READ += ["", "...", "a", "D", "A or B", "Summary A", "A\nis better", "A is better", '{"A": 1}', '{"b": [1]}']
 NOT_READ += ['{"one": "A", "other": "B"}', '{"better": "A"} or not']
 
