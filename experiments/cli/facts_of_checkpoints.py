@@ -134,7 +134,8 @@ def _positions(shape: Shape) -> str:
     local, scaling = shape.window_rotary_base, shape.rotary_scaling
     parts = [f"rotary, {'the whole' if shape.rotary == 1 else f'{shape.rotary:.0%}'} of a head"]
     parts += [f"base {shape.rotary_base:,.0f}" + (f" ({local:,.0f} in layers with a window)" if local else "")]
-    parts += [f"scaled by {scaling.factor:g}"] if scaling else []
+    by = f"{len(scaling.divisors)} factors of LongRoPE" if scaling and scaling.divisors else ""
+    parts += [f"scaled by {by or f'{scaling.factor:g}'}"] if scaling else []
     parts += [f"none in {_layers(shape.unrotated, shape.layers)}"] if shape.unrotated else []
     return ", ".join(parts)
 

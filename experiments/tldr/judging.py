@@ -125,7 +125,7 @@ def _without_last(responses: Rows, padding: int | None) -> Rows:
 
 def _longest(model: Model) -> int:
     """Tokens that it can read at once."""
-    return model.shape.positions or model.checkpoint.config.get("max_position_embeddings", POSITIONS)
+    return model.shape.longest or model.checkpoint.config.get("max_position_embeddings", POSITIONS)
 
 
 def _reward_model(run: Run, model: Model) -> Judged:

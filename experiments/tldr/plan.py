@@ -79,10 +79,21 @@ def show(options: Options) -> None:
         soft_wrap=True,
     )
     for task in tasks:
+        _check_length(task)
         try:
             memory.check(task.needed, task.work, chip, devices)
         except ValueError as error:
             raise ValueError(f"{task.name}: {error} ({task.options})") from error
+
+
+def _check_length(task: Task) -> None:
+    """Refuse what the model would refuse at its first batch."""
+    longest = task.work.shape.longest
+    if longest is not None and task.work.length > longest:
+        raise ValueError(
+            f"{task.name}: rows have {task.work.length:,} tokens, and the model reads up to {longest:,}: choose "
+            "fewer --data.prompt_tokens, --data.response_tokens or --data.compared_tokens."
+        )
 
 
 def _time(hours: float) -> str:

@@ -36,6 +36,7 @@ SIZES = NEOX | {"num_attention_heads": 6, "num_key_value_heads": 2}
 LLAMA3 = {"rope_type": "llama3", "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 3.0, "rope_theta": 1e3}
 LLAMA3 |= {"original_max_position_embeddings": 16}
 LAYERS = ["full_attention", "sliding_attention", "sliding_attention", "full_attention"]
+LONGROPE = {"rope_type": "longrope", "rope_theta": 90.0, "short_factor": [1.5, 3.0], "long_factor": [5.0, 9.0]}
 HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 90.0, "partial_rotary_factor": 0.5}}
 NESTED = {
     "rope_parameters": {
@@ -71,6 +72,7 @@ VARIANTS = [  # model_type, changes; at least two of every family
     ("smollm3", WINDOW | {"no_rope_layers": [1, 0, 1, 0], "attention_bias": True, "mlp_bias": True}),
     ("phi3", HALF | {"sliding_window": 6, "num_attention_heads": 3, "num_key_value_heads": 1}),
     ("phi3", {"tie_word_embeddings": True, "hidden_act": "relu"}),
+    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 100}),
     ("gpt2", SMALLER),
     ("gpt2", SMALLER | {"n_inner": 20, "scale_attn_weights": False, "activation_function": "gelu"}),
     ("gpt2", SMALLER | {"tie_word_embeddings": False, "activation_function": "relu", "layer_norm_epsilon": 1e-2}),

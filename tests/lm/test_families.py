@@ -196,9 +196,9 @@ def test_small_scales_of_norms_are_not_lost_in_bfloat16():
 
 def test_rows_longer_than_learned_positions_are_refused():
     checkpoint, params = loaded("gpt2")
-    with pytest.raises(ValueError, match=r"has embeddings of 64 positions, and rows of 65 tokens"):
+    with pytest.raises(ValueError, match="reads rows of up to 64 tokens, and 65 are fed"):
         transformer.forward(checkpoint.shape, params, jnp.zeros((1, 65), int))
-    with pytest.raises(ValueError, match=r"rows of 70 tokens .* are fed; choose shorter ones"):
+    with pytest.raises(ValueError, match=r"and 70 are fed .*; choose shorter ones"):
         decode.sample(jax.random.key(0), checkpoint.shape, params, jnp.zeros((1, 60), int), 11)
 
 

@@ -87,8 +87,10 @@ OLMO_2_7B = real.OLMO_2 | {
 SMOLLM_3_OF_5 = {name: value for name, value in real.SMOLLM_3.items() if name not in ("rope_theta", "rope_scaling")} | {
     "rope_parameters": {"rope_type": "default", "rope_theta": 5000000.0}
 }
-SHORT_AND_LONG = {"long_factor": [1.0] * 48, "short_factor": [1.0] * 48, "type": "longrope"}
+SHORT_AND_LONG = {"long_factor": [5.0] * 48, "short_factor": [1.25] * 48, "type": "longrope"}
+OF_LONGROPE = RotaryScaling(1.0, 4096, divisors=(1.25,) * 48, amplitude=1.1902380714238083)
 PHI_35 = real.PHI_3 | {"max_position_embeddings": 131072, "rope_scaling": SHORT_AND_LONG, "sliding_window": 262144}
+PHI_3_128K = PHI_35 | {"rope_scaling": SHORT_AND_LONG | {"type": "su"}}
 PHI_4_MINI = PHI_35 | {
     "full_attn_mod": 1,
     "interpolate_factor": 1,
@@ -150,13 +152,14 @@ READ = {  # fields of a shape that must be read off
     "OLMo 2 7B": (OLMO_2_7B, {"order": "after", "head_norm": "whole", "head_width": 128}),
     "SmolLM 3 of transformers 5": (SMOLLM_3_OF_5, {"rotary_base": 5e6, "unrotated": tuple(range(3, 36, 4))}),
     "Phi 4": (PHI_4, {"window": None, "key_value_heads": 10, "rotary_base": 250_000.0}),
+    "Phi 3.5 mini": (PHI_35, {"rotary": 1.0, "rotary_scaling": OF_LONGROPE, "longest": 4096}),
+    "Phi 3 mini 128k": (PHI_3_128K, {"rotary_scaling": OF_LONGROPE, "rotary": 1.0}),
+    "Phi 4 mini": (PHI_4_MINI, {"rotary": 0.75, "rotary_scaling": OF_LONGROPE, "tied": True, "key_value_heads": 8}),
     "GPT-2 XL": (GPT_2_XL, {"hidden": 6400, "head_width": 64, "positions": 1024, "tied": True}),
     "DistilGPT-2": (DISTILGPT2, {"layers": 6, "hidden": 3072}),
     "Pythia 1.4B": (PYTHIA_14, {"bias": "all", "rotary": 0.25, "tied": False}),
 }
 REFUSED = {
-    "Phi 3.5 mini": (PHI_35, "rotary embeddings of type 'longrope' are not here"),
-    "Phi 4 mini": (PHI_4_MINI, "rotary embeddings of type 'longrope' are not here"),
     "Qwen 2.5 with YaRN": (
         QWEN_25_7B | {"rope_scaling": {"factor": 4.0, "original_max_position_embeddings": 32768, "type": "yarn"}},
         "rotary embeddings of type 'yarn' are not here",

@@ -133,7 +133,7 @@ def test_rotation_knows_distances_only():
     def product(first, second):
         frequency = attention.of_layers(shape)[1]
         places = (query, first), (key, second)
-        turned = (attention.rotate(vector, jnp.array([[place]]), frequency) for vector, place in places)
+        turned = (attention.rotate(vector, jnp.array([[place]]), frequency, 1.0) for vector, place in places)
         return jnp.sum(next(turned) * next(turned))
 
     np.testing.assert_allclose(product(5, 3), product(12, 10), rtol=1e-12)

@@ -8,11 +8,14 @@ import sys
 
 import pytest
 
-from experiments.tldr import corpus, judging, stages, toy
+from experiments.tldr import corpus, judging, plan, stages, toy
+from experiments.tldr.options import Options
 from experiments.tldr.run import Run
 from experiments.tldr.settings import PRESETS, STAGES, Endpoint, Recipe, value_of
+from gvgap_jax.lm.hf import load
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.training import layouts
+from tests.lm.golden_checkpoints.configs import CONFIGS
 from tests.tldr.test_keys import other
 
 LAPTOP = PRESETS["laptop"]
@@ -224,3 +227,12 @@ def test_the_world_is_a_toy_only_where_all_of_it_is():
     assert not other(LAPTOP, "data.comparisons", ("mine.jsonl",)).in_toy_world
     assert not Recipe(endpoint=Endpoint()).in_toy_world
     assert value_of(LAPTOP, "sft.batch") == LAPTOP.sft.batch
+
+
+def test_rows_longer_than_the_model_reads_are_refused_before_anything_is_loaded(tmp_path):
+    (tmp_path / load.CONFIG).write_text(json.dumps(CONFIGS["gpt2"]))  # of 64 positions
+    recipe = dataclasses.replace(LAPTOP, model=str(tmp_path))
+    fitting = dataclasses.replace(recipe, data=dataclasses.replace(LAPTOP.data, prompt_tokens=40, compared_tokens=24))
+    plan.show(Options(fitting))
+    with pytest.raises(ValueError, match=r"^SFT: rows have 71 tokens, and the model reads up to 64: "):
+        plan.show(Options(recipe))

@@ -4,6 +4,7 @@ A field of config.json that this does not know refuses the model, because it may
 """
 
 import dataclasses
+import math
 from typing import Any
 
 from gvgap_jax.lm.hf import fields
@@ -198,15 +199,32 @@ def _scaling(rotary: Config, config: Config) -> RotaryScaling | None:
     if kind == "linear":
         (factor,) = _numbers(rotary, "factor")
         return RotaryScaling(factor)
+    context = "original_max_position_embeddings"
+    rotary = {context: config.get("max_position_embeddings")} | rotary
+    rotary |= {context: config[context]} if config.get(context) else {}  # outside, it goes before
     if kind == "llama3":
-        context = "original_max_position_embeddings"
-        rotary = {context: config.get("max_position_embeddings")} | rotary
-        rotary |= {context: config[context]} if config.get(context) else {}  # outside, it goes before
         factor, low, high, tokens = _numbers(rotary, "factor", "low_freq_factor", "high_freq_factor", context)
         return RotaryScaling(factor, int(tokens), low, high)
+    if fields.TYPES.get(kind) is fields.LONGROPE:
+        return _longrope({"factor": _ratio(config, rotary[context])} | rotary, context)
     raise ValueError(
-        f"config.json: rotary embeddings of type {kind!r} are not here; there are default, linear, llama3."
+        f"config.json: rotary embeddings of type {kind!r} are not here; there are {', '.join(fields.TYPES)}."
     )
+
+
+def _ratio(config: Config, context: int | None) -> float | None:
+    longest = config.get("max_position_embeddings")
+    return longest / context if longest and context else None
+
+
+def _longrope(rotary: Config, context: str) -> RotaryScaling:
+    """The short factors of LongRoPE, which are for rows of up to as many tokens as pretraining had."""
+    factor, tokens = _numbers(rotary, "factor", context)
+    usual = math.sqrt(1 + math.log(factor) / math.log(tokens)) if factor > 1 else 1.0
+    amplitude = usual if rotary.get("attention_factor") is None else float(rotary["attention_factor"])
+    if not rotary.get("short_factor"):
+        raise ValueError("config.json: rotary embeddings of type 'longrope' have no short_factor.")
+    return RotaryScaling(1.0, int(tokens), divisors=tuple(map(float, rotary["short_factor"])), amplitude=amplitude)
 
 
 def _numbers(rotary: Config, *names: str) -> list[float]:

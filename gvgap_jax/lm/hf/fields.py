@@ -56,6 +56,14 @@ ROTARY = {  # in rope_parameters or rope_scaling
     "high_freq_factor": Number(0, 10**6),
     "original_max_position_embeddings": COUNT,
 }
+LONGROPE = {"short_factor": LIST, "long_factor": LIST, "attention_factor": Number(1e-6, 10**6)}
+TYPES = {  # of rotary embeddings that are read, and what they have beside the above; su is an older name of longrope
+    "default": {},
+    "linear": {},
+    "llama3": {},
+    "longrope": LONGROPE,
+    "su": LONGROPE,
+}
 FIELDS = {
     "model_type": TEXT,
     "vocab_size": Number(1, 10**8, whole=True),
@@ -156,20 +164,20 @@ def check(config: Any) -> None:
 
 def _check_rotary(found: dict[str, Any], above: str) -> None:
     """One description of rotary embeddings, or one for each kind of layer."""
+    kind = str(found.get("rope_type") or found.get("type") or "default")
+    known = ROTARY | TYPES.get(kind, {})
     for name, value in found.items():
         if isinstance(value, dict) and name not in ROTARY:
             _check_rotary(value, f"{above}{name}.")
-        elif name not in ROTARY and value is not None and _is_here(found):
+        elif name not in known and value is not None and kind in TYPES:
             raise ValueError(
                 f"config.json: {above}{name} = {reprlib.repr(value)} is not known here, and may change what the model "
                 "computes; a checkpoint with it is not read."
             )
-    _check(found, ROTARY, above)
-
-
-def _is_here(found: dict[str, Any]) -> bool:
-    """Whether the type of these rotary embeddings is one that is read; others are refused by their type."""
-    return (found.get("rope_type") or found.get("type") or "default") in ("default", "linear", "llama3")
+    _check(found, known, above)
+    for each in found.get("short_factor") or () if "short_factor" in known else ():
+        if not Number(1e-6, 10**9).holds(each):
+            raise ValueError(f"config.json: {above}short_factor must be a list of numbers, got {reprlib.repr(each)}.")
 
 
 def _check(found: dict[str, Any], fields: dict[str, Number | Kind], above: str) -> None:

@@ -46,17 +46,22 @@ def frequencies(shape: Shape, base: float) -> Float[Array, "F"]:
 
 
 def rotate(
-    x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], frequency: Float[Array, "F"]
+    x: Float[Array, "B T heads W"], positions: Int[Array, "B T"], frequency: Float[Array, "F"], amplitude: float
 ) -> Float[Array, "B T heads W"]:
-    """Rotary position embedding (arXiv 2104.09864) of the first 2 F numbers of each head, halves against halves."""
+    """Rotary position embedding (arXiv 2104.09864) of the first 2 F numbers of each head, halves against halves.
+
+    They are multiplied by ``amplitude``.
+    """
     turned, kept = jnp.split(x, [2 * frequency.size], axis=-1)
     angle = positions[:, :, None, None] * frequency[None, None, None]
     first, second = jnp.split(turned, 2, axis=-1)
-    cosine, sine = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
+    cosine, sine = ((amplitude * of(angle)).astype(x.dtype) for of in (jnp.cos, jnp.sin))
     return jnp.concatenate([first * cosine - second * sine, second * cosine + first * sine, kept], axis=-1)
 
 
 def _slowed(frequency: Float[Array, "W"], scaling: RotaryScaling) -> Float[Array, "W"]:
+    if scaling.divisors:
+        return frequency / jnp.asarray(scaling.divisors, frequency.dtype)
     if scaling.context is None:
         return frequency / scaling.factor
     turns = scaling.context * frequency / (2 * jnp.pi)

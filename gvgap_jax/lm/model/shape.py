@@ -25,7 +25,14 @@ NUMBERS = {  # the least and the most; None where it is the default
     "score_cap": (1e-30, 1e30),
     "logit_cap": (1e-30, 1e30),
 }
-FIRST = 19  # fields that the repr always has: records are named by it, so a newer field at its default is not in it
+FIRST, FIRST_OF_SCALING = 19, 4  # fields that a repr always has; see ``_repr``
+
+
+def _repr(value: Any, first: int) -> str:
+    """Records are named by it: a field that came later is left out at its default."""
+    every = enumerate(fields(value))
+    shown = [one.name for place, one in every if place < first or getattr(value, one.name) != one.default]
+    return f"{type(value).__name__}({', '.join(f'{name}={getattr(value, name)!r}' for name in shown)})"
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,32 @@ class RotaryScaling:
         (arXiv 2407.21783), only those that turn ``low`` times or less within the context; those that turn ``high``
         times or more are kept, and those between lie between.
       low, high: turns.
+      divisors: one for each frequency instead of ``factor`` (LongRoPE, arXiv 2402.13753); they are for rows of up to
+        ``context`` tokens.
+      amplitude: cosines and sines are multiplied by it.
 
     Raises:
-      ValueError: a factor or a context that is not positive, or a ``high`` that is not above ``low``.
+      ValueError: a factor, a context, a divisor or an amplitude that is not positive, a ``high`` that is not above
+        ``low``, or divisors without a context.
     """
 
     factor: float
     context: int | None = None
     low: float = 1.0
     high: float = 4.0
+    divisors: tuple[float, ...] = ()
+    amplitude: float = 1.0
+
+    def __repr__(self):
+        return _repr(self, FIRST_OF_SCALING)
 
     def __post_init__(self):
+        if not all(0 < number < math.inf for number in (self.amplitude, *self.divisors)):
+            raise ValueError(
+                f"RotaryScaling: amplitude and divisors must be positive, got {self.amplitude} and {self.divisors}."
+            )
+        if self.divisors and self.context is None:
+            raise ValueError("RotaryScaling: divisors are for rows of up to so many tokens; give their context.")
         if not 0 < self.factor < math.inf or (self.context is not None and self.context < 1):
             raise ValueError(f"RotaryScaling: factor and context must be positive, got {self.factor}, {self.context}.")
         if not -math.inf < self.low < self.high < math.inf:
@@ -125,9 +147,7 @@ class Shape:
     positions: int = 0
 
     def __repr__(self):
-        every = enumerate(fields(self))
-        shown = [one.name for place, one in every if place < FIRST or getattr(self, one.name) != one.default]
-        return f"Shape({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+        return _repr(self, FIRST)
 
     def __post_init__(self):
         for name in ("vocabulary", "layers", "width", "heads", "key_value_heads", "head_width", "hidden"):
@@ -149,6 +169,9 @@ class Shape:
                 raise ValueError(f"Shape: {unknown(name, str(getattr(self, name)), get_args(names))}")
         if self.rotated % 2:
             raise ValueError(f"Shape: the rotated width of a head must be even, got {self.rotated}; change rotary.")
+        divisors = self.rotary_scaling.divisors if self.rotary_scaling else ()
+        if len(divisors) not in (0, self.rotated // 2):
+            raise ValueError(f"Shape: {self.rotated // 2} frequencies need as many divisors, got {len(divisors)}.")
         self._check_layers()
 
     def _check_layers(self) -> None:
@@ -175,6 +198,13 @@ class Shape:
     def rotated(self) -> int:
         """Numbers of a head that are rotated."""
         return int(self.rotary * self.head_width)
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens that a row may have, padding included: learned positions, or what divisors are for; None for any."""
+        if self.positions:
+            return self.positions
+        return self.rotary_scaling.context if self.rotary_scaling and self.rotary_scaling.divisors else None
 
     @property
     def param_dtype(self):

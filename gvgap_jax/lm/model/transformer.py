@@ -84,7 +84,9 @@ class Block(nnx.Module):
             )
         elif self.shape.head_norm == "each":
             query, key = _normed(self.norm_query, query), _normed(self.norm_key, key)
-        return rotate(query, positions, frequency), rotate(key, positions, frequency), self.value(x)
+        scaling = self.shape.rotary_scaling
+        amplitude = 1.0 if scaling is None else scaling.amplitude
+        return *(rotate(each, positions, frequency, amplitude) for each in (query, key)), self.value(x)
 
     def finish(self, x: Float[Array, "B T D"], attended: Float[Array, "B T heads W"]) -> Float[Array, "B T D"]:
         """The block's output, from its input and what its heads attended to."""
@@ -208,7 +210,7 @@ def forward(
     is attended to by none, and counts for no position and in no window. A token of ``vocabulary`` is the start.
 
     Raises:
-      ValueError: there are more tokens, with padding, than learned positions.
+      ValueError: there are more tokens, with padding, than the shape has positions for.
     """
     graphs, _ = _structure(shape)
     if shape.norm == "rms_plus_one":
@@ -220,12 +222,13 @@ def forward(
     seen, filled = valid, 0
     if cache is not None:
         seen, filled = jax.lax.dynamic_update_slice_in_dim(cache.valid, valid, cache.filled, axis=1), cache.filled
+    _check_length(shape, seen.shape[1])
     counted = jnp.cumsum(seen, axis=1) - 1
     positions = jax.lax.dynamic_slice_in_dim(counted, filled, here, axis=1)
     if shape.scaled_embedding:
         x = x * jnp.asarray(shape.width**0.5, x.dtype)
     if shape.positions:
-        x = x + ends.positions(_within(shape, jnp.maximum(positions, 0), seen.shape[1]))
+        x = x + ends.positions(jnp.maximum(positions, 0))
     causal = jnp.arange(seen.shape[1])[None] <= filled + jnp.arange(here)[:, None]
     whole = near = causal[None, None] & seen[:, None, None]
     if shape.window is not None:
@@ -251,13 +254,12 @@ def forward(
     return _normed(ends.norm, x), None if memory is None else Cache(*memory, seen, filled + here)
 
 
-def _within(shape: Shape, positions: Int[Array, "B T"], slots: int) -> Int[Array, "B T"]:
-    if slots > shape.positions:
+def _check_length(shape: Shape, slots: int) -> None:
+    if shape.longest is not None and slots > shape.longest:
         raise ValueError(
-            f"the model has embeddings of {shape.positions} positions, and rows of {slots} tokens (prompt and response "
-            "with padding) are fed; choose shorter ones."
+            f"the model reads rows of up to {shape.longest} tokens, and {slots} are fed (prompt and response with "
+            "padding); choose shorter ones."
         )
-    return positions
 
 
 def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], layer: Count, slot: Count):
