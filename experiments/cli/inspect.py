@@ -21,7 +21,7 @@ def inspect(
     prompt_tokens: int = 512,
     response_tokens: int | None = None,
 ) -> None:
-    """Show what is understood of checkpoints and of data, and what the checkpoints read of the data.
+    """Show what is understood of checkpoints and of data, before any run.
 
     Nothing is trained, and nothing but headers of weights is read.
 
