@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from experiments.cli.facts_of_checkpoints import Opened
+from experiments.tldr.settings import Data
 from gvgap_jax.lm.data import encode, format_choice, summary
 from gvgap_jax.lm.data.read import Corpus
 from gvgap_jax.lm.data.rows import Comparison
@@ -14,7 +15,7 @@ from gvgap_jax.lm.data.summary import QUANTILES
 
 WORDS = "the least, the median, 95 % and the most"  # the QUANTILES
 LONGEST = 480  # characters of an example
-ROOM = {"demonstrations": 53, "comparisons": 169}  # tokens of responses, as the recipe has it
+ROOM = {"demonstrations": Data.response_tokens, "comparisons": Data.compared_tokens}  # as the recipe has it
 
 
 def facts(corpus: Corpus[Any]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from experiments.cli import facts_of_checkpoints, facts_of_data
 from experiments.kit.terminal import console, names, printable
+from experiments.tldr.settings import Data
 from gvgap_jax.lm.data import forms, sources, summary
 from gvgap_jax.lm.data.read import Corpus
 from gvgap_jax.lm.hf.load import CONFIG
@@ -18,7 +19,7 @@ def inspect(
     form: str | None = None,
     part: str = "train",
     revision: str | None = None,
-    prompt_tokens: int = 512,
+    prompt_tokens: int = Data.prompt_tokens,
     response_tokens: int | None = None,
 ) -> None:
     """Show what is understood of checkpoints and of data, before any run.

@@ -245,7 +245,7 @@ def _tell(settings: Endpoint, refused: set[str]) -> None:
     if "temperature" in refused:
         warnings.warn(
             f"{where} takes no temperature of {settings.temperature:g}: it is asked without, and answers at its own; "
-            f"{option} {None} says so.",
+            f"{option} None says so.",
             stacklevel=2,
         )
     if "max_completion_tokens" in refused:
