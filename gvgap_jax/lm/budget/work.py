@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from gvgap_jax.lm.model import transformer
@@ -17,7 +18,6 @@ from gvgap_jax.lm.model.shape import Shape
 
 TOKEN = 4  # bytes: int32
 AT_WORK = 2  # of its largest intermediate that a block holds at once: calibrated
-OF_ACTIVATIONS = {"gelu_tanh": 2, "relu": -3}  # arrays that they save more than SiLU and exact GELU do
 OF_LOGITS = 4  # log-probabilities, the gradient in their shape, that of the logits, its transpose: calibrated
 
 
@@ -83,6 +83,13 @@ def _activation(shape: Shape) -> int:
 _count = functools.cache(transformer.num_parameters)
 
 
+@functools.cache
+def _saved_by_tanh() -> int:
+    """Arrays that a tanh saves for its backward pass: two, and one in later versions of JAX."""
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    return len(jax.tree.leaves(jax.eval_shape(lambda x: jax.vjp(jnp.tanh, x)[1], number)))
+
+
 def parameter_bytes(work: Work) -> float:
     """Bytes of a device's share of the parameters."""
     return _count(work.shape, work.outputs) * _number(work.shape) / (work.fsdp * work.tensor)
@@ -118,8 +125,8 @@ def _residuals(work: Work) -> tuple[float, float]:
 
     Each of two or four norms saves three arrays of its width in float32, and what is computed from its output that;
     heads are saved after rotation, and what they attended to; exact GELU and its matrix products save four arrays of
-    the hidden width, SwiGLU six. Scores are saved as float32 from the softmax, and as activations for the product with
-    the values; a soft cap saves two more.
+    the hidden width, SwiGLU six, ReLU three fewer, and GELU by tanh what that saves more. Scores are saved as float32
+    from the softmax, and as activations for the product with the values; a soft cap saves what its tanh does.
     """
     shape, tokens = work.shape, work.sequences * work.length
     number, activation = _number(shape), _activation(shape)
@@ -127,9 +134,13 @@ def _residuals(work: Work) -> tuple[float, float]:
     states = shape.width * (3 * norms * number + 2 * activation) + 4 * norms * number
     normed = 0 if shape.head_norm == "none" else 3 * number
     heads = (shape.heads + shape.key_value_heads) * shape.head_width * (2 * activation + normed) / work.tensor
-    arrays = (6 if shape.gated else 4) + OF_ACTIVATIONS.get(shape.activation or "", 0)
+    arrays = 6 if shape.gated else 4
+    if shape.activation == "relu":
+        arrays -= 3
+    if shape.activation == "gelu_tanh":
+        arrays += _saved_by_tanh()
     feed = arrays * shape.hidden * activation / work.tensor
-    capped = 0 if shape.score_cap is None else 2 * number
+    capped = 0 if shape.score_cap is None else _saved_by_tanh() * number
     return tokens * (states + heads + feed), _scores(work, work.length) * (number + activation + capped)
 
 
