@@ -30,6 +30,7 @@ BELOW |= {
     "experiments.questions": {*LIBRARY, "theory", "experiments.kit"},
     "experiments.report": {*LIBRARY, "experiments.kit", "experiments.questions"},
     "experiments.tldr": {*LIBRARY, "experiments.kit", "experiments.report"},
+    "experiments.rehearsal": {*LIBRARY, "experiments.kit", "experiments.questions", "experiments.tldr"},
     "experiments.benchmarks": {*LIBRARY, "experiments", "experiments.kit", "experiments.questions", "experiments.tldr"},
 }
 BELOW["experiments.cli"] = {*BELOW} | {"experiments"}
