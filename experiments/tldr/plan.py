@@ -13,13 +13,14 @@ from experiments.kit.terminal import console
 from experiments.tldr import toy
 from experiments.tldr.options import Options
 from experiments.tldr.settings import ONLINE_FROM, TOY, Descent, Recipe, Stage, steps
-from gvgap_jax.lm.budget import chips, flops, memory
-from gvgap_jax.lm.budget.chips import Chip
+from gvgap_jax.lm.budget import flops, memory
 from gvgap_jax.lm.budget.memory import Memory
 from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.model.pythia import pythia
 from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime import chips
+from gvgap_jax.runtime.chips import Chip
 from gvgap_jax.runtime.devices import USABLE, memory_per_device
 from gvgap_jax.runtime.units import HOUR, readable
 

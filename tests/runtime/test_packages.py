@@ -22,6 +22,8 @@ def test_a_package_that_is_there_is_imported():
         ("ray", 'pip install "gvgap_jax[ray]"'),
         ("huggingface_hub", 'pip install "gvgap_jax[tldr]"'),
         ("tensorboardX", 'pip install "gvgap_jax[tensorboard]"'),
+        ("libtpu", 'pip install "gvgap_jax[rehearse-tpu]"'),
+        ("jax-cuda12-plugin", 'pip install "gvgap_jax[rehearse-gpu]"'),
         ("numpy", "pip install numpy"),
         ("no_such_package", "pip install no_such_package"),
     ],

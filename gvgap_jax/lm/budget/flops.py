@@ -7,9 +7,9 @@ width more forward, masked ones included, those outside of windows too, because 
 
 import jax.numpy as jnp
 
-from gvgap_jax.lm.budget.chips import Chip, peak
 from gvgap_jax.lm.budget.work import Work, cache_bytes, parameter_bytes
 from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime.chips import Chip, peak
 from gvgap_jax.runtime.units import HOUR
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
-from gvgap_jax.lm.budget.chips import Chip
 from gvgap_jax.lm.budget.work import (
     OF_LOGITS,
     Work,
@@ -23,6 +22,7 @@ from gvgap_jax.lm.budget.work import (
     saved_bytes,
     work_bytes,
 )
+from gvgap_jax.runtime.chips import Chip
 from gvgap_jax.runtime.devices import USABLE
 from gvgap_jax.runtime.units import readable
 

@@ -1,7 +1,12 @@
 """What the chips that runs are planned for can hold, compute and move, by their makers' published numbers.
 
 TPUs: the system architecture pages of the Google Cloud documentation, for a whole chip (JAX shows the two cores of a
-v4 or v5p as one device). GPUs: NVIDIA's data sheets of the SXM modules, without sparsity, with 32-bit accumulation.
+v4 or v5p as one device; those of a TPU7x are two devices, and each is half a chip here). GPUs: NVIDIA's data sheets of
+the SXM modules, without sparsity, with 32-bit accumulation.
+
+Links: what a device sends at once over all its links, half of what is published for both directions. TPUs: the pages'
+interconnect bandwidth of a chip (of v4: six links of 50 GB/s, arXiv 2304.01433). GPUs: NVLink, and PCIe 4.0 with 16
+lanes for an L4 or an RTX 4090, which have none.
 """
 
 from typing import NamedTuple
@@ -21,6 +26,7 @@ class Chip(NamedTuple):
       flops_bfloat16, flops_float32: peak operations a second of matrix products. That of float32 is
         the peak in full precision: six passes of bfloat16 on a TPU, and no tensor cores on a GPU.
       bandwidth_bytes_per_s: between a device and its memory.
+      links_bytes_per_s: that a device can send to others of its slice or host, all links together.
       share_of_peak: of either peak that a program is assumed to reach. 0.4 is what well-kept training reaches
         (PaLM 0.46, arXiv 2204.02311, table 3; GPT-3 0.21); an assumption, to be replaced by a measurement.
     """
@@ -30,30 +36,32 @@ class Chip(NamedTuple):
     flops_bfloat16: float
     flops_float32: float
     bandwidth_bytes_per_s: float
+    links_bytes_per_s: float
     share_of_peak: float = 0.4
 
 
-def _tpu(name: str, memory: float, peak: float, bandwidth: float) -> Chip:
-    return Chip(name, int(memory * GIB), peak * TFLOPS, peak / 6 * TFLOPS, bandwidth * GB)
+def _tpu(name: str, memory: float, peak: float, bandwidth: float, links: float) -> Chip:
+    return Chip(name, int(memory * GIB), peak * TFLOPS, peak / 6 * TFLOPS, bandwidth * GB, links * GB)
 
 
-def _gpu(name: str, memory: float, peak: float, float32: float, bandwidth: float) -> Chip:
-    return Chip(name, int(memory * GIB), peak * TFLOPS, float32 * TFLOPS, bandwidth * GB)
+def _gpu(name: str, memory: float, peak: float, float32: float, bandwidth: float, links: float) -> Chip:
+    return Chip(name, int(memory * GIB), peak * TFLOPS, float32 * TFLOPS, bandwidth * GB, links * GB)
 
 
 CHIPS = (
-    _tpu("TPU v4", 32, 275, 1228),
-    _tpu("TPU v5e", 16, 197, 819),
-    _tpu("TPU v5p", 95, 459, 2765),
-    _tpu("TPU v6e", 32, 918, 1638),
-    _gpu("A100 40GB", 40, 312, 19.5, 1555),
-    _gpu("A100 80GB", 80, 312, 19.5, 2039),
-    _gpu("H100", 80, 989, 67, 3350),
-    _gpu("H200", 140, 989, 67, 4800),
-    _gpu("L4", 24, 121, 30.3, 300),
-    _gpu("RTX 4090", 24, 165, 82.6, 1008),
-    # One core of a server with 4 GiB for each; bfloat16 is computed as float32.
-    Chip("cpu", 4 * GIB, 0.05 * TFLOPS, 0.05 * TFLOPS, 10 * GB),
+    _tpu("TPU v4", 32, 275, 1228, 300),
+    _tpu("TPU v5e", 16, 197, 819, 200),
+    _tpu("TPU v5p", 95, 459, 2765, 600),
+    _tpu("TPU v6e", 32, 918, 1638, 400),
+    _tpu("TPU7x", 96, 2307 / 2, 7380 / 2, 300),
+    _gpu("A100 40GB", 40, 312, 19.5, 1555, 300),
+    _gpu("A100 80GB", 80, 312, 19.5, 2039, 300),
+    _gpu("H100", 80, 989, 67, 3350, 450),
+    _gpu("H200", 140, 989, 67, 4800, 450),
+    _gpu("L4", 24, 121, 30.3, 300, 32),
+    _gpu("RTX 4090", 24, 165, 82.6, 1008, 32),
+    # One core of a server with 4 GiB for each; bfloat16 is computed as float32, and others are reached through memory.
+    Chip("cpu", 4 * GIB, 0.05 * TFLOPS, 0.05 * TFLOPS, 10 * GB, 10 * GB),
 )
 
 KINDS = {  # what JAX calls a device, in part: longer ones first where one is the beginning of another
@@ -63,6 +71,7 @@ KINDS = {  # what JAX calls a device, in part: longer ones first where one is th
     "TPU v5e": "TPU v5e",
     "TPU v5p": "TPU v5p",
     "TPU v5": "TPU v5p",
+    "TPU7x": "TPU7x",
     "TPU v4 lite": "",
     "TPU v4": "TPU v4",
     "A100-SXM4-80GB": "A100 80GB",
