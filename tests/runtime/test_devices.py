@@ -88,6 +88,24 @@ def test_rows_of_different_length_are_refused():
         over_devices(lambda x, y: x + y)(jnp.zeros(4), jnp.zeros(2))
 
 
+def test_a_batch_lies_on_the_devices_that_are_named():
+    last = jax.local_devices()[-1:]
+    assert over_devices(jnp.sin, devices=last)(jnp.zeros(3)).devices() == set(last)
+    assert rows_over_devices(3, last) == 3
+
+
+@pytest.mark.parametrize(("batched", "rows_in_a_product"), [(None, 1), (False, 1), (True, 4)])
+def test_rows_are_one_batch_or_come_one_after_another(batched, rows_in_a_product):
+    """A device has 4 rows of 3 numbers: each by itself in a loop, or all of them in one product."""
+    weights = jnp.arange(6.0).reshape(3, 2)
+    mapped = over_devices(lambda row: row @ weights, batched=batched)
+    rows = jnp.arange(24.0).reshape(8, 3)
+    lowered = mapped.lower(rows).as_text()
+    shape = {1: "tensor<3xf64>, tensor<3x2xf64>", 4: "tensor<4x3xf64>, tensor<3x2xf64>"}[rows_in_a_product]
+    assert shape in lowered
+    np.testing.assert_allclose(mapped(rows), rows @ weights, rtol=1e-12)
+
+
 def test_shared_arguments_go_whole_to_every_row_and_donated_ones_are_used_up():
     weights, rows = jnp.arange(3.0), over_devices(lambda row: row)(jnp.arange(12.0).reshape(4, 3))
     expected = rows @ weights

@@ -14,6 +14,7 @@ from jax.sharding import PartitionSpec
 
 from gvgap_jax import TokenTree, losses, policies, preferences, rollouts, tasks, verifiers
 from gvgap_jax.lm.data import arrays
+from gvgap_jax.runtime import devices
 from gvgap_jax.training import layouts, loop, objectives, programs, train
 from gvgap_jax.training.loop import Training
 from gvgap_jax.training.objectives import Objective
@@ -165,7 +166,7 @@ def test_early_stopping_keeps_the_best():
 
 
 def test_many_runs_are_single_runs_and_a_broken_one_stops_alone(alone, dpo, pairs, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")  # one batch, not one after another
+    monkeypatch.setattr(devices, "is_accelerator", lambda device: True)  # one batch, not one after another
     keys = jnp.stack([jax.random.key(3), jax.random.key(4), jax.random.key(5)])
     with pytest.warns(RuntimeWarning, match="1 of 3 runs broke: run 1 stopped at step 1:"):
         many = train.fit_many(dpo, pairs, SHORT, keys, jnp.array([0.1, jnp.inf, 0.1]))
