@@ -24,7 +24,7 @@ from gvgap_jax.training.layouts import Layout
 def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temperature: float) -> np.ndarray:
     """Responses [N, m, H] to each of the prompts [N, P]."""
     horizon, key = run.recipe.data.response_tokens, run.key(name)
-    draw = partial(_sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout), key=key)
+    draw = partial(sampler(model.shape, horizon, Decoding(temperature, end=model.end), samples, run.layout), key=key)
     of = {"model": model.key, "data": digest([prompts]), "samples": samples, "temperature": temperature}
     of |= {"horizon": horizon}
     columns = in_chunks(run, name, len(prompts), of, lambda: _over(run, model, None, draw, prompts))
@@ -33,12 +33,12 @@ def sampled(run: Run, name: str, model: Model, prompts: Rows, samples: int, temp
 
 def rewards(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
     """Rewards [N, m] of a reward model for responses [N, m, H] to prompts [N, P]."""
-    return _scored(run, name, model, 1, _scorer(model.shape, run.layout), prompts, responses)
+    return _scored(run, name, model, 1, scorer(model.shape, run.layout), prompts, responses)
 
 
 def log_probs(run: Run, name: str, model: Model, prompts: Rows, responses: Rows) -> np.ndarray:
     """log pi(y|x) [N, m] of responses [N, m, H] to prompts [N, P] under a policy, in nats."""
-    score = _likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
+    score = likelihood(model.shape, run.recipe.data.response_tokens, run.layout)
     return _scored(run, name, model, None, score, prompts, responses)
 
 
@@ -52,7 +52,7 @@ def _scored(run: Run, name: str, model: Model, outputs: int | None, score, promp
 
 
 @functools.cache
-def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layout: Layout):
+def sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layout: Layout):
     policy = classes.transformer_policy(shape, horizon, decoding)
 
     def draw(params, number, prompts, key):
@@ -64,12 +64,12 @@ def _sampler(shape: Shape, horizon: int, decoding: Decoding, samples: int, layou
 
 
 @functools.cache
-def _scorer(shape: Shape, layout: Layout):
+def scorer(shape: Shape, layout: Layout):
     return _one_by_one(classes.transformer_verifier(shape).score, layout)
 
 
 @functools.cache
-def _likelihood(shape: Shape, horizon: int, layout: Layout):
+def likelihood(shape: Shape, horizon: int, layout: Layout):
     return _one_by_one(classes.transformer_policy(shape, horizon).log_prob, layout)
 
 

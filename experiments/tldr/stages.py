@@ -12,9 +12,10 @@ from experiments.tldr import corpus, models, passes
 from experiments.tldr.corpus import Corpus, Unseen
 from experiments.tldr.models import Model
 from experiments.tldr.run import Rows, Run, Stopped, note, say_again, say_kept
-from experiments.tldr.settings import ONLINE_FROM, Descended, Stage, training
+from experiments.tldr.settings import ONLINE_FROM, Descended, Recipe, Stage, training
 from gvgap_jax import rollouts
 from gvgap_jax.lm.model import classes
+from gvgap_jax.lm.model.shape import Shape
 from gvgap_jax.training import objectives
 from gvgap_jax.training.programs import Build
 from gvgap_jax.training.train import Keep, Monitor, fit
@@ -45,22 +46,9 @@ def check_sizes(run: Run, text: Corpus, unseen: Unseen, wanted: Sequence[Stage])
 
 def sft(run: Run, text: Corpus) -> None:
     """Maximum likelihood on demonstrations, of the policy and, if reward models are of another size, of theirs."""
-    _imitate(run, text, "sft", text.model)
+    _train(run, "sft", text.model, lambda: text.demonstrations, "sft")
     if run.recipe.rm_size:
-        _imitate(run, text, "rm_sft", text.reward_model)
-
-
-def _imitate(run: Run, text: Corpus, stage: str, model: Model) -> None:
-    policy, batch = classes.transformer_policy(model.shape, run.recipe.data.response_tokens), run.recipe.sft.batch
-    _train(
-        run,
-        stage,
-        model,
-        None,
-        lambda: text.demonstrations,
-        "sft",
-        lambda rows: objectives.sft(policy, rows, batch=batch),
-    )
+        _train(run, "rm_sft", text.reward_model, lambda: text.demonstrations, "sft")
 
 
 def rm(run: Run, text: Corpus) -> None:
@@ -77,8 +65,7 @@ def judge(run: Run, unseen: Unseen) -> None:
 def _score(run: Run, stage: str, pairs: Callable[[], Preferences]) -> None:
     """A reward model, from an SFT model."""
     model = models.trained(run, "rm_sft" if run.recipe.rm_size else "sft")
-    verifier, batch = classes.transformer_verifier(model.shape), run.recipe.rm.batch
-    _train(run, stage, model, 1, pairs, "rm", lambda pairs: objectives.reward_model(verifier, pairs, batch=batch))
+    _train(run, stage, model, pairs, "rm")
 
 
 def dpo(run: Run, text: Corpus) -> None:
@@ -88,7 +75,7 @@ def dpo(run: Run, text: Corpus) -> None:
     def pairs() -> Preferences:
         return with_reference(run, "dpo-reference", reference, corpus.training_pairs(run, text))
 
-    _prefer(run, "dpo", reference, pairs)
+    _train(run, "dpo", reference, pairs, "dpo")
 
 
 def online_dpo(run: Run, text: Corpus) -> None:
@@ -96,7 +83,8 @@ def online_dpo(run: Run, text: Corpus) -> None:
     for start in ONLINE_FROM:
         stage, policy = f"online_from_{start}", models.trained(run, start)
         reference, reward_model = models.trained(run, "sft"), models.trained(run, "reward_model")
-        _prefer(run, stage, policy, partial(_online_pairs, run, text, stage, policy, reference, reward_model))
+        pairs = partial(_online_pairs, run, text, stage, policy, reference, reward_model)
+        _train(run, stage, policy, pairs, "dpo")
 
 
 def _online_pairs(run: Run, text: Corpus, stage: str, policy: Model, reference: Model, reward_model: Model):
@@ -126,21 +114,24 @@ def with_reference(run: Run, name: str, reference: Model, pairs: Preferences) ->
     return pairs._replace(reference_margin=(chosen - rejected).astype(np.float32))
 
 
-def _prefer(run: Run, stage: str, start: Model, pairs: Callable[[], Preferences]) -> None:
-    policy, recipe = classes.transformer_policy(start.shape, run.recipe.data.response_tokens), run.recipe
-    how = {"batch": recipe.dpo.batch, "beta": recipe.beta}
-    _train(run, stage, start, None, pairs, "dpo", lambda pairs: objectives.dpo(policy, pairs, **how))
+def built(name: Descended, shape: Shape, recipe: Recipe) -> Build:
+    """What a training minimises on its rows."""
+    batch = getattr(recipe, name).batch
+    if name == "rm":
+        verifier = classes.transformer_verifier(shape)
+        return lambda pairs: objectives.reward_model(verifier, pairs, batch=batch)
+    policy = classes.transformer_policy(shape, recipe.data.response_tokens)
+    if name == "sft":
+        return lambda rows: objectives.sft(policy, rows, batch=batch)
+    return lambda pairs: objectives.dpo(policy, pairs, batch=batch, beta=recipe.beta)
 
 
-def _train(
-    run: Run,
-    stage: str,
-    model: Model,
-    outputs: int | None,
-    rows: Callable[[], Any],
-    name: Descended,
-    build: Build,
-) -> None:
+def outputs_of(name: Descended) -> int | None:
+    """Numbers that the head of the trained model gives; None for the vocabulary."""
+    return 1 if name == "rm" else None
+
+
+def _train(run: Run, stage: str, model: Model, rows: Callable[[], Any], name: Descended) -> None:
     """Train from a checkpoint and store the result; nothing if that is done.
 
     Raises:
@@ -159,12 +150,12 @@ def _train(
     seen = _what_is_seen(number, descent.batch, settings.steps)
     console.print(f"{stage}: {seen}", highlight=False, soft_wrap=True)
     trained = fit(
-        build,
+        built(name, model.shape, run.recipe),
         data,
         settings,
         run.key(stage),
         descent.learning_rate,
-        start=models.parameters(run, model, outputs),
+        start=models.parameters(run, model, outputs_of(name)),
         layout=run.layout,
         keep=Keep(run.place(stage) / "training", made._asdict(), run.recipe.dispatches),
         monitor=Monitor(progress=True, stopped=run.stopped),

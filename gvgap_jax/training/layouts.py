@@ -57,7 +57,7 @@ class Layout(NamedTuple):
         """Data on the devices; every process puts there what its own devices hold.
 
         Arrays of the host are split by rows where their number divides, and repeated where it does not; arrays that a
-        layout has placed stay where they are.
+        layout has placed stay where they are. Shapes of arrays (``jax.ShapeDtypeStruct``) learn where they would lie.
         """
         return jax.tree.map(lambda leaf: leaf if is_placed(leaf) else _put(leaf, self._of_rows(leaf)), data)
 
@@ -69,6 +69,8 @@ class Layout(NamedTuple):
         added = jax.tree.map(self._missing, data)
 
         def fill(leaf, rows):
+            if rows and isinstance(leaf, jax.ShapeDtypeStruct):
+                return jax.ShapeDtypeStruct((len(leaf) + rows, *leaf.shape[1:]), leaf.dtype)
             return np.concatenate([leaf, np.repeat(np.asarray(leaf[-1:]), rows, axis=0)]) if rows else leaf
 
         def given(filled):
@@ -80,7 +82,8 @@ class Layout(NamedTuple):
         """Parameters on the devices as ``place`` says; what lies elsewhere is used up."""
 
         def move(leaf, sharding):
-            return jax.device_put(leaf, sharding, donate=True) if is_placed(leaf) else _put(leaf, sharding)
+            placed = isinstance(leaf, jax.Array) and is_placed(leaf)
+            return jax.device_put(leaf, sharding, donate=True) if placed else _put(leaf, sharding)
 
         return jax.tree.map(move, params, self.place(params))
 
@@ -170,10 +173,18 @@ def layout(data: int = 1, fsdp: int = 1, tensor: int = 1, devices: Sequence[Any]
 
 def is_placed(leaf: Any) -> bool:
     """Whether a layout has put an array where it is."""
-    return isinstance(leaf, jax.Array) and isinstance(leaf.sharding, NamedSharding)
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and isinstance(leaf.sharding, NamedSharding)
 
 
-def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+def abstract(leaf: Any, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
+    """The shape of an array that lies there."""
+    weak = getattr(leaf, "weak_type", False)
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding, weak_type=weak)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return abstract(leaf, sharding)
     if _is_key(leaf):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), NamedSharding(sharding.mesh, PartitionSpec())))
     values = np.asarray(leaf)
@@ -181,7 +192,7 @@ def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
 
 
 def _is_key(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
 def _names(path) -> tuple[str, ...]:

@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from gvgap_jax.runtime.devices import memory_needed, memory_per_device, over_devices, rows_over_devices
 from gvgap_jax.training import loop
-from gvgap_jax.training.layouts import Layout
+from gvgap_jax.training.layouts import Layout, abstract
 from gvgap_jax.training.loop import Curves, State, Training
 from gvgap_jax.training.objectives import Objective
 from gvgap_jax.types import Number, Params, PRNGKey
@@ -32,6 +33,33 @@ class Programs(NamedTuple):
     runs: np.ndarray
 
 
+class OfOne(NamedTuple):
+    """The jitted functions of one run, and what they are called with: arrays, or shapes of arrays.
+
+    Attributes:
+      begin: data, key, first -> state; the first parameters are used up.
+      advance: evaluations, data, learning rate, state -> state and curves; the state is used up.
+      data, key, learning_rate, first: where they lie on the devices.
+      places: of every array of a state; None without a layout.
+    """
+
+    begin: Any
+    advance: Any
+    data: Any
+    key: PRNGKey
+    learning_rate: Number
+    first: Params | None
+    places: Any
+
+
+class Lowering(NamedTuple):
+    """One program of a run: its gradient steps, 0 for the start, how often it is called, and what lowers it."""
+
+    steps: int
+    calls: int
+    lower: Callable[[], jax.stages.Lowered]
+
+
 def alone(
     build: Build,
     data: Any,
@@ -42,7 +70,41 @@ def alone(
     first: Params | None = None,
 ) -> Programs:
     """The programs of one run, whose state has no axis of runs; ``first`` parameters are used up by ``begin``."""
+    one = _of_one(build, data, training, key, learning_rate, layout, first)
+    return Programs(
+        lambda: one.begin(one.data, one.key, one.first),
+        lambda evaluations, state: one.advance(evaluations, one.data, one.learning_rate, state),
+        np.zeros(1, int),
+    )
 
+
+def lowered(
+    build: Build, data: Any, training: Training, layout: Layout, first: Params | None = None
+) -> Iterator[Lowering]:
+    """What ``train.fit`` compiles for one run, to be lowered for shapes of arrays.
+
+    Args:
+      build: as that of ``fit``.
+      data: shapes of arrays (``jax.ShapeDtypeStruct``), as are the ``first`` parameters.
+      training: how the run descends.
+      layout: over any devices, those included that are not there.
+      first: parameters that the run starts from; those of the objective if left out.
+    """
+    key, rate = jax.eval_shape(lambda: (jax.random.key(0), jnp.zeros((), float)))
+    one = _of_one(build, data, training, key, rate, layout, first)
+
+    def advance(evaluations: int) -> jax.stages.Lowered:
+        state = jax.tree.map(abstract, jax.eval_shape(one.begin, one.data, one.key, one.first), one.places)
+        return one.advance.lower(evaluations, one.data, one.learning_rate, state)
+
+    yield Lowering(0, 1, lambda: one.begin.lower(one.data, one.key, one.first))
+    dispatches, rest = divmod(training.steps, training.steps_a_dispatch)
+    for steps, calls in ((training.steps_a_dispatch, dispatches), (rest, 1)):
+        if steps and calls:
+            yield Lowering(steps, calls, partial(advance, steps // training.evaluate_every))
+
+
+def _of_one(build: Build, data: Any, training: Training, key, learning_rate, layout: Layout | None, first) -> OfOne:
     def objective(data) -> Objective:
         built = build(given(data))
         return layout.spread(built) if layout else built
@@ -63,11 +125,15 @@ def alone(
         data, key, learning_rate = layout.put((data, key, learning_rate))
         first = first if first is None else layout.put_parameters(first)
         placed = layout.place(jax.eval_shape(begin, data, key, first))
-    go = jax.jit(advance, static_argnums=0, donate_argnums=3, out_shardings=(placed, layout.whole) if layout else None)
-    return Programs(
-        lambda: jax.jit(begin, out_shardings=placed, donate_argnums=2)(data, key, first),
-        lambda evaluations, state: go(evaluations, data, learning_rate, state),
-        np.zeros(1, int),
+    results = (placed, layout.whole) if layout else None
+    return OfOne(
+        jax.jit(begin, out_shardings=placed, donate_argnums=2),
+        jax.jit(advance, static_argnums=0, donate_argnums=3, out_shardings=results),
+        data,
+        key,
+        learning_rate,
+        first,
+        placed,
     )
 
 

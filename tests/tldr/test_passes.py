@@ -144,7 +144,7 @@ def test_a_pass_is_known_by_all_that_it_is_given(kind, monkeypatch, tmp_path):
         return pl.DataFrame({"tokens": [[0]], "score": [[0.0]]})
 
     monkeypatch.setattr(passes, "in_chunks", noted)
-    for maker in ("_sampler", "_scorer", "_likelihood"):
+    for maker in ("sampler", "scorer", "likelihood"):
         monkeypatch.setattr(passes, maker, lambda *_: print)
     given = {"model": "one", "prompts": np.zeros((3, 2), int), "responses": np.zeros((3, 1, 2), int)}
     given |= {"samples": 2, "temperature": 1.0}

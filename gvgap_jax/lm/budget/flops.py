@@ -61,7 +61,7 @@ def _speed(work: Work, chip: Chip) -> float:
 
 
 def _sequences(work: Work) -> int:
-    return work.rows * (1 if work.kind == "sft" else 2)
+    return work.rows * work.responses
 
 
 def _forward(shape: Shape, length: int, responses: int, outputs: int) -> float:

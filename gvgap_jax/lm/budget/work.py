@@ -16,6 +16,8 @@ import jax.numpy as jnp
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.shape import Shape
 
+Of = Literal["sft", "reward_model", "dpo", "reward"]
+
 TOKEN = 4  # bytes: int32
 AT_WORK = 2  # of its largest intermediate that a block holds at once: calibrated
 OF_LOGITS = 4  # log-probabilities, the gradient in their shape, that of the logits, its transpose: calibrated
@@ -27,8 +29,8 @@ class Work:
 
     Attributes:
       shape: of the transformer.
-      kind: which objective: it decides the head, and how many sequences a row is.
-      rows: demonstrations, pairs or prompts of a batch, over all devices.
+      kind: which objective: it decides the head, and how many sequences a row is. ``reward`` is that of one response.
+      rows: demonstrations, pairs, prompts or responses of a batch, over all devices.
       prompt_tokens, response_tokens: P and H.
       accumulate: equal parts of a batch, one after another (``Training.accumulate``); 1 but for training.
       data, fsdp, tensor: devices along each axis of the layout.
@@ -37,7 +39,7 @@ class Work:
     """
 
     shape: Shape
-    kind: Literal["sft", "reward_model", "dpo"]
+    kind: Of
     rows: int
     prompt_tokens: int
     response_tokens: int
@@ -56,18 +58,22 @@ class Work:
     @property
     def outputs(self) -> int:
         """Of the head: a scalar, or the vocabulary."""
-        return 1 if self.kind == "reward_model" else self.shape.vocabulary
+        return 1 if self.kind in ("reward_model", "reward") else self.shape.vocabulary
+
+    @property
+    def responses(self) -> int:
+        """Sequences of a row."""
+        return 2 if self.kind in ("reward_model", "dpo") else 1
 
     @property
     def sequences(self) -> int:
         """That one device has in memory at a time: chosen and rejected responses are scored in one pass."""
-        each = 1 if self.kind == "sft" else 2
-        return each * math.ceil(self.rows / (self.accumulate * self.data * self.fsdp))
+        return self.responses * math.ceil(self.rows / (self.accumulate * self.data * self.fsdp))
 
     @property
     def length(self) -> int:
         """Tokens of a sequence that are fed: a policy's last token is predicted, and not read."""
-        return self.shape.start + self.prompt_tokens + self.response_tokens - (self.kind != "reward_model")
+        return self.shape.start + self.prompt_tokens + self.response_tokens - (self.outputs > 1)
 
 
 def _number(shape: Shape) -> int:
@@ -110,9 +116,9 @@ def head_bytes(work: Work) -> float:
 
 def data_bytes(work: Work) -> float:
     """Tokens, weight and reference margin of every row."""
-    responses, numbers = (1, 1) if work.kind == "sft" else (2, 2)
+    numbers = work.responses  # a weight, and the reference margin of a pair
     rows = math.ceil(work.stored_rows / (work.data * work.fsdp))
-    return rows * TOKEN * (work.prompt_tokens + responses * work.response_tokens + numbers)
+    return rows * TOKEN * (work.prompt_tokens + work.responses * work.response_tokens + numbers)
 
 
 def _scores(work: Work, length: int) -> float:

@@ -7,6 +7,7 @@ between layers of one model (a window, the rotary embedding) is data along the s
 Further axes: B rows, T tokens fed, S tokens attended to, D width, K key-value heads, W width of a head.
 """
 
+import contextlib
 import functools
 import math
 from typing import Any, NamedTuple
@@ -201,6 +202,21 @@ def num_parameters(shape: Shape, outputs: int) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(lambda: init(shape, outputs, jax.random.key(0)))))
 
 
+def _precise(function):
+    """Products of float32 arrays in full, wherever they are compiled.
+
+    Left to itself, a TPU would round both sides to bfloat16, and a GPU to TF32. Those of bfloat16 are what they are.
+    """
+
+    @functools.wraps(function)
+    def precise(shape: Shape, *arguments):
+        with contextlib.nullcontext() if shape.dtype == "bfloat16" else jax.default_matmul_precision("highest"):
+            return function(shape, *arguments)
+
+    return precise
+
+
+@_precise
 def forward(
     shape: Shape, params: Params, tokens: Int[Array, "B T"], cache: Cache | None = None
 ) -> tuple[Float[Array, "B T D"], Cache | None]:
@@ -266,6 +282,7 @@ def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], lay
     return jax.lax.dynamic_update_slice(kept, new[None], (layer, 0, slot, 0, 0))
 
 
+@_precise
 def read(shape: Shape, params: Params, states: Float[Array, "... D"]) -> Float[Array, "... outputs"]:
     """What the head makes of normed states: logits of the vocabulary, or the numbers of a scalar head."""
     tied = "head" not in params
