@@ -5,9 +5,10 @@ compiled call, a copy of as many bytes, and one log-softmax of all prefixes at o
 limit that the program stands against.
 """
 
+import math
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import numpy as np
 from gvgap_jax import TokenTree, soft_rl
 
 LEAST_SECONDS = 0.02  # of one measurement
-MEASUREMENTS = 5  # the fastest counts
+MEASUREMENTS = 5
 
 
 class LeafRow(NamedTuple):
@@ -50,55 +51,76 @@ class LeafRow(NamedTuple):
         return max(self.call, self.copy, self.log_softmax) / self.seconds
 
 
-def measure(tree: TokenTree) -> list[LeafRow]:
-    """Time the leaf pass of a tree and the gradient through it, and their floors, on the first device."""
-    numbers = np.random.default_rng(0)
+class Pass(NamedTuple):
+    """The leaf pass or the gradient through it: a function of ``inputs``, and the least bytes that must move."""
 
-    def normal(*shape: int) -> jax.Array:
-        return jnp.asarray(numbers.normal(size=shape), float)
+    function: Callable
+    inputs: Any
+    bytes: int
+
+
+def passes(tree: TokenTree) -> dict[str, Pass]:
+    """Both, by name, with random numbers as inputs."""
 
     def objective(levels, reward, reference):
         return jnp.sum(soft_rl.objective(tree.leaf_log_probs(levels), reward, reference, 1.0))
 
-    levels = tuple(normal(*shape) for shape in tree.level_shapes)
-    reward, reference = normal(1, tree.leaves), tree.leaf_log_probs(levels)
-    logits = sum(level.size for level in levels)
-    softmax = seconds_of(jax.jit(jax.nn.log_softmax), normal(logits // tree.vocabulary, tree.vocabulary))
-    call = seconds_of(jax.jit(jnp.negative), normal(1))
-    programs = {
-        "leaf pass": (tree.leaf_log_probs, levels, logits + tree.leaves),
-        "gradient": (
-            lambda inputs: jax.grad(objective)(*inputs),
-            (levels, reward, reference),
-            2 * (logits + tree.leaves),
-        ),
+    numbers = np.random.default_rng(0)
+    levels = tuple(_normal(numbers, *shape) for shape in tree.level_shapes)
+    reward, reference = _normal(numbers, 1, tree.leaves), tree.leaf_log_probs(levels)
+    once = reward.dtype.itemsize * (sum(level.size for level in levels) + tree.leaves)
+    return {
+        "leaf pass": Pass(tree.leaf_log_probs, levels, once),
+        "gradient": Pass(lambda inputs: jax.grad(objective)(*inputs), (levels, reward, reference), 2 * once),
     }
+
+
+def measure(tree: TokenTree) -> list[LeafRow]:
+    """Time the leaf pass of a tree and the gradient through it, and their floors, on the first device."""
+    numbers = np.random.default_rng(0)
+    logits = sum(math.prod(shape) for shape in tree.level_shapes)
+    softmax = seconds_of(jax.jit(jax.nn.log_softmax), _normal(numbers, logits // tree.vocabulary, tree.vocabulary))
+    call, itemsize = empty_call(), jnp.zeros(()).dtype.itemsize
     return [
         LeafRow(
             program=name,
             device=jax.local_devices()[0].device_kind,
             leaves=tree.leaves,
-            bytes=reward.dtype.itemsize * moved,
-            seconds=seconds_of(jax.jit(program), inputs),
+            bytes=each.bytes,
+            seconds=seconds_of(jax.jit(each.function), each.inputs),
             call=call,
-            copy=seconds_of(jax.jit(jnp.negative), normal(moved // 2)),
+            copy=seconds_of(jax.jit(jnp.negative), _normal(numbers, each.bytes // itemsize // 2)),
             log_softmax=softmax,
         )
-        for name, (program, inputs, moved) in programs.items()
+        for name, each in passes(tree).items()
     ]
 
 
+def empty_call() -> float:
+    """Seconds of a compiled call that computes next to nothing."""
+    return seconds_of(jax.jit(jnp.negative), jnp.zeros(1))
+
+
 def seconds_of(program: Callable, argument) -> float:
-    """Seconds of one call after compilation."""
+    """Seconds of one call after compilation: the fastest counts."""
+    return min(times_of(program, argument))
+
+
+def times_of(program: Callable, argument, measurements: int = MEASUREMENTS) -> list[float]:
+    """Seconds of one call after compilation, measured several times."""
     jax.block_until_ready(program(argument))
-    calls, best = 1, float("inf")
-    for _ in range(MEASUREMENTS):
+    calls, found = 1, []
+    for _ in range(measurements):
         spent = _spent(program, argument, calls)
         while spent < LEAST_SECONDS:
             calls = max(2 * calls, int(calls * LEAST_SECONDS / max(spent, 1e-9)))
             spent = _spent(program, argument, calls)
-        best = min(best, spent / calls)
-    return best
+        found.append(spent / calls)
+    return found
+
+
+def _normal(numbers: np.random.Generator, *shape: int) -> jax.Array:
+    return jnp.asarray(numbers.normal(size=shape), float)
 
 
 def _spent(program: Callable, argument, calls: int) -> float:

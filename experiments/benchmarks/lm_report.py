@@ -40,7 +40,7 @@ def show(rows: list[Row], seeds: list[SeedRow], machine: dict) -> None:
         "limit: the highest floor of one row (fixed costs), arithmetic and memory; share: that floor over the time."
     )
     if jax.default_backend() != "gpu":
-        console.print("shares of a GPU's matrix throughput and memory bandwidth, and the seeds on one: not measured")
+        console.print("shares of an accelerator's speeds, and the seeds on one: not measured here; bench gpu does it")
     for work, size in dict.fromkeys((row.work, row.size) for row in seeds):
         console.print(_seed_table(f"{work}, seeds: {size}", seeds))
     console.print(

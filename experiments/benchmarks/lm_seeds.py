@@ -2,7 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from statistics import median
 from typing import NamedTuple
 
 import jax
@@ -14,6 +16,7 @@ from experiments.benchmarks.lm_work import LEARNING_RATE, Given, Load, Size
 from experiments.benchmarks.solvers import compiled
 from gvgap_jax.training import loop, train
 from gvgap_jax.training.loop import Training
+from gvgap_jax.training.objectives import Objective
 
 DISPATCHES = 4  # of a run; the first one compiles
 
@@ -41,15 +44,19 @@ class SeedRow(NamedTuple):
 
 
 class Way(NamedTuple):
-    """Seconds without and with compiling, and the last losses of the runs that were done."""
+    """Seconds without and with compiling, and the last losses of the runs that were done.
+
+    ``repeats`` are the seconds of all runs as every single dispatch would have it.
+    """
 
     name: str
     seconds: float
     with_compiling: float
     losses: np.ndarray
+    repeats: tuple[float, ...] = ()
 
 
-class _Clock:
+class Clock:
     """A writer of curves that notes when every dispatch was over."""
 
     def __init__(self):
@@ -59,55 +66,71 @@ class _Clock:
     def __call__(self, done: int) -> Iterator:
         yield lambda rows: self.times.append(time.perf_counter())
 
-    def seconds(self, training: Training) -> float:
-        """Of a run without compiling: every dispatch takes as long as the median one after the first."""
-        return float(np.median(np.diff(self.times))) * training.steps / training.steps_a_dispatch
+    def repeats(self, training: Training) -> tuple[float, ...]:
+        """Seconds of a run without compiling, as every dispatch after the first would have it."""
+        return tuple(map(float, np.diff(self.times) * training.steps / training.steps_a_dispatch))
 
 
 def measure(load: Load, size: Size, runs: int, one_by_one: int) -> list[SeedRow]:
     """``runs`` seeds at once; of the ``fit`` calls one after another, which compile every time, ``one_by_one``."""
-    given, keys = lm_work.given(size), jax.random.split(jax.random.key(0), runs)
-    settings = Training(
-        DISPATCHES * size.steps, schedule="constant", evaluate_every=size.steps, steps_a_dispatch=size.steps
-    )
-
-    def build(given: Given):
-        return lm_work.objective(load, size, given)
-
+    task, keys = task_of(load, size), keys_of(runs)
     ways = [
-        _together(build, given, settings, keys),
-        _compiled_once("one compiled run, one after another", build, given, settings, keys, at_once=False),
-        _compiled_once("jax.vmap of a run", build, given, settings, keys, at_once=True),
-        _one_by_one(build, given, settings, keys[:one_by_one], runs),
+        together(task, keys),
+        _compiled_once("one compiled run, one after another", task, keys, at_once=False),
+        _compiled_once("jax.vmap of a run", task, keys, at_once=True),
+        one_after_another(task, keys[:one_by_one], runs),
     ]
     return [_row(load, size, way, ways[0], runs) for way in ways]
 
 
-def _together(build, given: Given, settings: Training, keys) -> Way:
-    clock, started = _Clock(), time.perf_counter()
-    trained = train.fit_many(
-        build, given, settings, keys, jnp.full(len(keys), LEARNING_RATE), monitor=train.Monitor((clock,))
+class Task(NamedTuple):
+    """What every run does: data, the objective made of them, and how it descends."""
+
+    build: Callable[[Given], Objective]
+    given: Given
+    training: Training
+
+
+def task_of(load: Load, size: Size) -> Task:
+    """Training of that kind in a few dispatches of ``size.steps`` steps."""
+    training = Training(
+        DISPATCHES * size.steps, schedule="constant", evaluate_every=size.steps, steps_a_dispatch=size.steps
     )
-    whole = time.perf_counter() - started
-    return Way("fit_many", clock.seconds(settings), whole, np.asarray(trained.fit.loss))
+    return Task(partial(lm_work.objective, load, size), lm_work.given(size), training)
 
 
-def _one_by_one(build, given: Given, settings: Training, keys, runs: int) -> Way:
-    """A few runs, scaled: every call of ``fit`` compiles."""
-    seconds, losses, started = [], [], time.perf_counter()
+def keys_of(runs: int) -> jax.Array:
+    """A key for each run."""
+    return jax.random.split(jax.random.key(0), runs)
+
+
+def together(task: Task, keys: jax.Array) -> Way:
+    """``fit_many``."""
+    clock, started = Clock(), time.perf_counter()
+    rates = jnp.full(len(keys), LEARNING_RATE)
+    trained = train.fit_many(*task, keys, rates, monitor=train.Monitor((clock,)))
+    whole, repeats = time.perf_counter() - started, clock.repeats(task.training)
+    return Way("fit_many", median(repeats), whole, np.asarray(trained.fit.loss), repeats)
+
+
+def one_after_another(task: Task, keys: jax.Array, runs: int) -> Way:
+    """``fit`` for each of a few keys, scaled to so many runs: every call compiles."""
+    found, losses, started = [], [], time.perf_counter()
     for key in keys:
-        clock = _Clock()
-        losses.append(train.fit(build, given, settings, key, LEARNING_RATE, monitor=train.Monitor((clock,))).fit.loss)
-        seconds.append(clock.seconds(settings))
+        clock = Clock()
+        losses.append(train.fit(*task, key, LEARNING_RATE, monitor=train.Monitor((clock,))).fit.loss)
+        found.append(clock.repeats(task.training))
     whole = (time.perf_counter() - started) * runs / len(keys)
-    return Way("fit, one after another", sum(seconds) * runs / len(keys), whole, np.asarray(losses))
+    seconds = sum(map(median, found)) * runs / len(keys)
+    repeats = tuple(runs * each for repeats in found for each in repeats)
+    return Way("fit, one after another", seconds, whole, np.asarray(losses), repeats)
 
 
-def _compiled_once(name: str, build, given: Given, settings: Training, keys, at_once: bool) -> Way:
+def _compiled_once(name: str, task: Task, keys: jax.Array, at_once: bool) -> Way:
     """A run without curves, compiled once, for one key after another or for all of them at once."""
 
     def run(key):
-        return loop.train(build(given), settings, LEARNING_RATE, key).loss
+        return loop.train(task.build(task.given), task.training, LEARNING_RATE, key).loss
 
     arguments = [keys] if at_once else list(keys)
     call, compile_seconds = compiled(jax.jit(jax.vmap(run) if at_once else run), arguments[0])

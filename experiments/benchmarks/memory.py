@@ -97,12 +97,12 @@ def program(work: Work):
     training = _training(work)
 
     def begin(data, key):
-        return loop.start(_objective(work, data), training, key)
+        return loop.start(objective(work, data), training, key)
 
     def advance(data, state):
-        return loop.advance(_objective(work, data), training, 1, 1e-5, state)
+        return loop.advance(objective(work, data), training, 1, 1e-5, state)
 
-    data = _stored(work)
+    data = stored(work)
     state = jax.eval_shape(begin, data, jax.random.key(0))
     return jax.jit(advance, donate_argnums=1).lower(data, state).compile()
 
@@ -148,7 +148,8 @@ def _training(work: Work, steps: int = 1) -> Training:
     return Training(steps, accumulate=work.accumulate, evaluate_every=steps, steps_a_dispatch=steps)
 
 
-def _objective(work: Work, data) -> Objective:
+def objective(work: Work, data) -> Objective:
+    """What a run of that work minimises."""
     if work.kind == "reward_model":
         return objectives.reward_model(classes.transformer_verifier(work.shape), data, batch=work.rows)
     policy = classes.transformer_policy(work.shape, work.response_tokens)
@@ -157,7 +158,7 @@ def _objective(work: Work, data) -> Objective:
     return objectives.dpo(policy, data, batch=work.rows, beta=0.05)
 
 
-def _stored(work: Work) -> Any:
+def stored(work: Work) -> Any:
     """The data set as shapes."""
     count = work.stored_rows
 
@@ -173,13 +174,11 @@ def _stored(work: Work) -> Any:
 
 def _take_steps(work: Work) -> int:
     """Bytes that three steps need beyond what was there after compiling."""
-    stored = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), _stored(work))
+    rows = jax.tree.map(lambda leaf: np.ones(leaf.shape, leaf.dtype), stored(work))
     training, step = _training(work), program(work)
-    start = (
-        jax.jit(lambda data: loop.start(_objective(work, data), training, jax.random.key(0))).lower(stored).compile()
-    )
+    start = jax.jit(lambda data: loop.start(objective(work, data), training, jax.random.key(0))).lower(rows).compile()
     before = psutil.Process().memory_info().rss
-    data = jax.device_put(stored)
+    data = jax.device_put(rows)
     state = start(data)
     for _ in range(3):
         state, curves = step(data, state)

@@ -68,7 +68,7 @@ def batched(fit: Callable[[Problem], Fit], cells: Problem) -> Run:
     program, compile_seconds = compiled(devices.over_devices(fit), cells)
     fits, seconds, cpu_seconds = fastest(lambda: program(cells))
     fits = jax.device_get(fits)
-    solutions = [_solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(size)]
+    solutions = [solution(jax.tree.map(lambda values, i=i: values[i], fits)) for i in range(size)]
     return Run(solutions, seconds, cpu_seconds, compile_seconds, 1)
 
 
@@ -85,7 +85,7 @@ def one_by_one(fit: Callable[[Problem], Fit], cells: Problem, padded: bool) -> R
 
     fits, seconds, cpu_seconds = fastest(solve)
     compile_seconds = sum(seconds for _, seconds in programs.values())
-    return Run([_solution(one) for one in fits], seconds, cpu_seconds, compile_seconds, len(programs))
+    return Run([solution(one) for one in fits], seconds, cpu_seconds, compile_seconds, len(programs))
 
 
 def peer(solve: Callable[[Data], Solution], data: list[Data]) -> Run:
@@ -105,6 +105,7 @@ def compiled(program, *arguments):
     return executable, time.perf_counter() - started
 
 
-def _solution(one: Fit) -> Solution:
+def solution(one: Fit) -> Solution:
+    """A fit of ours as peers give theirs."""
     params = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(one.params)])
     return Solution(params, float(one.penalty), bool(one.converged))

@@ -31,10 +31,11 @@ class Model(NamedTuple):
     held_out: Value
 
 
-def solve(tree: TokenTree, kind: Kind, settings: Settings, method: str, data: Data) -> Solution:
+def solve(tree: TokenTree, kind: Kind, settings: Settings, method: str, data: Data, device: str = "cpu") -> Solution:
     """Every penalty of the path, strongest first and warm-started, and the one of the lowest held-out loss."""
     minimise, dtype = METHODS[method]
-    model, limit = build(tree, kind, data, dtype), tolerance_of(data, settings)
+    with torch.device(device):  # around this alone: it makes every operation slower
+        model, limit = build(tree, kind, data, dtype), tolerance_of(data, settings)
     found = []
     for penalty in sorted(settings.penalties, reverse=True):
         norm = minimise(model.params, objective(model, penalty), limit)
@@ -58,7 +59,7 @@ def adam_steps(tree: TokenTree, kind: Kind, steps: int, learning_rate: float, da
 
 def flat(params: list[torch.Tensor]) -> np.ndarray:
     """All parameters as one numpy vector, copied."""
-    return torch.cat([level.detach().reshape(-1) for level in params]).numpy().copy()
+    return torch.cat([level.detach().reshape(-1) for level in params]).cpu().numpy().copy()
 
 
 def threads_that_suit(tree: TokenTree, kind: Kind, data: Data, most: int) -> int:
@@ -165,7 +166,7 @@ def _policy(tree: TokenTree, data: Data, dtype: torch.dtype) -> tuple[list[torch
     params = [torch.zeros_like(level, requires_grad=True) for level in base]
 
     def log_probs() -> torch.Tensor:
-        total = torch.zeros(1, dtype=dtype)
+        total = base[0].new_zeros(1)
         for level, reference in zip(params, base, strict=True):
             total = (total[:, None] + log_softmax(reference + level, dim=1)).reshape(-1)
         return total

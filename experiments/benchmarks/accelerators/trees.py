@@ -1,0 +1,142 @@
+"""Rows on trees: fits of the sweep's programs, the same problems by PyTorch, and the leaf pass."""
+
+import time
+from functools import partial
+
+import jax
+import numpy as np
+
+from experiments.benchmarks import problems, solvers, throughput
+from experiments.benchmarks.accelerators import speeds
+from experiments.benchmarks.accelerators.stored import Measured
+from experiments.benchmarks.leaf_pass import empty_call, passes, times_of
+from experiments.benchmarks.problems import Kind
+from gvgap_jax import TokenTree
+from gvgap_jax.algorithms import Settings
+from gvgap_jax.runtime.devices import over_devices, rows_over_devices
+from gvgap_jax.runtime.packages import command, is_installed
+from gvgap_jax.sweep.compute import PRECISION
+
+REPEATS = 3
+ROUNDING = 1.01  # a gradient norm in float64 over the tolerance that float32 met
+EXACT = "float32, products in full precision"
+
+
+def sweep(arm: str, horizon: int, order: int, pairs: tuple[int, ...], rows: int) -> Measured:
+    """Fits a second of a program of ``sample_complexity``, with making its records, for so many cells at once."""
+    batch = throughput.fits_of(arm, horizon, order, pairs, rows)
+    (first,) = throughput.computed(batch, rows)
+    alone = [result for _ in range(2) for result in throughput.computed(batch, 1, len(pairs))][-len(pairs) :]
+    return Measured(
+        unit="fits",
+        amount=batch.size,
+        seconds=_repeated(lambda: throughput.computed(batch, rows)),
+        compile_seconds=first.made_by["compile_seconds"],
+        floors={"dispatch": max(result.seconds for result in alone)},
+        peaks="",
+        how=f"H {horizon}, order {order}; {first.made_by['rows_at_once']:,} at once; {EXACT}",
+    )
+
+
+def fits_at_once(horizon: int, order: int, pairs: tuple[int, ...], seeds: int, judged: int) -> Measured:
+    """The fits that peers solve too, all at once; the first few are judged in float64.
+
+    Raises:
+      ArithmeticError: one of them is no optimum.
+    """
+    tree, kind, settings, cells = _fits(horizon, order, pairs, seeds)
+    batch = problems.batch(tree, max(pairs), cells)
+    padding = np.minimum(np.arange(rows_over_devices(len(cells))), len(cells) - 1)
+    padded = jax.device_put(problems.take(batch, padding))
+    with jax.default_matmul_precision(PRECISION):
+        call, compile_seconds = solvers.compiled(over_devices(partial(solvers.sweep_fit, tree, kind, settings)), padded)
+    found = jax.device_get(call(padded))
+    data = problems.as_data(tree, problems.take(batch, range(judged)))
+    for index, cell in enumerate(data):
+        _judge(tree, kind, settings, cell, solvers.solution(jax.tree.map(lambda leaf, i=index: leaf[i], found)))
+    return Measured(
+        unit="fits",
+        amount=len(cells),
+        seconds=_repeated(lambda: jax.block_until_ready(call(padded))),
+        compile_seconds=compile_seconds,
+        floors={},
+        peaks="",
+        how=f"H {horizon}; {len(cells):,} at once; {EXACT}",
+    )
+
+
+def torch_fits(
+    horizon: int, order: int, pairs: tuple[int, ...], seeds: int, judged: int, device: str, method: str
+) -> Measured:
+    """The first few of these fits by PyTorch, one after another, judged alike.
+
+    Raises:
+      ValueError: PyTorch is not installed, or has no such device.
+      ArithmeticError: a solution is no optimum.
+    """
+    if not is_installed("torch"):
+        raise ValueError(f"PyTorch is not installed: {command('torch')}")
+    jax.config.update("jax_platforms", "cpu")  # it only makes the pairs, and would take the device's memory
+    import torch  # pyright: ignore[reportMissingImports]
+
+    from experiments.benchmarks import torch_peer
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"PyTorch {torch.__version__} finds no CUDA device")
+    tree, kind, settings, cells = _fits(horizon, order, pairs, seeds)
+    data = problems.as_data(tree, problems.batch(tree, max(pairs), cells[:judged]))
+    solve = partial(torch_peer.solve, tree, kind, settings, method, device=device)
+    for cell in data:
+        _judge(tree, kind, settings, cell, solve(cell))
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    return Measured(
+        unit="fits",
+        amount=len(data),
+        seconds=_repeated(lambda: [solve(cell) for cell in data]),
+        compile_seconds=0.0,
+        floors={},
+        peaks="",
+        how=f"H {horizon}; {method}, one after another; PyTorch {torch.__version__} on {name}; float64",
+    )
+
+
+def leaf_pass(vocabulary: int, horizon: int, name: str) -> Measured:
+    """The pass from logits to leaves, or the gradient through it, on one device, against its memory."""
+    tree = TokenTree(vocabulary, horizon)
+    each = passes(tree)[name]
+    call, compile_seconds = solvers.compiled(jax.jit(each.function), each.inputs)
+    memory = speeds.of_memory()
+    return Measured(
+        unit="GB",
+        amount=each.bytes / 1e9,
+        seconds=times_of(call, each.inputs),
+        compile_seconds=compile_seconds,
+        floors={"memory": each.bytes / memory.value, "dispatch": empty_call()},
+        peaks=memory.source,
+        how=f"{tree.leaves:,} leaves, one device; float32",
+    )
+
+
+def _fits(horizon: int, order: int, pairs: tuple[int, ...], seeds: int) -> tuple[TokenTree, Kind, Settings, list[dict]]:
+    """The tree (V = 3), the kind of fit, and cells of ``sample_complexity``, those that peers solve first."""
+    golds = sorted({2, horizon})
+    cells = [
+        dict(pairs=count, gold_order=gold, seed=seed) for seed in range(seeds) for count in pairs for gold in golds
+    ]
+    return TokenTree(3, horizon), Kind("reward model" if order else "DPO", order), Settings(), cells
+
+
+def _judge(tree: TokenTree, kind: Kind, settings: Settings, cell: problems.Data, solution: problems.Solution) -> None:
+    norm = problems.judge(tree, kind, settings, cell, solution).gradient_norm
+    if not (solution.met and norm <= ROUNDING):
+        raise ArithmeticError(f"a fit is no optimum: its gradient norm is {norm:.2f} times the tolerance")
+
+
+def _repeated(call) -> list[float]:
+    """Seconds of a call that has been made before, several times."""
+    found = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - started)
+    return found
