@@ -14,7 +14,6 @@ from experiments.benchmarks.accelerators.rows import ALONE, AT_ONCE, FITS, TORCH
 from experiments.benchmarks.accelerators.stored import Measured
 from gvgap_jax.runtime.devices import use_all_cores
 
-
 NOTE = "MADE_UP_ROWS_NOTE"  # variable of the environment: a file in which every row leaves a line
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from experiments.benchmarks.accelerators.stored import Measured
 from experiments.benchmarks.leaf_pass import times_of
 from experiments.benchmarks.solvers import compiled
-from gvgap_jax.lm.budget.chips import chip_of
+from gvgap_jax.runtime.chips import chip_of
 
 PRODUCT = {"cpu": 512}  # rows of the square matrix of a large product; elsewhere
 LARGE_PRODUCT = 8192

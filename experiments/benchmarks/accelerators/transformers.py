@@ -85,9 +85,10 @@ def decoding(model: str, prompt_tokens: int, response_tokens: int, most: int) ->
 
 def read_by_decoding(work: Work) -> float:
     """The least bytes: for every token all weights but the embedding, as activations, and what the cache holds."""
-    numbers = passed_bytes(work) / jnp.dtype(work.shape.param_dtype).itemsize
-    filled = (work.prompt_tokens + work.response_tokens / 2) / (work.prompt_tokens + work.response_tokens)
-    return work.response_tokens * (numbers * jnp.dtype(work.shape.dtype).itemsize + filled * cache_bytes(work))
+    weights = passed_bytes(work) / jnp.dtype(work.shape.param_dtype).itemsize * jnp.dtype(work.shape.dtype).itemsize
+    last = work.prompt_tokens + work.response_tokens  # this token is drawn, and not read
+    seen = sum(range(work.prompt_tokens + 1, last))
+    return work.response_tokens * weights + seen * cache_bytes(work) / (last - 1)
 
 
 def seeds(way: str, runs: int, shape: dict[str, Any], batch: int, steps: int, measured: int) -> Measured:
