@@ -17,6 +17,7 @@ from experiments.benchmarks.solvers import fastest
 from experiments.questions import sample_complexity
 from gvgap_jax.runtime.devices import over_devices, rows_over_devices
 from gvgap_jax.sweep import Grid
+from gvgap_jax.sweep.at_once import alone, place
 from gvgap_jax.sweep.cells import Batch, batches
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.plan import chunks
@@ -92,7 +93,7 @@ def fits_of(arm: str, horizon: int, order: int, pairs: tuple[int, ...], most: in
 def computed(batch: Batch, rows: int, most: int | None = None) -> list[Result]:
     """The first ``most`` chunks of so many rows."""
     cut = chunks(batch, "sample_complexity", sample_complexity.MEANING, rows)
-    return [compute(sample_complexity.run, chunk) for chunk in cut[:most]]
+    return [compute(alone(sample_complexity.run, chunk), [chunk], place())[0] for chunk in cut[:most]]
 
 
 def empty_call(rows: int) -> float:

@@ -14,6 +14,7 @@ from gvgap_jax.runtime.devices import memory_per_device
 from gvgap_jax.runtime.machine import number_of_cores
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.runtime.units import GIB, MIB
+from gvgap_jax.sweep import at_once
 
 ADVICE = {
     "tpu": 'On a TPU VM: pip install "jax[tpu]", unset JAX_PLATFORMS, and see that no other process holds the TPU '
@@ -73,11 +74,13 @@ def _wrong_with_jax(platform: Platform | None) -> list[str]:
 
 def facts() -> dict[str, str]:
     """What there is, by name."""
-    made_by = environment()
+    made_by, place = environment(), at_once.place()
+    most = place.most * len(place.devices)
     return {
         "platform": jax.default_backend(),
         "devices": f"{made_by['devices']} ({made_by['device']})",
         "memory a device may use": f"{memory_per_device() / GIB:.1f} GiB",
+        "cells of a sweep at once": f"up to {most:,}" if most else "a chunk",
         "cores": str(number_of_cores()),
         "python": made_by["python"],
         **made_by["versions"],

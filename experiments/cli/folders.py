@@ -24,6 +24,7 @@ class ProgramStatus(NamedTuple):
       cells, done: of its plan, and stored.
       seconds: spent in runs; ``left_seconds`` is an estimate for what is not stored, for one process.
       compile_seconds: each process that compiled it, once.
+      at_once: cells that were computed at once, at most.
     """
 
     program: str
@@ -32,6 +33,7 @@ class ProgramStatus(NamedTuple):
     seconds: float
     left_seconds: float
     compile_seconds: list[float]
+    at_once: int
 
 
 def programs(seen: Look, names: Sequence[str]) -> list[ProgramStatus]:
@@ -49,7 +51,8 @@ def programs(seen: Look, names: Sequence[str]) -> list[ProgramStatus]:
         compiled = {(m["host"], m["process"]): m["compile_seconds"] for m in (makers[name] for name, _ in done)}
         seconds = sum(makers[name]["seconds"] for name, _ in done)
         left = (cells - stored) * (_pace(makers, done) or pace)
-        rows.append(ProgramStatus(labels[program], cells, stored, seconds, left, sorted(compiled.values())))
+        most = max((makers[name].get("rows_at_once", 0) for name, _ in done), default=0)
+        rows.append(ProgramStatus(labels[program], cells, stored, seconds, left, sorted(compiled.values()), most))
     return rows
 
 
@@ -96,12 +99,16 @@ def status(folder: str) -> None:
     seen = look(path)
     plan = seen.manifest
     rows = programs(seen, plan["programs"])
-    shown = table(f"{plan['experiment']} in {folder}", "program", "cells", "done", "run", "left", "compiled in")
+    shown = table(
+        f"{plan['experiment']} in {folder}", "program", "cells", "done", "at once", "run", "left", "compiled in"
+    )
     for row in rows:
         left = f"{row.left_seconds:.0f} s" if row.done < row.cells else ""
         times = f" ({len(row.compile_seconds)} times)" if len(row.compile_seconds) > 1 else ""
         cost = f"{sum(row.compile_seconds):.1f} s{times}" if row.compile_seconds else ""
-        shown.add_row(escape(row.program), f"{row.cells:,}", f"{row.done:,}", f"{row.seconds:.1f} s", left, cost)
+        at_once = f"{row.at_once:,}" if row.at_once else ""
+        run = f"{row.seconds:.1f} s"
+        shown.add_row(escape(row.program), f"{row.cells:,}", f"{row.done:,}", at_once, run, left, cost)
     console.print(shown)
     cells, done = sum(row.cells for row in rows), sum(row.done for row in rows)
     left = sum(row.left_seconds for row in rows)

@@ -22,7 +22,7 @@ from gvgap_jax.runtime.files import Folder
 from gvgap_jax.sweep import Grid, folder_at, open_folder, plan_in, run_plan
 from gvgap_jax.sweep.engines import on_ray, on_slurm
 from gvgap_jax.sweep.records import folder_tables
-from gvgap_jax.sweep.run import LOCAL, Report
+from gvgap_jax.sweep.run import Report
 
 
 class Outcome(NamedTuple):
@@ -55,7 +55,7 @@ def computer(options) -> Callable[..., Report]:
         if part != (0, 1):
             raise ValueError("--engine slurm makes the shards itself: give --slurm.jobs instead of --shard.")
         return partial(on_slurm, options=options.slurm)
-    engine = LOCAL if options.engine == "local" else on_ray(options.ray, (gvgap_jax, experiments))
+    engine = None if options.engine == "local" else on_ray(options.ray, (gvgap_jax, experiments))
     return partial(run_plan, part=part, engine=engine)
 
 

@@ -1,8 +1,10 @@
 """Devices, the local ones or others: the one place that knows about them."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +23,7 @@ def use_all_cores() -> None:
         jax.config.update("jax_num_cpu_devices", number_of_cores())
 
 
-def rows_over_devices(rows: int, devices: Sequence[jax.Device] | None = None) -> int:
+def rows_over_devices(rows: int, devices: Sequence[Any] | None = None) -> int:
     """The next multiple of the number of devices (the local ones): what ``over_devices`` takes."""
     return rows + -rows % len(devices or jax.local_devices())
 
@@ -30,7 +32,7 @@ def over_devices(
     run: Callable,
     shared: int = 0,
     donate: tuple[int, ...] = (),
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Any] | None = None,
     batched: bool | None = None,
 ) -> Callable:
     """``run`` mapped over the leading axis of its arguments and split evenly over ``devices``, the local ones.
@@ -80,7 +82,7 @@ def over_devices(
     return run_all
 
 
-def is_accelerator(device: jax.Device) -> bool:
+def is_accelerator(device: Any) -> bool:
     """Whether it computes many rows in the time of one."""
     return device.platform != "cpu"
 
@@ -111,3 +113,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, jax.errors.JaxRuntimeError) and (
         "RESOURCE_EXHAUSTED" in str(error) or "out of memory" in str(error).lower()
     )
+
+
+def memory_asked(error: Exception) -> int | None:
+    """Bytes on each device that a compiler needed when it gave up for lack of memory; None where it does not say."""
+    said = re.search(r"(?:HLO temporaries \(|Used )([\d.]+)([KMGT])", str(error))
+    return int(float(said[1]) * 1024 ** ("KMGT".index(said[2]) + 1)) if said else None

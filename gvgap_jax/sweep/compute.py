@@ -1,4 +1,4 @@
-"""One chunk of cells in, one data frame of records out: compiled once a program, and fitted to the memory there is."""
+"""Chunks of cells in, a data frame of records out for each: compiled once a program, and fitted to the memory."""
 
 import contextlib
 import functools
@@ -15,14 +15,9 @@ import numpy as np
 import polars as pl
 
 from gvgap_jax.runtime import files, provenance
-from gvgap_jax.runtime.devices import (
-    is_out_of_memory,
-    memory_needed,
-    memory_per_device,
-    over_devices,
-    rows_over_devices,
-)
+from gvgap_jax.runtime.devices import is_out_of_memory, memory_asked, memory_needed, over_devices
 from gvgap_jax.runtime.machine import give_back_memory
+from gvgap_jax.sweep.at_once import Place, Work, fewer, wished
 from gvgap_jax.sweep.cells import Columns
 from gvgap_jax.sweep.plan import Chunk
 
@@ -35,12 +30,12 @@ class Result(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """That the chunk ran, without compiling."""
+        """That the chunk ran, without compiling: its share of those of its call."""
         return self.made_by["seconds"]
 
 
 class Compiled(NamedTuple):
-    """A program for ``rows`` rows at once, which may be fewer than a chunk has; ``bytes`` on each device."""
+    """A program for ``rows`` rows at once, of many chunks or of a part of one; ``bytes`` on each device."""
 
     call: Callable[[Columns], dict]
     rows: int
@@ -52,74 +47,85 @@ PRECISION = "highest"  # of matrix products: a GPU's default is TF32, and a TPU'
 PROGRAMS = 8  # kept at once: each takes hundreds of the 65,530 memory maps that Linux allows a process
 LARGE = 1_000_000  # characters of a program
 _alone = threading.Lock()
-_most_rows: dict[Hashable, int] = {}  # what the device has been seen to hold, for programs that ran out of memory
+_most_rows: dict[Hashable, int] = {}  # what the devices have been seen to hold, for programs that ran out of memory
 
 
-def compute(run: Callable[[Any, Any], dict], chunk: Chunk) -> Result:
-    """Compute ``run(program, row)`` for every row of a chunk.
+def compute(work: Work, chunks: list[Chunk], place: Place) -> list[Result]:
+    """Compute ``run(program, row)`` for every row of chunks of one work, together.
 
-    Records are the chunk's columns, its labels, the results, and a ``status``: ``ok``, ``not converged``
-    (by the result ``converged``), or ``not finite``. A program that does not fit into memory runs on
-    half as many rows at once, and again on half of those.
+    Records are a chunk's columns, its labels, the results, and a ``status``: ``ok``, ``not converged``
+    (by the result ``converged``), or ``not finite``. A program that runs out of memory runs on half as many rows at
+    once, and again on half of those.
     """
-    padded, (program, columns, most) = chunk.padded(), program_of(chunk)
-    key = (run, program, columns)
+    each = [chunk.padded() for chunk in chunks]
+    padded = {name: np.concatenate([columns[name] for columns in each]) for name in each[0]}
     while True:
-        most = min(most, _most_rows.get(key, most))
+        executable = program_of(work, place)
+        started = time.perf_counter()
         try:
-            executable = compiled(*key, most)
-            started = time.perf_counter()
             results = _in_pieces(executable, padded)
             break
         except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error) or most <= rows_over_devices(1):
+            if not is_out_of_memory(error) or executable.rows <= len(place.devices):
                 raise
-            _most_rows[key] = most // 2
-    seconds = time.perf_counter() - started
-    cost = {
-        "chunk": chunk.name,
-        "seconds": seconds,
-        "compile_seconds": executable.seconds,
-        "rows_at_once": executable.rows,
-        "bytes": executable.bytes,
-        "precision": PRECISION,
-        "process": os.getpid(),
-    }
-    return Result(_records(chunk, results), _environment() | cost)
-
-
-def program_of(chunk: Chunk) -> tuple[Hashable, tuple[tuple[str, str], ...], int]:
-    """What a chunk's program is compiled for: the static configuration, names and dtypes of the columns, the rows."""
-    columns = tuple((name, values.dtype.str) for name, values in chunk.columns.items())
-    return chunk.batch.program, columns, chunk.rows
+            _most_rows[work, place] = executable.rows // 2
+    seconds = (time.perf_counter() - started) / sum(chunk.size for chunk in chunks)
+    start, computed = 0, []
+    for chunk in chunks:
+        own = {name: values[start : start + chunk.size] for name, values in results.items()}
+        start += chunk.rows
+        cost = {
+            "chunk": chunk.name,
+            "seconds": seconds * chunk.size,
+            "compile_seconds": executable.seconds,
+            "rows_at_once": executable.rows,
+            "bytes": executable.bytes,
+            "precision": PRECISION,
+            "process": os.getpid(),
+        }
+        computed.append(Result(_records(chunk, own), _environment() | cost))
+    return computed
 
 
 _environment = functools.cache(provenance.environment)
 
 
+def program_of(work: Work, place: Place) -> Compiled:
+    """The compiled program, for no more rows at once than the devices have been seen to hold."""
+    return compiled(work, place, _most_rows.get((work, place)))
+
+
 @functools.lru_cache(PROGRAMS)
-def compiled(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> Compiled:
-    """Compile for ``rows`` rows, or for half and half again until the compiler's own measure fits into memory.
+def compiled(work: Work, place: Place, most: int | None = None) -> Compiled:
+    """Compile for as many rows as are computed at once: ``most`` if given, and what fits into memory.
 
-    Rows are rounded up to a multiple of the devices.
+    What is needed is the compiler's own measure, or what it says that it lacks.
     """
-    started, fewest = time.perf_counter(), rows_over_devices(1)
+    started, seen, rows = time.perf_counter(), [], wished(work, place, most)
     while True:
-        rows = rows_over_devices(rows)
-        program_of_rows = lowered(run, program, columns, rows)
-        with _large_ones_alone(program_of_rows):
-            executable = program_of_rows.compile()
-        needed = memory_needed(executable)
-        if needed <= memory_per_device() or rows == fewest:
+        program = lowered(work, place, rows)
+        with _large_ones_alone(program):
+            try:
+                executable = program.compile()
+                needed = memory_needed(executable)
+            except jax.errors.JaxRuntimeError as error:
+                if not is_out_of_memory(error) or rows <= len(place.devices):
+                    raise
+                executable, needed = None, max(memory_asked(error) or 2 * place.memory_bytes, place.memory_bytes + 1)
+        seen.append((rows, needed))
+        less = fewer(work, place, seen)
+        if less is None:
+            assert executable is not None
             return Compiled(executable, rows, needed, time.perf_counter() - started)
-        rows = rows // 2
+        rows = less
 
 
-def lowered(run: Callable, program: Hashable, columns: tuple[tuple[str, str], ...], rows: int) -> jax.stages.Lowered:
+def lowered(work: Work, place: Place, rows: int) -> jax.stages.Lowered:
     """The program for ``rows`` rows before it is compiled. Its matrix products, networks' too, have ``PRECISION``."""
-    shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in columns}
+    shapes = {name: jax.ShapeDtypeStruct((rows,), np.dtype(dtype)) for name, dtype in work.columns}
+    run = partial(work.run, work.program)
     with jax.default_matmul_precision(PRECISION):
-        return over_devices(partial(run, program)).lower(shapes)
+        return over_devices(run, devices=place.devices, batched=place.most > 0).lower(shapes)
 
 
 @contextlib.contextmanager
@@ -150,8 +156,7 @@ def _in_pieces(program: Compiled, padded: Columns) -> dict[str, np.ndarray]:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
-def _records(chunk: Chunk, results: dict[str, np.ndarray]) -> pl.DataFrame:
-    outputs = {name: values[: chunk.size] for name, values in results.items()}
+def _records(chunk: Chunk, outputs: dict[str, np.ndarray]) -> pl.DataFrame:
     constants = [pl.lit(value).alias(name) for name, value in chunk.batch.labels.items()]
     status = pl.Series("status", list(_statuses(outputs)))
     return pl.DataFrame(chunk.columns | outputs).select(*constants, pl.all(), status)

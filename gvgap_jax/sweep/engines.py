@@ -18,12 +18,14 @@ from gvgap_jax.runtime.compile_cache import keep_compiled_programs
 from gvgap_jax.runtime.devices import use_all_cores
 from gvgap_jax.runtime.packages import optional
 from gvgap_jax.runtime.progress import BAR
+from gvgap_jax.sweep import at_once
+from gvgap_jax.sweep.at_once import Work, WorkOf
 from gvgap_jax.sweep.compute import Result, compute
 from gvgap_jax.sweep.look import failures
 from gvgap_jax.sweep.plan import Chunk, Plan
-from gvgap_jax.sweep.run import Claim, Engine, Report, Run, by_programs, cells_of, missing, run_plan, unfinished
+from gvgap_jax.sweep.run import Claim, Engine, Report, by_programs, cells_of, missing, run_plan, unfinished
 
-RETRIES = 3  # of a chunk whose worker died
+RETRIES = 3  # of a task whose worker died
 AHEAD = 2  # tasks handed to Ray for every one that can run at once
 
 
@@ -34,7 +36,7 @@ class Ray:
     Attributes:
       address: where a cluster is (``auto`` finds one on this machine); if left out, the one that
         RAY_ADDRESS names, or else a new one on this machine.
-      cpus: how many one task has, which computes one chunk at a time.
+      cpus: how many one task has: it computes one chunk, or as many as accelerators compute at once.
       gpus: how many one task has.
       tpus: how many one task has.
     """
@@ -55,7 +57,7 @@ class Ray:
 
 
 def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
-    """The engine of a Ray cluster: one task a chunk, tried again when its worker dies.
+    """The engine of a Ray cluster: a task for what is computed at once, tried again when its worker dies.
 
     ``modules`` are Python packages that the cluster's machines may not have installed; they are sent
     to a cluster at an address.
@@ -65,15 +67,21 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
     """
     ray = optional("ray")
 
-    def in_order(waiting: list[Chunk]) -> list[list[Chunk]]:
-        return [list(itertools.chain(*by_programs(waiting)))]
+    accelerators = options.gpus or options.tpus
+    most = at_once.MOST if accelerators else 0
 
-    def prepare(run: Run, waiting: list[Chunk], progress: Progress) -> int:
-        del run, waiting, progress  # workers compile what they need
+    def in_order(waiting: list[Chunk], work_of: WorkOf) -> list[list[Chunk]]:
+        return [list(itertools.chain(*by_programs(waiting, work_of)))]
+
+    def prepare(works: list[Work], progress: Progress) -> int:
+        del works, progress  # workers compile what they need
         _connect(ray, options, modules)
         return 0
 
-    def compute_all(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
+    def room(work: Work) -> int:
+        return at_once.rows_at_once(work, accelerators, most * accelerators) if accelerators else 0
+
+    def compute_all(waiting: list[Chunk], work_of: WorkOf, claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
         task = ray.remote(_compute_on_worker).options(
             num_cpus=options.cpus,
             num_gpus=options.gpus,
@@ -81,28 +89,29 @@ def on_ray(options: Ray, modules: tuple[Any, ...] = ()) -> Engine:
             max_retries=RETRIES,
         )
         cluster = ray.cluster_resources()
-        room = min(int(cluster[name] // count) for name, count in options.resources.items())
-        running: dict[Any, Chunk] = {}
-        queue = iter(waiting)
+        most_tasks = AHEAD * min(int(cluster[name] // count) for name, count in options.resources.items())
+        running: dict[Any, list[Chunk]] = {}
+        queue = at_once.calls(waiting, work_of, room, claim)
         while True:
-            while len(running) < AHEAD * room and (chunk := next(queue, None)) is not None:
-                if claim(chunk):
-                    running[task.remote(run, chunk.alone())] = chunk
+            while len(running) < most_tasks and (call := next(queue, None)) is not None:
+                work, chunks = call
+                running[task.remote(work, [chunk.alone() for chunk in chunks])] = chunks
             if not running:
                 return
             (ready,), _ = ray.wait(list(running), num_returns=1)
-            chunk = running.pop(ready)
+            chunks = running.pop(ready)
             try:
-                yield chunk, ray.get(ready)
+                results = ray.get(ready)
             except ray.exceptions.RayError as error:
-                yield chunk, error
+                results = [error] * len(chunks)
+            yield from zip(chunks, results, strict=True)
 
-    return Engine(in_order, prepare, compute_all)
+    return Engine(most, in_order, prepare, compute_all)
 
 
-def _compute_on_worker(run: Run, chunk: Chunk) -> Result:
+def _compute_on_worker(work: Work, chunks: list[Chunk]) -> list[Result]:
     keep_compiled_programs()
-    return compute(run, chunk)
+    return compute(work, chunks, at_once.place())
 
 
 def _connect(ray: Any, options: Ray, modules: tuple[Any, ...]) -> None:
@@ -206,7 +215,7 @@ def on_slurm(
     failed = failures(folder)
     failed |= {f"job {number}": str(error) for number, error in ended if error}
     left = cells_of(unfinished(folder, waiting))
-    return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started)
+    return Report(total, before - left, left, failed, 0, 0.0, 0.0, time.perf_counter() - started, 0)
 
 
 def _run_shard(plan: Plan, folder: files.Folder, part: tuple[int, int]) -> str:

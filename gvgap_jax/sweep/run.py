@@ -13,14 +13,14 @@ from gvgap_jax.runtime import files
 from gvgap_jax.runtime.devices import is_out_of_memory
 from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
-from gvgap_jax.sweep import store
+from gvgap_jax.sweep import at_once, store
+from gvgap_jax.sweep.at_once import Place, Work, WorkOf
 from gvgap_jax.sweep.compute import PROGRAMS, Result, compiled, compute, program_of
 from gvgap_jax.sweep.look import single, stored
 from gvgap_jax.sweep.plan import Chunk, Plan, shard
 
 POLL_SECONDS = 0.3  # between looks at chunks that other processes have claimed
 
-Run = Callable[..., dict]
 Claim = Callable[[Chunk], bool]
 
 
@@ -28,15 +28,17 @@ class Engine(NamedTuple):
     """Where chunks are computed.
 
     Attributes:
+      most: cells that each of its devices computes as one batch at most, as in ``at_once.Place``.
       parts: waiting chunks -> those that are prepared and computed together, part by part.
-      prepare: run, a part, progress -> number of programs compiled.
-      compute: run, a part, claim -> (chunk, its result or the exception that it raised) as they come.
+      prepare: the works of a part, progress -> number of programs compiled.
+      compute: a part, claim -> (chunk, its result or the exception that it raised) as they come.
         It claims a chunk before it computes it, and leaves alone what it may not claim.
     """
 
-    parts: Callable[[list[Chunk]], list[list[Chunk]]]
-    prepare: Callable[[Run, list[Chunk], Progress], int]
-    compute: Callable[[Run, list[Chunk], Claim], Iterator[tuple[Chunk, Result | Exception]]]
+    most: int
+    parts: Callable[[list[Chunk], WorkOf], list[list[Chunk]]]
+    prepare: Callable[[list[Work], Progress], int]
+    compute: Callable[[list[Chunk], WorkOf, Claim], Iterator[tuple[Chunk, Result | Exception]]]
 
 
 class Report(NamedTuple):
@@ -49,6 +51,7 @@ class Report(NamedTuple):
       compilations, compile_seconds: programs compiled here, and the time spent on it.
       run_seconds: spent in compiled programs.
       overhead_seconds: the rest: storing, scheduling, waiting for others.
+      at_once: cells that were computed at once, at most.
     """
 
     total: int
@@ -59,13 +62,15 @@ class Report(NamedTuple):
     compile_seconds: float
     run_seconds: float
     overhead_seconds: float
+    at_once: int
 
     def __str__(self):
         rate = self.computed / self.run_seconds if self.run_seconds else 0.0
         return (
             f"{self.computed:,} cells computed, {self.total - self.computed - self.left:,} found done, {self.left:,} "
             f"left; {self.compilations} compilations in {self.compile_seconds:.1f} s, then {self.run_seconds:.1f} s "
-            f"of runs ({rate:,.0f} cells a second), {self.overhead_seconds:.1f} s of storing and scheduling"
+            f"of runs ({rate:,.0f} cells a second, {self.at_once:,} at once), {self.overhead_seconds:.1f} s of storing "
+            "and scheduling"
         )
 
 
@@ -85,9 +90,9 @@ def run_plan(
     Raises:
       OSError: the folder cannot be written; what was stored is kept.
     """
-    engine = engine or LOCAL
-    mine = shard(plan.chunks, *part)
-    total, computed, failed = cells_of(mine), 0, {}
+    engine = engine or on_devices()
+    mine, work_of = shard(plan.chunks, *part), at_once.works(plan, engine.most)
+    total, computed, most, failed = cells_of(mine), 0, 0, {}
     compilations, compile_seconds, run_seconds = 0, 0.0, 0.0
     started = time.perf_counter()
     with Progress(*BAR) as progress, store.Claims(folder) as claims:
@@ -96,7 +101,7 @@ def run_plan(
             return not stopped() and claims.take(chunk.name)
 
         waiting = missing(folder, mine)
-        parts = iter(engine.parts(waiting))
+        parts = iter(engine.parts(waiting, work_of))
         bar = progress.add_task(plan.experiment, total=total, completed=total - cells_of(waiting))
         while waiting and not stopped():
             chunks = next(parts, None)
@@ -105,22 +110,23 @@ def run_plan(
                 chunks = waiting
             else:
                 chunks, began = unfinished(folder, chunks), time.perf_counter()
-                compilations += engine.prepare(plan.run, chunks, progress)
+                compilations += engine.prepare(list(dict.fromkeys(map(work_of, chunks))), progress)
                 compile_seconds += time.perf_counter() - began
-            for chunk, result in engine.compute(plan.run, chunks, claim):
+            for chunk, result in engine.compute(chunks, work_of, claim):
                 if isinstance(result, Exception):
                     failed[chunk.name] = f"{type(result).__name__}: {result}"
                     files.save_failure(folder, chunk.name, failed[chunk.name])
                 else:
                     files.save(folder, chunk.name, result.records, result.made_by)
                     computed, run_seconds = computed + chunk.size, run_seconds + result.seconds
+                    most = max(most, result.made_by["rows_at_once"])
                 claims.release(chunk.name)
                 progress.advance(bar, chunk.size)
             waiting = [chunk for chunk in unfinished(folder, waiting) if chunk.name not in failed]
             progress.update(bar, completed=total - cells_of(waiting))
     left = cells_of(waiting) + cells_of([chunk for chunk in mine if chunk.name in failed])
     overhead = time.perf_counter() - started - compile_seconds - run_seconds
-    return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead)
+    return Report(total, computed, left, failed, compilations, compile_seconds, run_seconds, overhead, most)
 
 
 def missing(folder: files.Folder, chunks: list[Chunk]) -> list[Chunk]:
@@ -140,51 +146,55 @@ def cells_of(chunks: list[Chunk]) -> int:
     return sum(chunk.size for chunk in chunks)
 
 
-def by_programs(chunks: list[Chunk]) -> list[list[Chunk]]:
+def by_programs(chunks: list[Chunk], work_of: WorkOf) -> list[list[Chunk]]:
     """The chunks in parts of no more programs than are kept.
 
     In a part all programs' first chunks come first, then their second ones: what a stopped sweep has done is its
     first seeds.
     """
-    numbers = {program: number for number, program in enumerate(dict.fromkeys(map(program_of, chunks)))}
+    numbers = {work: number for number, work in enumerate(dict.fromkeys(map(work_of, chunks)))}
 
     def part(chunk: Chunk) -> int:
-        return numbers[program_of(chunk)] // PROGRAMS
+        return numbers[work_of(chunk)] // PROGRAMS
 
     ordered = sorted(chunks, key=lambda chunk: (part(chunk), chunk.first_seed))
     return [list(together) for _, together in itertools.groupby(ordered, part)]
 
 
-def _compile_all(run: Run, chunks: list[Chunk], progress: Progress) -> int:
-    """Compile every program that is needed, two at a time: the compiler leaves a core idle on its own."""
-    before = compiled.cache_info().misses
-    needed = list(dict.fromkeys(map(program_of, chunks)))
-    bar = progress.add_task("compiling programs", total=len(needed), visible=bool(needed))
+def on_devices(place: Place | None = None) -> Engine:
+    """The engine of this process, on all of its devices."""
+    own = place or at_once.place()
 
-    def build(key):
+    def prepare(works: list[Work], progress: Progress) -> int:
+        """Compile every program that is needed, two at a time: the compiler leaves a core idle on its own."""
+        before = compiled.cache_info().misses
+        bar = progress.add_task("compiling programs", total=len(works), visible=bool(works))
+
+        def build(work: Work) -> None:
+            room(work)
+            progress.advance(bar)
+
+        with ThreadPoolExecutor(2) as pool:
+            for _ in pool.map(build, works):
+                pass
+        progress.remove_task(bar)
+        give_back_memory()
+        return compiled.cache_info().misses - before
+
+    def room(work: Work) -> int:
         try:
-            compiled(run, *key)
+            return program_of(work, own).rows
         except jax.errors.JaxRuntimeError as error:
-            if not is_out_of_memory(error):  # computing it tries again with fewer rows
+            if not is_out_of_memory(error):
                 raise
-        progress.advance(bar)
+            return 0  # computing it fails in the same way, which is noted
 
-    with ThreadPoolExecutor(2) as pool:
-        for _ in pool.map(build, needed):
-            pass
-    progress.remove_task(bar)
-    give_back_memory()
-    return compiled.cache_info().misses - before
-
-
-def _one_by_one(run: Run, waiting: list[Chunk], claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
-    for chunk in waiting:
-        if claim(chunk):
+    def compute_all(chunks: list[Chunk], work_of: WorkOf, claim: Claim) -> Iterator[tuple[Chunk, Result | Exception]]:
+        for work, together in at_once.calls(chunks, work_of, room, claim):
             try:
-                yield chunk, compute(run, chunk)
+                results = compute(work, together, own)
             except Exception as error:
-                yield chunk, error
+                results = [error] * len(together)
+            yield from zip(together, results, strict=True)
 
-
-LOCAL = Engine(by_programs, _compile_all, _one_by_one)
-"""The engine of this process, on all of its devices."""
+    return Engine(own.most, by_programs, prepare, compute_all)

@@ -10,7 +10,7 @@ from experiments.kit.backends import on_backend
 from experiments.kit.findings import Finding
 from experiments.questions import equivalence, questions
 from gvgap_jax.runtime import compile_cache, files
-from gvgap_jax.sweep import folder_at, load, make_plan, open_folder, run_plan
+from gvgap_jax.sweep import at_once, folder_at, load, make_plan, open_folder, run_plan
 from gvgap_jax.sweep.look import look, manifest
 from tests.kit.fixed import fixed
 from tests.report.toy_questions import install
@@ -46,10 +46,12 @@ def half(tmp_path, capsys):
 def test_status_of_a_half_done_folder(half, capsys):
     printed = printed_by(capsys, "status", half)
     assert "2 of 10 cells done, 8 left" in printed
-    assert "horizon 1 2 2 " in printed
+    assert "program cells done at once run left" in printed
+    assert "horizon 1 2 2 2 " in printed
     assert "horizon 2 8 0 " in printed
     one, two = folders.programs(look(folder_at(half)), manifest(folder_at(half))["programs"])
     assert (one.done, one.cells, two.done, two.cells) == (2, 2, 0, 8)
+    assert (one.at_once, two.at_once) == (2, 0)
     assert len(one.compile_seconds) == 1
     assert two.compile_seconds == []
     assert one.left_seconds == 0
@@ -255,6 +257,9 @@ def test_doctor_shows_the_machine(capsys, monkeypatch):
     printed = printed_by(capsys, "doctor")
     for fact in ("platform", f"{jax.local_device_count()} (cpu)", jax.__version__, "GiB", "compiled programs"):
         assert fact in printed
+    assert doctor.facts()["cells of a sweep at once"] == "a chunk"
+    monkeypatch.setattr(at_once, "is_accelerator", lambda device: True)
+    assert doctor.facts()["cells of a sweep at once"] == f"up to {4096 * jax.local_device_count():,}"
 
 
 def test_doctor_fails_when_the_platform_is_another_one(capsys):

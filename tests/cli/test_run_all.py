@@ -54,7 +54,7 @@ def test_a_shard_leaves_the_rest_and_the_other_one_finishes(tmp_path, capsys, mo
 
 def test_the_summary_fits_eighty_columns(capsys, monkeypatch):
     monkeypatch.setattr(run_all.console, "_width", 80)
-    report = running.Report(1_234_567, 1_234_567, 1_234_567, {}, 10, 12_345.6, 12_345.6, 1.0)
+    report = running.Report(1_234_567, 1_234_567, 1_234_567, {}, 10, 12_345.6, 12_345.6, 1.0, 128)
     longest = max(questions(), key=len)
     run_all._show([run_all.Row(longest, runner.Outcome(report, []))], "summary")
     shown = capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from gvgap_jax.sweep import compute, load, run_plan
+from gvgap_jax.sweep import at_once, compute, load, run_plan
 from gvgap_jax.sweep import run as running
 from gvgap_jax.sweep.grid import Grid
 from gvgap_jax.sweep.look import single
@@ -27,8 +27,9 @@ def seed_and_program(chunk):
 
 def test_parts_have_few_programs_and_in_each_the_first_seeds_come_first(monkeypatch):
     monkeypatch.setattr(running, "PROGRAMS", 2)
-    chunks = toy_plan(Grid({"power": (1, 2, 4), "base": (0.5, 1.5)}, seeds=100)).chunks
-    first, second = running.by_programs(chunks)
+    plan = toy_plan(Grid({"power": (1, 2, 4), "base": (0.5, 1.5)}, seeds=100))
+    chunks = plan.chunks
+    first, second = running.by_programs(chunks, at_once.works(plan, 0))
     assert [seed_and_program(chunk) for chunk in first] == [(0, (1,)), (0, (2,)), (50, (1,)), (50, (2,))]
     assert [seed_and_program(chunk) for chunk in second] == [(0, (4,)), (50, (4,))]
     assert {chunk.name for chunk in [*first, *second]} == {chunk.name for chunk in chunks}
@@ -53,20 +54,19 @@ def test_parts_give_the_records_of_the_whole_and_compile_each_program_once(tmp_p
 
 
 @needs_maps
-def test_memory_maps_stop_rising_in_a_plan_of_many_programs(tmp_path, monkeypatch):
-    most, compile_all = compute.PROGRAMS, running._compile_all
+def test_memory_maps_stop_rising_in_a_plan_of_many_programs(tmp_path):
+    most, engine = compute.PROGRAMS, running.on_devices()
     seen = []
 
-    def watched(run, chunks, progress):
-        count = compile_all(run, chunks, progress)
+    def watched(works, progress):
+        count = engine.prepare(works, progress)
         seen.append(maps())
         return count
 
-    monkeypatch.setattr(running, "LOCAL", running.LOCAL._replace(prepare=watched))
     compute.drop_programs()
     before = maps()
     plan = toy_plan(Grid({"power": tuple(range(3 * most)), "base": (0.5,)}, seeds=2))
-    run_plan(plan, opened(tmp_path, plan))
+    run_plan(plan, opened(tmp_path, plan), engine=engine._replace(prepare=watched))
     first, *_, last = seen
     assert first > before + most, "programs take maps"
     assert last - first < (first - before) / 2

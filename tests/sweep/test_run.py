@@ -13,10 +13,11 @@ import polars as pl
 import pytest
 
 from gvgap_jax.runtime import devices as parallel
-from gvgap_jax.sweep import compute, folder_at, load, make_plan, open_folder, records, run_plan, store
+from gvgap_jax.sweep import at_once, compute, folder_at, load, make_plan, open_folder, records, run_plan, store
 from gvgap_jax.sweep import run as running
 from gvgap_jax.sweep.grid import Grid
 from gvgap_jax.sweep.look import failures, single
+from gvgap_jax.sweep.run import on_devices
 from tests.sweep import toy_experiment as toy
 
 TABLES = ("odd", "even")
@@ -71,7 +72,6 @@ def test_one_compilation_a_program(tmp_path):
 
 
 def test_a_program_too_large_for_memory_is_compiled_for_fewer_rows(tmp_path, whole, monkeypatch):
-    monkeypatch.setattr(compute, "memory_per_device", lambda: 4)
     monkeypatch.setattr(compute, "memory_needed", lambda executable: executable.in_avals[0][0]["base"].shape[0])
 
     def run(program, cell):
@@ -79,7 +79,7 @@ def test_a_program_too_large_for_memory_is_compiled_for_fewer_rows(tmp_path, who
 
     plan = toy_plan(run=run)
     folder = opened(tmp_path, plan)
-    run_plan(plan, folder)
+    run_plan(plan, folder, engine=on_devices(at_once.place()._replace(memory_bytes=4)))
     assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {4}
     for table in TABLES:
         same_bits(load(folder, table), whole[table])
@@ -99,7 +99,7 @@ def test_out_of_memory_halves_the_rows_and_keeps_the_records(tmp_path, whole, mo
     plan = toy_plan()
     folder = opened(tmp_path, plan)
     assert run_plan(plan, folder).failed == {}
-    assert tried == [22, 10, 6, 2] * 3
+    assert tried == [22, 8, 4] * 3
     for table in TABLES:
         same_bits(load(folder, table), whole[table])
 
@@ -137,10 +137,10 @@ def test_a_failing_chunk_costs_the_others_nothing_and_is_tried_again(tmp_path, w
     plan, compute_chunk = toy_plan(), running.compute
     victim = plan.chunks[1].name
 
-    def fails(run, chunk):
-        if chunk.name == victim:
+    def fails(work, chunks, place):
+        if chunks[0].name == victim:
             raise RuntimeError("it rained")
-        return compute_chunk(run, chunk)
+        return compute_chunk(work, chunks, place)
 
     folder = opened(tmp_path, plan)
     monkeypatch.setattr(running, "compute", fails)
