@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from gvgap_jax.runtime.hlo import Instruction, Program, nested, results_of, schedule
 
@@ -46,7 +46,7 @@ class Collective(NamedTuple):
     times: float
 
 
-def collectives(program: Program, devices: int, mesh: Mesh | None = None) -> tuple[Collective, ...]:
+def collectives(program: Program, devices: int, mesh: Mesh | AbstractMesh | None = None) -> tuple[Collective, ...]:
     """What the devices of a program send, the most first. Groups of one device send nothing and are left out."""
     total: dict[tuple[str, str], tuple[float, float]] = {}
     for kind, instruction, sent, times in _found(program):
@@ -113,13 +113,13 @@ def _along(sizes: str, chosen: str) -> Groups:
 PART = re.compile(r"'([^']+)'(?::\((\d+)\)(\d+))?")
 
 
-def axis_of(groups: Groups, devices: int, mesh: Mesh | None, permutes: bool = False) -> str:
+def axis_of(groups: Groups, devices: int, mesh: Mesh | AbstractMesh | None, permutes: bool = False) -> str:
     """The axes of the mesh along which groups, or pairs of a permutation, lie; how many devices where none do."""
     size = max(map(len, groups))
     if mesh is None:
         return f"{size} devices" if not permutes else "neighbours"
     talking = {frozenset(group) for group in groups if len(group) > 1}
-    ids = np.arange(mesh.size).reshape(mesh.devices.shape)
+    ids = np.arange(mesh.size).reshape(tuple(mesh.shape.values()))
     for count in range(1, len(mesh.axis_names) + 1):
         for chosen in itertools.combinations(range(len(mesh.axis_names)), count):
             lines = np.moveaxis(ids, chosen, range(-count, 0)).reshape(-1, math.prod(ids.shape[i] for i in chosen))

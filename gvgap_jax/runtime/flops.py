@@ -54,7 +54,8 @@ class _Count:
             return self.of_region(operation.regions[0]) * self._devices(operation)
         if name == "while":
             condition, body = operation.regions
-            return (_turns(operation) or 1) * (self.of_region(condition) + self.of_region(body))
+            turns = _turns(operation)
+            return (1 if turns is None else turns) * (self.of_region(condition) + self.of_region(body))
         if name in {"case", "if"}:
             return sum(map(self.of_region, operation.regions)) / len(operation.regions)
         if not any(_is_float(value) for value in operation.operands):

@@ -155,8 +155,9 @@ def _scheduled(program: Program, name: str, times: float) -> Iterator[Run]:
         yield Run(instruction, name, times)
         inside: list[tuple[str, float]] = []
         if instruction.operation == "while":
-            turns = times * (trips(program, name, instruction) or 1)
-            inside = [(each, turns) for role in ("condition", "body") for each in instruction.called(role)]
+            turns = trips(program, name, instruction)
+            often = times * (1 if turns is None else turns)
+            inside = [(each, often) for role in ("condition", "body") for each in instruction.called(role)]
         elif instruction.operation == "conditional":
             inside = [(each, times / len(instruction.branches)) for each in instruction.branches]
         elif instruction.operation == "call":

@@ -18,7 +18,8 @@ from jax.extend import core
 NAMES = (
     "abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type "
     "cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p "
-    "logistic lt max min mul ne neg pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square sub tan tanh"
+    "logistic lt max min mul ne neg pow reduce_precision rem round rsqrt select_n sign sin sinh sqrt square sub tan "
+    "tanh"
 )
 ELEMENTWISE = frozenset(NAMES.split())
 REDUCTIONS = {"reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "argmax", "argmin"}
@@ -29,7 +30,7 @@ LOW = 30  # bits of the lower half of a count
 
 
 class Operations(NamedTuple):
-    """A count, exact up to 2^60, in two halves because JAX has no wide integers by default: int32 each, of any shape."""
+    """A count, exact up to 2^60, of any shape: two int32, because JAX has no wider integers by default."""
 
     high: jax.Array
     low: jax.Array
@@ -71,7 +72,7 @@ def _evaluate(program: Any, arguments: Sequence, operations: Operations) -> tupl
 
     for equation in program.jaxpr.eqns:
         inputs = [read(each) for each in equation.invars]
-        if any(map(_is_open, _inside(equation))) or equation.primitive.name == "while":
+        if _depends(equation):
             enter = ENTERED.get(equation.primitive.name, _call)
             outputs, operations = enter(equation, inputs, operations)
         else:
@@ -155,11 +156,10 @@ def _inside(equation: Any) -> Iterator[Any]:
     return (_closed(each) for each in parameters if hasattr(each, "eqns"))
 
 
-def _is_open(program: Any) -> bool:
-    """Whether the operations of a program depend on its data: it has a loop of unknown length, or a branch."""
-    return any(
-        each.primitive.name in {"while", "cond"} or any(map(_is_open, _inside(each))) for each in program.jaxpr.eqns
-    )
+def _depends(equation: Any) -> bool:
+    """Whether the operations of an equation depend on data: it is or has a loop of unknown length, or a branch."""
+    inside = (each for program in _inside(equation) for each in program.jaxpr.eqns)
+    return equation.primitive.name in {"while", "cond"} or any(map(_depends, inside))
 
 
 def total(program: Any) -> int:
