@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
 from upath import UPath
 
 from experiments.benchmarks import accelerators, fresh
-from experiments.benchmarks.accelerators import run, speeds, stored, table, transformers
+from experiments.benchmarks.accelerators import roofline, run, speeds, stored, table, transformers
 from experiments.benchmarks.accelerators.rows import FITS, SIZES, TORCH_FIT, Row, rows
 from experiments.benchmarks.accelerators.stored import Key, Measured, Stored
 from experiments.cli import main as command
@@ -24,6 +26,8 @@ from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.model.pythia import pythia
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.chips import chip_named
+from gvgap_jax.runtime.compiled import facts
+from gvgap_jax.runtime.devices import over_devices
 from gvgap_jax.runtime.packages import is_installed
 from tests.benchmarks import made_up_rows
 from tests.house.test_readme import ROOT
@@ -373,12 +377,17 @@ def test_a_damaged_folder_is_said(tmp_path, monkeypatch, capsys):
     assert "denied" in printed
 
 
+FLOORS = {
+    "sweep's program, DPO": {"matrix units", "memory", "dispatch"},
+    "leaf pass": {"memory", "dispatch"},
+    "seeds of DPO at once": set(),
+}
 OF_TINY = {row.name: row for row in rows("tiny")}
 
 
 @pytest.mark.parametrize(
     "name",
-    ["sweep's program, RLHF", FITS, "leaf pass", "DPO steps, tiny", "decoding, tiny", "seeds of DPO at once"],
+    ["sweep's program, DPO", FITS, "leaf pass", "DPO steps, tiny", "decoding, tiny", "seeds of DPO at once"],
 )
 def test_every_kind_of_row_measures_something(name):
     row = OF_TINY[name]
@@ -388,7 +397,32 @@ def test_every_kind_of_row_measures_something(name):
     assert len(found.seconds) >= 3
     assert found.compile_seconds > 0
     assert all(seconds > 0 for seconds in found.floors.values())
+    assert set(found.floors) == FLOORS.get(name, {"matrix units", "memory"})
     assert Measured(**json.loads(json.dumps(found._asdict()))) == found
+
+
+def test_the_roofline_counts_every_turn_of_every_row():
+    """By hand: n turns of a row of 8 numbers, one product a number and turn, and one test more than turns."""
+
+    def run(row):
+        start = jnp.float32(0), row["numbers"]
+        return jax.lax.while_loop(lambda state: state[0] < row["turns"], turn, start)[1]
+
+    def turn(state):
+        return state[0] + 1.0, state[1] * 2.0
+
+    sample = {"turns": np.array([3.0, 5.0], np.float32), "numbers": np.ones((2, 8), np.float32)}
+    lowered = over_devices(run).lower(sample)
+    found = roofline.of_rows(run, sample, 2, lowered, lowered.compile())
+    by_hand = [turns * (1 + 8) + (turns + 1) for turns in (3, 5)]
+    assert found.operations == sum(by_hand) / 2
+    speed = speeds.of_products("float32")
+    assert found.floors["matrix units"] == pytest.approx(sum(by_hand) / (speed.value * jax.local_device_count()))
+    once = facts(lowered, lowered.compile(), 0.0)
+    turns = sum(by_hand) / (once.flops * jax.local_device_count())
+    assert turns > 3
+    assert found.floors["memory"] == pytest.approx(once.moved * turns / speeds.of_memory().value)
+    assert found.precision == "none"
 
 
 def test_pytorch_that_is_not_there_or_has_no_gpu_is_a_sentence():

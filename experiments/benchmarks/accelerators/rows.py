@@ -34,7 +34,7 @@ class Size:
     Attributes:
       side, numbers: of the large matrix product, and of the large copy.
       horizon, order, pairs: of the fits on trees of V = 3; order is that of the reward model.
-      cells, many_cells: of a sweep's program at once.
+      cells, many_cells: of a sweep's program, on each device at once.
       seeds, judged: of the fits at once: for each number of pairs and gold reward; and those that PyTorch does too.
       torch_device: where PyTorch does them.
       leaves: vocabulary and horizons of the trees of the leaf pass, the largest first.
@@ -92,7 +92,7 @@ def rows(name: SizeName) -> tuple[Row, ...]:
 
     def sweep(arm: str, cells: int) -> dict[str, Any]:
         grid = {"horizon": size.horizon, "order": size.order, "pairs": size.pairs}
-        return {"arm": arm, **grid, "rows": cells}
+        return {"arm": arm, **grid, "cells": cells}
 
     def leaves(horizon: int, program: str) -> dict[str, Any]:
         return {"vocabulary": vocabulary, "horizon": horizon, "name": program}

@@ -15,7 +15,7 @@ from gvgap_jax.runtime.chips import chip_of
 PRODUCT = {"cpu": 512}  # rows of the square matrix of a large product; elsewhere
 LARGE_PRODUCT = 8192
 COPY = {"cpu": 2**24}  # numbers of a large copy; elsewhere
-LARGE_COPY = 2**28
+LARGE_COPY = 2**27
 
 
 class Speed(NamedTuple):

@@ -16,8 +16,8 @@ WORDS = ("row", "limit", "how")
 LEGEND = (
     "Measured is the median of repetitions, without compiling. Shares are of the published peaks, or, of a device that "
     "is not known here, of a large matrix product and a large copy (measured); training counts the model's FLOPs alone "
-    "(MFU). The limit is the highest floor and how near the row comes to it; dispatch is the fixed cost of a call, "
-    "however small."
+    "(MFU), fits what each of them computes, and an estimate of what it moves, of which caches may save some. The "
+    "limit is the highest floor and how near the row comes to it; dispatch is the time of a call with a row a device."
 )
 MISSING = "not measured"
 

@@ -7,34 +7,47 @@ import jax
 import numpy as np
 
 from experiments.benchmarks import problems, solvers, throughput
-from experiments.benchmarks.accelerators import speeds
+from experiments.benchmarks.accelerators import roofline, speeds
+from experiments.benchmarks.accelerators.roofline import Roofline
 from experiments.benchmarks.accelerators.stored import Measured
 from experiments.benchmarks.leaf_pass import empty_call, passes, times_of
 from experiments.benchmarks.problems import Kind
+from experiments.questions import sample_complexity
 from gvgap_jax import TokenTree
 from gvgap_jax.algorithms import Settings
 from gvgap_jax.runtime.devices import over_devices, rows_over_devices
 from gvgap_jax.runtime.packages import command, is_installed
+from gvgap_jax.sweep import at_once, compute
 from gvgap_jax.sweep.compute import PRECISION
+from gvgap_jax.sweep.plan import chunks
 
 REPEATS = 3
 ROUNDING = 1.01  # a gradient norm in float64 over the tolerance that float32 met
-EXACT = "float32, products in full precision"
 
 
-def sweep(arm: str, horizon: int, order: int, pairs: tuple[int, ...], rows: int) -> Measured:
-    """Fits a second of a program of ``sample_complexity``, with making its records, for so many cells at once."""
-    batch = throughput.fits_of(arm, horizon, order, pairs, rows)
-    (first,) = throughput.computed(batch, rows)
-    alone = [result for _ in range(2) for result in throughput.computed(batch, 1, len(pairs))][-len(pairs) :]
+def sweep(arm: str, horizon: int, order: int, pairs: tuple[int, ...], cells: int) -> Measured:
+    """Fits of a program of ``sample_complexity``, with making their records, for so many cells a device at once."""
+    batch = throughput.fits_of(arm, horizon, order, pairs, cells * jax.local_device_count())
+    (chunk,) = chunks(batch, "sample_complexity", sample_complexity.MEANING, batch.size)
+    work, place = at_once.alone(sample_complexity.run, chunk), at_once.place()
+    program = compute.program_of(work, place)
+    call = partial(compute.compute, work, [chunk], place)
+    call()
+    seconds = _repeated(call)
+    alone = [each for _ in range(2) for each in throughput.computed(batch, 1, len(pairs))][-len(pairs) :]
+    sample = {name: values[: 2 * len(pairs)] for name, values in chunk.columns.items()}
+    lowered = compute.lowered(work, place, program.rows)
+    least = roofline.of_rows(partial(work.run, work.program), sample, program.rows, lowered, program.call)
+    calls = -(-batch.size // program.rows)
     return Measured(
         unit="fits",
         amount=batch.size,
-        seconds=_repeated(lambda: throughput.computed(batch, rows)),
-        compile_seconds=first.made_by["compile_seconds"],
-        floors={"dispatch": max(result.seconds for result in alone)},
-        peaks="",
-        how=f"H {horizon}, order {order}; {first.made_by['rows_at_once']:,} at once; {EXACT}",
+        seconds=seconds,
+        compile_seconds=program.seconds,
+        floors={name: calls * floor for name, floor in least.floors.items()}
+        | {"dispatch": calls * max(each.seconds for each in alone)},
+        peaks=least.peaks,
+        how=f"H {horizon}, order {order}; {program.rows:,} at once; {_counted(least)}",
     )
 
 
@@ -48,20 +61,26 @@ def fits_at_once(horizon: int, order: int, pairs: tuple[int, ...], seeds: int, j
     batch = problems.batch(tree, max(pairs), cells)
     padding = np.minimum(np.arange(rows_over_devices(len(cells))), len(cells) - 1)
     padded = jax.device_put(problems.take(batch, padding))
+    fit = partial(solvers.sweep_fit, tree, kind, settings)
+    started = time.perf_counter()
     with jax.default_matmul_precision(PRECISION):
-        call, compile_seconds = solvers.compiled(over_devices(partial(solvers.sweep_fit, tree, kind, settings)), padded)
+        lowered = over_devices(fit).lower(padded)
+    call = lowered.compile()
+    compile_seconds = time.perf_counter() - started
     found = jax.device_get(call(padded))
     data = problems.as_data(tree, problems.take(batch, range(judged)))
     for index, cell in enumerate(data):
         _judge(tree, kind, settings, cell, solvers.solution(jax.tree.map(lambda leaf, i=index: leaf[i], found)))
+    seconds = _repeated(lambda: jax.block_until_ready(call(padded)))
+    least = roofline.of_rows(fit, problems.take(batch, range(judged)), len(cells), lowered, call)
     return Measured(
         unit="fits",
         amount=len(cells),
-        seconds=_repeated(lambda: jax.block_until_ready(call(padded))),
+        seconds=seconds,
         compile_seconds=compile_seconds,
-        floors={},
-        peaks="",
-        how=f"H {horizon}; {len(cells):,} at once; {EXACT}",
+        floors=least.floors,
+        peaks=least.peaks,
+        how=f"H {horizon}; {len(cells):,} at once; {_counted(least)}",
     )
 
 
@@ -124,6 +143,11 @@ def _fits(horizon: int, order: int, pairs: tuple[int, ...], seeds: int) -> tuple
         dict(pairs=count, gold_order=gold, seed=seed) for seed in range(seeds) for count in pairs for gold in golds
     ]
     return TokenTree(3, horizon), Kind("reward model" if order else "DPO", order), Settings(), cells
+
+
+def _counted(least: Roofline) -> str:
+    products = "no matrix products" if least.precision == "none" else f"matrix products in {least.precision}"
+    return f"{least.operations / 1e6:,.3g} MFLOP a fit, {products}"
 
 
 def _judge(tree: TokenTree, kind: Kind, settings: Settings, cell: problems.Data, solution: problems.Solution) -> None:
