@@ -1,6 +1,5 @@
 """Look at a folder of records, and tidy it."""
 
-import ast
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,6 +7,7 @@ from typing import NamedTuple
 
 from rich.markup import escape
 
+from experiments.kit.labels import short_labels
 from experiments.kit.terminal import console, table
 from gvgap_jax.runtime import files
 from gvgap_jax.runtime.messages import first_few
@@ -54,33 +54,6 @@ def programs(seen: Look, names: Sequence[str]) -> list[ProgramStatus]:
         most = max((makers[name].get("rows_at_once", 0) for name, _ in done), default=0)
         rows.append(ProgramStatus(labels[program], cells, stored, seconds, left, sorted(compiled.values()), most))
     return rows
-
-
-def short_labels(programs: Sequence[str]) -> list[str]:
-    """Of each program, as a manifest writes it, the fields in which it differs from the others: ``arm DPO, pairs 8``.
-
-    All fields of a program that is alone.
-    """
-    fields = [_fields(program) for program in programs]
-    names = dict.fromkeys(name for each in fields for name in each)
-    told_apart = [name for name in names if len({each.get(name) for each in fields}) > 1] or list(names)
-    return [", ".join(f"{name} {each[name]}".strip() for name in told_apart if name in each) for each in fields]
-
-
-def _fields(program: str) -> dict[str, str]:
-    """The fields of a ``repr``, by name, and those of what they hold; all of it where it is no Python."""
-    try:
-        return _leaves(ast.parse(program, mode="eval").body)
-    except SyntaxError:
-        return {"": program}
-
-
-def _leaves(value: ast.expr, name: str = "") -> dict[str, str]:
-    if isinstance(value, ast.Call):
-        return {key: text for each in value.keywords for key, text in _leaves(each.value, each.arg or "").items()}
-    return {
-        name: value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ast.unparse(value)
-    }
 
 
 def _pace(makers: dict[str, files.Provenance], chunks: list[tuple[str, int]]) -> float:

@@ -18,6 +18,8 @@ class Program(NamedTuple):
       lowest: the lowest precision that its room allows for a matrix product: ``float32`` or ``bfloat16``.
       options: of the command line that change what memory it needs.
       mesh: of its collectives' axes; None where no array is split.
+      fewer: the bytes that it needs on a device -> the program that a run compiles instead, of fewer rows; None where
+        the run takes this one.
     """
 
     name: str
@@ -27,3 +29,4 @@ class Program(NamedTuple):
     lowest: str
     options: str = ""
     mesh: Mesh | None = None
+    fewer: "Callable[[float], Program | None]" = lambda needed: None

@@ -20,6 +20,7 @@ from gvgap_jax.sweep.plan import Chunk, Plan
 MOST = 4096
 # Of an accelerator's memory, by its maker's figure, which a rehearsal knows too: JAX takes 3/4 of a GPU's at most.
 SHARE = 0.6
+AIM = 0.95  # of the memory, where a program was compiled for more rows than fit
 
 Run = Callable[[Any, Any], dict]
 Static = tuple[Hashable, tuple[tuple[str, str], ...]]  # configuration, and names and dtypes of a row's columns
@@ -114,20 +115,20 @@ def wished(work: Work, place: Place, most: int | None = None) -> int:
     return rows_at_once(work, devices, most or place.most * devices or work.largest + devices)
 
 
-def fewer(work: Work, place: Place, seen: Sequence[tuple[int, float]]) -> int | None:
-    """Rows to compile for instead, where memory is too small for the last that were tried; None where it is not.
+def fewer(work: Work, place: Place, rows: int, needed: float) -> int | None:
+    """Rows at once to compile for instead, where so many need more bytes on a device than there are; None where not.
 
-    ``seen`` are the rows that were tried, and the bytes that they need on a device. Bytes grow along a straight line
-    with the rows: the first guess is that no rows need none.
+    It aims a little below what the bytes of a row allow: a program also has some that no row needs.
     """
-    rows, needed = seen[-1]
     if needed <= place.memory_bytes or rows <= len(place.devices):
         return None
-    more, above = seen[-2] if len(seen) > 1 else (0, 0)
-    slope = (needed - above) / (rows - more)
-    slope = slope if slope > 0 else needed / rows
-    allowed = rows - (needed - place.memory_bytes) / slope
-    return wished(work, place, max(1, min(int(allowed), rows - 1)))
+    return wished(work, place, max(1, min(int(AIM * rows * place.memory_bytes / needed), rows - 1)))
+
+
+def number_of_calls(work: Work, chunks: list[Chunk], rows: int) -> int:
+    """Calls of so many rows for all chunks of a work."""
+    together = calls(chunks, lambda chunk: work, lambda work: rows, lambda chunk: True)
+    return sum(-(-sum(chunk.rows for chunk in each) // rows) for _, each in together)
 
 
 def calls(

@@ -101,7 +101,7 @@ def compiled(work: Work, place: Place, most: int | None = None) -> Compiled:
 
     What is needed is the compiler's own measure, or what it says that it lacks.
     """
-    started, seen, rows = time.perf_counter(), [], wished(work, place, most)
+    started, rows = time.perf_counter(), wished(work, place, most)
     while True:
         program = lowered(work, place, rows)
         with _large_ones_alone(program):
@@ -112,8 +112,7 @@ def compiled(work: Work, place: Place, most: int | None = None) -> Compiled:
                 if not is_out_of_memory(error) or rows <= len(place.devices):
                     raise
                 executable, needed = None, max(memory_asked(error) or 2 * place.memory_bytes, place.memory_bytes + 1)
-        seen.append((rows, needed))
-        less = fewer(work, place, seen)
+        less = fewer(work, place, rows, needed)
         if less is None:
             assert executable is not None
             return Compiled(executable, rows, needed, time.perf_counter() - started)

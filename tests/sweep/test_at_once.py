@@ -181,35 +181,48 @@ def test_rows_of_a_call_keep_to_the_devices_and_to_what_is_allowed(chunks, large
         assert -(-chunks // (found // largest)) == -(-chunks // (allowed // largest))
 
 
-@pytest.mark.parametrize(("fixed", "each"), [(0, 7), (1000, 7), (90_000, 1), (0, 90), (20_000, 90)])
-def test_what_does_not_fit_is_compiled_for_as_many_rows_as_the_bytes_of_a_row_allow(fixed, each):
-    """Bytes are a straight line, unknown: the third guess is the answer at the latest."""
+def tried(place, work, needed):
+    """Rows that are compiled for, one after another."""
+    rows = [at_once.wished(work, place)]
+    while less := at_once.fewer(work, place, rows[-1], needed(rows[-1])):
+        rows.append(less)
+    return rows
+
+
+@pytest.mark.parametrize(("fixed", "each"), [(0, 7), (4_000, 7), (5_000, 1.01), (0, 90), (2_000, 300)])
+def test_what_does_not_fit_is_compiled_again_for_as_many_rows_as_the_bytes_of_a_row_allow(fixed, each):
+    """Not for half as many and half again: the second is right where a program has few bytes of its own."""
     place, work = Place((0, 1), 100_000, 50_000), work_of(10**6, 1)
-    tried = [(rows, fixed + each * rows) for rows in [at_once.wished(work, place)]]
-    assert tried[0][0] == 100_000
-    while rows := at_once.fewer(work, place, tried):
-        tried.append((rows, fixed + each * rows))
-    most = (100_000 - fixed) // each
-    calls = -(-(10**6) // (most - most % 2))
-    assert tried[-1][0] == -(-(10**6) // calls) + -(-(10**6) // calls) % 2
-    assert len(tried) <= 3
+    first, last = tried(place, work, lambda rows: fixed + each * rows)
+    assert first == 100_000
+    assert fixed + each * last <= 100_000
+    calls, fewest = (-(-(10**6) // rows) for rows in (last, (100_000 - fixed) / each))
+    assert fewest <= calls <= 1.07 * fewest + 1
+
+
+def test_what_fits_is_compiled_once():
+    assert tried(Place((0, 1), 100_000, 500), work_of(10**6, 100), lambda rows: 100 * rows) == [1000]
+
+
+def test_a_program_that_is_large_itself_takes_more_guesses():
+    place, work = Place((0, 1), 100_000, 500), work_of(10**6, 1)
+    rows = tried(place, work, lambda rows: 50_000 + 100 * rows)
+    assert rows[0] == 1000
+    assert 400 <= rows[-1] <= 500
+    assert len(rows) <= 5
 
 
 def test_fewer_rows_than_devices_are_not_asked_for():
-    place, work = Place((0, 1), 10, 100), work_of(200, 1)
-    tried = [(200, 10**9)]
-    while rows := at_once.fewer(work, place, tried):
-        tried.append((rows, 10**9))  # whatever the rows: no straight line helps
-    assert tried[-1][0] == 2
+    assert tried(Place((0, 1), 10, 100), work_of(200, 1), lambda rows: 10**9)[-1] == 2
 
 
 def test_a_compiler_that_gives_up_for_lack_of_memory_is_asked_for_fewer(tmp_path, monkeypatch):
-    """200 rows would need 4 GiB: there is 1, so that 50 are allowed, and half a chunk is taken."""
+    """200 rows would need 4 GiB, and there is 1: fewer than 50 are allowed, a third of a chunk."""
     lower, asked = compute.lowered, []
 
     def lowered(work, place, rows):
         asked.append(rows)
-        if rows <= 50:
+        if rows < 50:
             return lower(work, place, rows)
 
         def gives_up():
@@ -228,8 +241,8 @@ def test_a_compiler_that_gives_up_for_lack_of_memory_is_asked_for_fewer(tmp_path
     plan = toy_plan(Grid({"power": (4,), "base": tuple(np.arange(0.5, 30.5))}, seeds=10), run)
     folder = opened(tmp_path, plan)
     assert run_plan(plan, folder, engine=on_devices(accelerator())).failed == {}
-    assert asked == [200, 50]
-    assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {50}
+    assert asked == [200, 34]
+    assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {34}
 
 
 def test_a_place_is_known_by_the_kind_of_its_devices():

@@ -79,7 +79,7 @@ def test_a_program_too_large_for_memory_is_compiled_for_fewer_rows(tmp_path, who
 
     plan = toy_plan(run=run)
     folder = opened(tmp_path, plan)
-    run_plan(plan, folder, engine=on_devices(at_once.place()._replace(memory_bytes=4)))
+    run_plan(plan, folder, engine=on_devices(at_once.place()._replace(memory_bytes=5)))
     assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {4}
     for table in TABLES:
         same_bits(load(folder, table), whole[table])
