@@ -49,7 +49,7 @@ def kept_for_a_slice(folder: Path | None = None) -> Iterator[None]:
 
     A machine with GPUs finds none: the compiler's version is that of CUDA there, and the name of the GPU here.
     """
-    before = jax.config.read("jax_compilation_cache_dir"), os.environ.get("LIBTPU_INIT_ARGS")
+    before = jax.config.values["jax_compilation_cache_dir"], os.environ.get("LIBTPU_INIT_ARGS")
     try:
         jax.config.update("jax_compilation_cache_dir", folder and str(folder))
         if folder and before[1] is None:

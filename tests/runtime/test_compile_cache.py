@@ -17,15 +17,15 @@ def test_a_program_is_written_once_and_compiled_again_without_a_warning(tmp_path
     pytest.importorskip(plugin)
     users, taken = tmp_path / "user's", tmp_path / "taken along"
     sharding = SingleDeviceSharding(target(name).devices[0])
-    lowered = jax.jit(lambda x: jnp.sort(x)).lower(jax.ShapeDtypeStruct((4096,), jnp.float32, sharding=sharding))
-    before = jax.config.read("jax_compilation_cache_dir")
+    shape = jax.ShapeDtypeStruct((4096,), jnp.float32, sharding=sharding)
+    before = jax.config.values["jax_compilation_cache_dir"]
     jax.config.update("jax_compilation_cache_dir", str(users))
-    least = jax.config.read("jax_persistent_cache_min_compile_time_secs")
+    least = jax.config.values["jax_persistent_cache_min_compile_time_secs"]
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         for folder in (None, taken, taken):
-            compile_timed(lowered, folder)
-            assert jax.config.read("jax_compilation_cache_dir") == str(users)
+            compile_timed(jax.jit(lambda x: jnp.sort(x)).lower(shape), folder)
+            assert jax.config.values["jax_compilation_cache_dir"] == str(users)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", least)
