@@ -4,6 +4,8 @@ import sys
 from importlib import metadata
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from gvgap_jax.runtime import packages
 from gvgap_jax.runtime.files import read_json
@@ -33,8 +35,8 @@ def test_the_smallest_extra_with_a_package_is_named(package, command):
 
 
 def test_every_package_of_an_extra_is_known():
-    needed = {line.split(";")[0].split(">=")[0] for line in metadata.requires("gvgap_jax") or () if "extra ==" in line}
-    assert needed == set().union(*packages.extras().values())
+    needed = [Requirement(line) for line in metadata.requires("gvgap_jax") or () if "extra ==" in line]
+    assert {canonicalize_name(each.name) for each in needed} == set().union(*packages.extras().values())
 
 
 def test_a_package_that_a_module_needs_is_named(monkeypatch):
