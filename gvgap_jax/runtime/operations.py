@@ -180,6 +180,8 @@ def cost(equation: Any) -> int:
     arrays = [each.aval for each in equation.invars if hasattr(each.aval, "shape")]
     if not any(jnp.issubdtype(array.dtype, jnp.floating) for array in arrays):
         return 0
+    if name == "convert_element_type" and arrays[0].dtype == equation.outvars[0].aval.dtype:
+        return 0
     size = math.prod(equation.outvars[0].aval.shape)
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]

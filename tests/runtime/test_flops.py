@@ -80,6 +80,11 @@ def solved(x, turns):
     return jax.scipy.sparse.linalg.cg(lambda v: 2.0 * v, x, tol=0.0, maxiter=turns)[0]
 
 
+def halved(x, turns):
+    """Halve five ones until the largest is at most 2^-turns: five comparisons and a power in each test."""
+    return jax.lax.while_loop(lambda x: x.max() > 2.0**-turns, lambda x: x / 2, jnp.ones_like(x))
+
+
 def called(x, turns):
     return jax.checkpoint(jax.jit(nested))(x, turns)
 
@@ -98,6 +103,7 @@ PROGRAMS = {  # operations by hand at so many turns
     "nested": (nested, lambda turns: 5 * turns * (turns + 1) // 2),
     "scanned": (scanned, lambda turns: SCANNED),
     "branched": (branched, lambda turns: 10 if turns > 2 else 0),
+    "halved": (halved, lambda turns: 6 + turns * (5 + 6)),
     "called": (called, lambda turns: 5 * turns * (turns + 1) // 2),
 }
 
@@ -125,6 +131,7 @@ def test_the_solver_of_a_linear_system_counts_its_turns():
     results, one = jax.jit(counted(solved))(x, 1)
     _, none = jax.jit(counted(solved))(x, 0)
     assert np.array_equal(results, jax.jit(solved)(x, 1))
+    assert total(jax.make_jaxpr(solved)(x, 1)) == flops_of(jax.jit(solved).lower(x, 1))
     assert one.number() > none.number() + 2 * 5
 
 
