@@ -98,6 +98,8 @@ def _plain(dialect: str, name: str, operation: Any) -> float:
     if name == "sort":
         length = operation.operands[0].type.shape[int(re.findall(r"\d+", str(operation.attributes["dimension"]))[0])]
         return size * math.ceil(math.log2(max(length, 1)))
+    if name == "convert" and operation.operands[0].type == operation.results[0].type:
+        return 0.0  # a weak type that becomes a strong one
     return float(size) if name in ELEMENTWISE or dialect == "chlo" else 0.0
 
 
