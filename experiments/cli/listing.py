@@ -18,6 +18,7 @@ from theory.__main__ import CHECKS
 OTHERS = {
     "run all": "every experiment at one preset, one after another",
     "run tldr": f"the paper's recipe on language models; presets {', '.join(RECIPES)}; what one needs: --dry_run",
+    "rehearse NAME --slice v5e-8": "every program of a run compiled for devices that are not there",
     "quickstart": "theorems, one experiment at quick and its figure: about 2 minutes on 2 cores",
     **{f"bench {name}": words for name, words in BENCHES.items()},
 }

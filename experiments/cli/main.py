@@ -14,6 +14,7 @@ from experiments.cli.inspect import inspect
 from experiments.cli.listing import list_everything
 from experiments.cli.predict import answer
 from experiments.cli.quickstart import quickstart
+from experiments.cli.rehearse import rehearse
 from experiments.cli.report import report
 from experiments.cli.run import run
 from experiments.kit.terminal import PROGRAM, console, names, printable
@@ -22,6 +23,7 @@ from gvgap_jax.runtime.messages import unknown
 COMMANDS: dict[str, Callable[..., None]] = {
     "list": list_everything,
     "run": run,
+    "rehearse": rehearse,
     "status": status,
     "figures": figures,
     "report": report,
@@ -32,6 +34,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "quickstart": quickstart,
     "bench": bench,
 }
+WITH_A_NAME = ("run", "rehearse")  # what comes next decides which options there are
 
 
 def main(arguments: list[str]) -> None:
@@ -44,8 +47,8 @@ def main(arguments: list[str]) -> None:
         name, *rest = arguments
         if name not in COMMANDS:
             raise ValueError(unknown("command", name, COMMANDS))
-        if name == "run":
-            run(rest)
+        if name in WITH_A_NAME:
+            COMMANDS[name](rest)
         else:
             parsed(COMMANDS[name], name, rest)
     except (ValueError, OSError) as error:

@@ -51,7 +51,8 @@ def of_sweep(plan: Plan, devices: Sequence[Any]) -> Iterator[Program]:
 
         calls = at_once.number_of_calls(work, chunks, rows) / processes
         lower = partial(compute.lowered, work, place, rows)
-        return Program(name, lower, calls, rows, LOWEST, _options(plan, work), fewer=fewer)
+        count = partial(fit_of, work, chunks)
+        return Program(name, lower, calls, rows, LOWEST, _options(plan, work), operations=count, fewer=fewer)
 
     programs = dict.fromkeys(repr(work.program) for work in every)
     labels = dict(zip(programs, short_labels(list(programs)), strict=True))

@@ -18,6 +18,8 @@ class Program(NamedTuple):
       lowest: the lowest precision that its room allows for a matrix product: ``float32`` or ``bfloat16``.
       options: of the command line that change what memory it needs.
       mesh: of its collectives' axes; None where no array is split.
+      operations: runs some of its rows here and counts the floating-point operations of a row: the mean, and the most
+        of any; None where the lengths of all loops are known.
       fewer: the bytes that it needs on a device -> the program that a run compiles instead, of fewer rows; None where
         the run takes this one.
     """
@@ -29,4 +31,5 @@ class Program(NamedTuple):
     lowest: str
     options: str = ""
     mesh: Mesh | None = None
+    operations: Callable[[], tuple[float, float]] | None = None
     fewer: "Callable[[float], Program | None]" = lambda needed: None

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from experiments.cli import main as cli
-from experiments.cli import run, runner
+from experiments.cli import rehearse, run, runner
 from tests.house.test_cloud import FILES
 from tests.house.test_docs import BESIDE, TEXTS
 
@@ -35,7 +35,7 @@ def test_commands_are_found_everywhere():
     assert len(commands()) > 50
     assert {command[0] for command in commands()} == {
         "list", "run", "status", "figures", "report", "predict", "compact", "inspect", "doctor", "quickstart",
-        "bench",
+        "bench", "rehearse",
     }  # fmt: skip
 
 
@@ -47,10 +47,13 @@ def test_every_command_is_one_that_there_is(monkeypatch, arguments):
         return functools.wraps(command)(lambda *a, **k: called.append((a, k)))
 
     for name, command in cli.COMMANDS.items():
-        if command is not run.run:
+        if command not in (run.run, rehearse.rehearse):
             monkeypatch.setitem(cli.COMMANDS, name, only_noted(command))
-    for owner, name in ((run, "run_all"), (run, "run_tldr"), (runner, "run")):
+    in_the_end = ((run, "run_all"), (run, "run_tldr"), (runner, "run"))
+    in_the_end += ((rehearse, "of_sweep_run"), (rehearse, "of_recipe_run"), (rehearse, "documented"))
+    for owner, name in in_the_end:
         monkeypatch.setattr(owner, name, only_noted(getattr(owner, name)))
+    monkeypatch.setattr(rehearse, "_end", lambda done: None)
     cli.main(arguments)
     assert len(called) == 1
 

@@ -1,0 +1,165 @@
+"""A rehearsal as a table, and the hours and the cost of the run as a range."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from rich.markup import escape
+
+from experiments.kit.terminal import console, markdown, table
+from experiments.rehearsal.rows import Row
+from gvgap_jax.runtime.compiled import bound, is_lower
+from gvgap_jax.runtime.targets import Target
+from gvgap_jax.runtime.units import HOUR, readable
+
+HEADINGS = (
+    "program",
+    "rows",
+    "calls",
+    "compiled in",
+    "memory",
+    "GFLOP",
+    "GB moved",
+    "bound a call",
+    "a row",
+    "lowest",
+    "links",
+)
+REACHED = (0.6, 0.15)  # shares of a bound: 0.58 is the best of published trainings (PaLM, arXiv 2204.02311)
+
+
+class Hours(NamedTuple):
+    """How long a run takes on a target, as a range: it cannot be known better before it is run.
+
+    Attributes:
+      low: every program at 60 % of its bound, its loops of mean length.
+      high: at 15 % of it, every row's loops as long as the longest, and compiling on top.
+    """
+
+    low: float
+    high: float
+
+
+def fits(row: Row, target: Target) -> bool:
+    """Whether a program compiled, and its memory is there on every device."""
+    return row.facts is not None and row.facts.memory <= target.memory_bytes
+
+
+def too_low(row: Row) -> bool:
+    """Whether a matrix product is computed in a lower precision than its room allows."""
+    return row.facts is not None and is_lower(row.facts.precision, row.program.lowest)
+
+
+def hours(rows: Sequence[Row], target: Target) -> Hours:
+    """The range of the programs that compiled."""
+    low = high = 0.0
+    for row in rows:
+        if row.facts is None:
+            continue
+        _, seconds = bound(row.facts, target.chip)
+        mean, most = row.turns(len(target.devices))
+        low += row.program.calls * mean * seconds / REACHED[0]
+        high += row.program.calls * most * seconds / REACHED[1] + row.facts.compile_seconds
+    return Hours(low / HOUR, high / HOUR)
+
+
+def show(rows: Sequence[Row], title: str, target: Target, price: float | None) -> None:
+    """Print the table, and the hours and the cost as a range."""
+    made = table(title, *HEADINGS)
+    made.columns[-1].justify = "left"
+    for row in rows:
+        made.add_row(*map(escape, cells(row, target)))
+    console.print(made)
+    console.print(summary(rows, target, price), highlight=False, soft_wrap=True)
+
+
+def as_markdown(rows: Sequence[Row], target: Target) -> str:
+    """The table as documentation has it."""
+    return markdown(HEADINGS, [[each.replace("\n", ", ") for each in cells(row, target)] for row in rows])
+
+
+def wrong(rows: Sequence[Row], target: Target) -> list[tuple[Row, str]]:
+    """Rows that keep the run from running as it should, and what is wrong with each, in words."""
+    found = []
+    for row in rows:
+        if row.facts is None:
+            found.append((row, f"{row.program.name} {row.wrong}"))
+        elif not fits(row, target):
+            needed, there = readable(row.facts.memory), readable(target.memory_bytes)
+            options = f" ({row.program.options})" if row.program.options else ""
+            found.append(
+                (
+                    row,
+                    f"{row.program.name} needs {needed} on each device, and a program can count on {there} of a "
+                    f"{target.chip.name}{options}",
+                )
+            )
+        elif too_low(row):
+            precisions = f"{row.facts.precision}, and its room allows {row.program.lowest}"
+            found.append((row, f"{row.program.name} has a matrix product in {precisions}"))
+    return found
+
+
+def summary(rows: Sequence[Row], target: Target, price: float | None) -> str:
+    """Memory, time of compiling, hours and cost in a few sentences."""
+    there = [row.facts for row in rows if row.facts]
+    if not there:
+        return "No program compiled."
+    low, high = hours(rows, target)
+    most = max(each.memory for each in there)
+    compiling = sum(each.compile_seconds for each in there)
+    cost = "" if price is None else f", {low * price:,.2g} to {high * price:,.2g} at {price:g} an hour"
+    return (
+        f"{len(there)} programs compiled in {time_of(compiling)}; the largest needs {readable(most)} of "
+        f"{readable(target.memory_bytes)} on each of {len(target.devices)} devices.\n"
+        f"The run takes {time_of(HOUR * low)} to {time_of(HOUR * high)}{cost}: programs at {REACHED[0]:.0%} to "
+        f"{REACHED[1]:.0%} of their bounds, and compiling. Reading, storing and judges come on top."
+    )
+
+
+def cells(row: Row, target: Target) -> list[str]:
+    """A row of the table, as words."""
+    program, found = row.program, row.facts
+    if found is None:
+        return [program.name, f"{program.rows:,}", f"{program.calls:,.0f}", row.wrong, *[""] * 7]
+    limit, seconds = bound(found, target.chip)
+    turns, _ = row.turns(len(target.devices))
+    return [
+        program.name,
+        f"{program.rows:,}",
+        f"{program.calls:,.0f}",
+        f"{found.compile_seconds:.0f} s",
+        readable(found.memory),
+        f"{turns * found.flops / 1e9:,.3g}",
+        f"{turns * found.moved / 1e9:,.3g}",
+        f"{limit} {time_of(turns * seconds)}",
+        _of_a_row(row, target),
+        found.precision,
+        _links(row),
+    ]
+
+
+def _of_a_row(row: Row, target: Target) -> str:
+    """Operations and bytes of one row, as a mean."""
+    assert row.facts is not None
+    devices = len(target.devices)
+    turns, _ = row.turns(devices)
+    flops, moved = (turns * each * devices / row.program.rows for each in (row.facts.flops, row.facts.moved))
+    return f"{flops / 1e6:,.3g} MFLOP {moved / 1e6:,.3g} MB"
+
+
+def _links(row: Row) -> str:
+    """Collectives by kind and axis, with what a device sends a call; less than a hundredth of it is left out."""
+    sent: dict[str, float] = {}
+    for each in row.facts.collectives if row.facts else ():
+        name = f"{each.kind} {each.axis}"
+        sent[name] = sent.get(name, 0.0) + each.bytes
+    least = sum(sent.values()) / 100
+    shown = sorted((each for each in sent.items() if each[1] >= least), key=lambda each: -each[1])
+    return "\n".join(f"{name} {readable(size)}" for name, size in shown) or "none"
+
+
+def time_of(seconds: float) -> str:
+    """A time for people, in the unit that suits it."""
+    units = (("h", HOUR), ("min", 60.0), ("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
+    unit, size = next((each for each in units if seconds >= each[1]), units[-1])
+    return f"{float(f'{seconds / size:.2g}'):,g} {unit}"

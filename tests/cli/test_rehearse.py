@@ -1,0 +1,128 @@
+"""``rehearse``: a run's programs compiled and shown; its exit status, and what it says to bad input."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.cli import main, rehearse
+from experiments.rehearsal import of_sweeps
+from experiments.rehearsal import rehearse as compiling
+from gvgap_jax.runtime import targets
+from gvgap_jax.runtime.chips import chip_named
+from gvgap_jax.runtime.targets import Target, slices
+from tests.cli.test_commands import printed_by
+from tests.report.toy_questions import install, toy
+from tests.sweep import toy_experiment
+
+TINY = ["rehearse", "powers"]
+
+
+def run(program, cell):
+    """As the toy experiment, and a matrix product."""
+    product = jnp.full((3, 4), cell["base"], jnp.float32) @ jnp.ones((4, 3), jnp.float32)
+    return toy_experiment.run(program, cell) | {"value": product.sum()}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rehearse.console, "_width", 300)
+    install(monkeypatch, {"powers": toy(run=run)})
+    return tmp_path
+
+
+def test_a_sweep_on_this_machine(here, capsys, monkeypatch):
+    printed = printed_by(capsys, *TINY, "--price", "3")
+    assert "powers-quick on here" in printed
+    assert "float32" in printed
+    assert "2 programs compiled in" in printed
+    assert "at 3 an hour" in printed
+    assert len(list((here / "results" / "rehearsals" / "powers-quick-here").glob("*.json"))) == 2
+    monkeypatch.setattr(compiling, "compiled", lambda *_: pytest.fail("it is there already"))
+    assert "2 programs compiled in" in printed_by(capsys, *TINY)
+    assert not (here / "results" / "powers-quick").exists()
+
+
+def test_the_first_programs_and_those_that_are_left(capsys):
+    printed = printed_by(capsys, *TINY, "--first", "1")
+    assert "1 programs compiled" in printed
+    assert "1 of 2 programs are not compiled" in printed
+
+
+def test_a_product_in_a_lower_precision_fails_the_rehearsal(capsys, monkeypatch):
+    monkeypatch.setattr(of_sweeps, "LOWEST", "float64")
+    printed = printed_by(capsys, *TINY, "--first", "1", status=1)
+    assert "has a matrix product in float32, and its room allows float64" in printed
+
+
+def test_a_program_that_does_not_compile_fails_the_rehearsal(capsys, monkeypatch):
+    def refuse(self):
+        raise jax.errors.JaxRuntimeError("UNIMPLEMENTED: no such thing")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", refuse)
+    printed = printed_by(capsys, *TINY, "--first", "1", status=1)
+    assert "does not compile: UNIMPLEMENTED: no such thing" in printed
+
+
+def test_a_device_without_room_fails_the_rehearsal(capsys, monkeypatch):
+    small = Target("here", chip_named("cpu")._replace(memory_bytes=10), tuple(jax.local_devices()))
+    monkeypatch.setattr(rehearse, "here", lambda: small)
+    printed = printed_by(capsys, *TINY, "--first", "1", status=1)
+    assert "a program can count on 0 MiB of a cpu" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["power"], "no experiment 'power'"),
+        (["--slice", "v5e-8"], "the run's name comes before its options"),
+        (["powers", "--slice", "v5e-9"], "there is no slice 'v5e-9'; of v5e there are"),
+        (["tldr", "--layout.fsdp", "3"], "must multiply to"),
+        (["tldr", "--model", "no/where"], "no/where"),
+    ],
+)
+def test_bad_input(capsys, command, words):
+    assert words in printed_by(capsys, "rehearse", *command, status=2)
+
+
+@pytest.mark.parametrize(("slice_", "extra"), [("v5e-8", "rehearse-tpu"), ("h100x8", "rehearse-gpu")])
+def test_a_compiler_that_is_not_installed(capsys, monkeypatch, slice_, extra):
+    monkeypatch.setattr(targets, "is_installed", lambda *_: False)
+    assert f"[{extra}]" in printed_by(capsys, *TINY, "--slice", slice_, status=2)
+
+
+def test_help_names_the_runs_and_the_sets(capsys):
+    printed = printed_by(capsys, "rehearse")
+    for name in ("powers", "tldr", "smoke", "documented"):
+        assert name in printed
+
+
+@pytest.mark.parametrize("line", [*rehearse.SMOKE, *rehearse.DOCUMENTED.values()])
+def test_lines_of_the_sets_are_commands_for_a_slice(monkeypatch, line):
+    monkeypatch.undo()  # all questions are there
+    monkeypatch.setattr(rehearse, "of_sweep_run", lambda name, module, asked: asked)
+    monkeypatch.setattr(rehearse, "of_recipe_run", lambda asked: asked)
+    assert rehearse.of_run(line.split()).slice in slices()
+
+
+def test_the_smoke_set_fails_if_any_of_its_runs_does(monkeypatch):
+    target = Target("here", chip_named("v5e"), tuple(jax.local_devices()))
+    ends = iter([[], ["it is wrong"], [], []])
+    monkeypatch.setattr(rehearse, "of_run", lambda _: rehearse.Rehearsed("", target, [], 0, next(ends)))
+    with pytest.raises(SystemExit) as stopped:
+        main.main(["rehearse", "smoke"])
+    assert stopped.value.code == 1
+    assert next(ends, None) is None
+
+
+def test_a_page_gets_its_tables(here, monkeypatch, capsys):
+    monkeypatch.setattr(rehearse, "DOCUMENTED", {"one": " ".join(TINY[1:])})
+    page = here / "page.md"
+    page.write_text("before\n<!-- table: one -->\nold\n<!-- end -->\nafter\n")
+    printed_by(capsys, "rehearse", "documented", page)
+    text = page.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "python -m experiments rehearse powers" in text
+    assert "| program | rows | calls |" in text

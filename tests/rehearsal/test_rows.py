@@ -1,0 +1,172 @@
+"""Rows of a rehearsal: stored one by one, read again, and never trusted when they are damaged or of something else."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from experiments.rehearsal import rows, table
+from experiments.rehearsal.programs import Program
+from experiments.rehearsal.rehearse import rehearse
+from gvgap_jax.runtime.chips import chip_named
+from gvgap_jax.runtime.collectives import Collective
+from gvgap_jax.runtime.compiled import Facts
+from gvgap_jax.runtime.files import folder_at
+from gvgap_jax.runtime.targets import Target, here
+
+COLLECTIVES = Collective("all-reduce", "fsdp", 3e6, 40.0), Collective("all-gather", "tensor", 1e4, 2.0)
+FACTS = Facts(61.0, 2**30, 3e12, 5e9, COLLECTIVES, "bfloat16")
+
+
+def target(memory=16):
+    return Target("v5e-4", chip_named("v5e")._replace(memory_bytes=memory * 2**30), tuple(jax.devices("cpu")[:1]))
+
+
+def program(name="a step", function=jnp.sin, calls=1, rows=2, lowest="float32"):
+    shape = jax.ShapeDtypeStruct((rows, 3), jnp.float32)
+    return Program(name, lambda: jax.jit(function).lower(shape), calls, rows, lowest)
+
+
+def row(facts=FACTS, wrong="", **how):
+    return rows.Row(program(**how), facts, wrong=wrong)
+
+
+def matrix_product(x):
+    return x @ x.T
+
+
+def test_a_program_is_compiled_once_and_then_read(tmp_path, monkeypatch):
+    folder, wanted = folder_at(tmp_path) / "new", [program(), program("a product", matrix_product)]
+    first = rehearse(wanted, here(), folder)
+    assert [each.program for each in first] == wanted
+    assert [each.facts.precision for each in first if each.facts] == ["none", "float32"]
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda self: pytest.fail("it is there already"))
+    assert rehearse(wanted, here(), folder, minutes=0) == first
+
+
+def test_what_is_stored_is_read_to_the_same(tmp_path):
+    for stored in (row(), row()._replace(operations=(1.5, 2.0))):
+        rows.store(folder_at(tmp_path), stored, "one")
+        found = rows.stored(folder_at(tmp_path), stored.program, "one")
+        assert found == stored
+    assert rows.stored(folder_at(tmp_path), program(), "another") is None
+
+
+def test_a_program_that_needs_too_much_is_taken_with_fewer_rows(tmp_path):
+    seen = []
+
+    def fewer(needed):
+        seen.append(needed)
+        return program("fewer", rows=4)
+
+    (found,) = rehearse([program("many", rows=512)._replace(fewer=fewer)], here(), folder_at(tmp_path))
+    assert found.program.name == "fewer"
+    assert seen
+    assert seen[0] >= 2 * 512 * 3 * 4  # arguments and results
+
+
+def test_loops_of_unknown_length_make_a_call_longer_by_what_a_row_was_seen_to_take(tmp_path):
+    asked = program(rows=8)._replace(operations=lambda: (50.0, 200.0))
+    (found,) = rehearse([asked], here(), folder_at(tmp_path))
+    assert found.facts is not None
+    assert found.operations == (50.0, 200.0)
+    mean, most = found.turns(devices=2)
+    assert (mean, most) == (50 * 4 / found.facts.flops, 200 * 4 / found.facts.flops)
+    known, unknown = (table.hours([each], target()) for each in (row(), row()._replace(operations=(3e12, 6e12))))
+    assert unknown.low == pytest.approx(2 * known.low)  # two rows on one device
+    assert unknown.high == pytest.approx(4 * (known.high - 61 / 3600) + 61 / 3600)
+    assert row().turns(4) == (1, 1)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"compile_seconds": 1.0, "collectives": [{}]}'])
+def test_a_damaged_row_is_set_aside_and_compiled_again(tmp_path, capsys, content):
+    folder = folder_at(tmp_path)
+    (found,) = rehearse([program()], here(), folder)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(content)
+    (again,) = rehearse([program()], here(), folder)
+    assert again.facts is not None
+    assert found.facts is not None
+    assert again.facts._replace(compile_seconds=0) == found.facts._replace(compile_seconds=0)
+    assert "set aside" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_key_knows_the_program_the_devices_and_the_compilers(monkeypatch):
+    text = program().lower().as_text()
+    known = {rows.key(text, target()), rows.key(program(rows=4).lower().as_text(), target()), rows.key(text, here())}
+    monkeypatch.setattr(rows, "_version", lambda package: "another")
+    known.add(rows.key(text, target()))
+    assert len(known) == 4
+
+
+def test_no_compilation_begins_after_the_minutes_or_a_stop(tmp_path):
+    folder = folder_at(tmp_path)
+    assert rehearse([program()], here(), folder, minutes=0) == []
+    assert rehearse([program()], here(), folder, stopped=lambda: True) == []
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_compile_or_cannot_be_traced_is_a_row_and_the_others_go_on(tmp_path, monkeypatch):
+    def refuse(x):
+        raise ValueError("no such shape\nand more")
+
+    compile_ = jax.stages.Lowered.compile
+
+    def fail_for_cosines(self):
+        if "cosine" in self.as_text():
+            raise jax.errors.JaxRuntimeError("INTERNAL: no cosine here\nat file 3")
+        return compile_(self)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fail_for_cosines)
+    wanted = [program("bad", refuse), program("cosine", jnp.cos), program()]
+    bad, cosine, good = rehearse(wanted, here(), folder_at(tmp_path))
+    assert bad.wrong == "cannot be traced: ValueError: no such shape"
+    assert cosine.wrong == "does not compile: INTERNAL: no cosine here"
+    assert good.facts is not None
+    sentences = table.wrong([bad, cosine, good], here())
+    assert sentences == [(bad, f"bad {bad.wrong}"), (cosine, f"cosine {cosine.wrong}")]
+
+
+def test_a_lower_precision_than_allowed_and_too_little_memory_are_said():
+    low, large, fine = row(), row(lowest="bfloat16"), row(facts=FACTS._replace(precision="none"))
+    assert table.too_low(low)
+    assert not table.too_low(large)
+    ((_, sentence),) = table.wrong([low, fine, large], target())
+    assert sentence == "a step has a matrix product in bfloat16, and its room allows float32"
+    ((_, sentence),) = table.wrong([large], target(memory=1))
+    assert sentence == "a step needs 1.0 GiB on each device, and a program can count on 819 MiB of a TPU v5e"
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16_3x", "float16", "float8"])
+def test_float32_is_the_highest_that_a_float32_room_has(precision):
+    assert table.too_low(row(facts=FACTS._replace(precision=precision)))
+    assert not table.too_low(row(facts=FACTS._replace(precision="float64")))
+
+
+def test_hours_are_a_range_of_shares_of_the_bound_over_all_calls():
+    chip, calls = target().chip, 1000
+    seconds = 3e12 / chip.flops_bfloat16
+    low, high = table.hours([row(calls=calls), row(facts=None, wrong="does not compile")], target())
+    assert low == pytest.approx(calls * seconds / 0.6 / 3600)
+    assert high == pytest.approx((calls * seconds / 0.15 + 61) / 3600)
+
+
+def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatch):
+    monkeypatch.setattr(table.console, "_width", 240)
+    wanted = [row(calls=1200), row(facts=None, wrong="does not compile: too odd", name="another")]
+    table.show(wanted, "a run", target(), price=2.0)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert (
+        "a step 2 1,200 61 s 1.0 GiB 3e+03 5 matrix units 15 ms 1.5e+06 MFLOP 2.5e+03 MB bfloat16 all-reduce fsdp 3 MiB"
+        in printed
+    )
+    assert "another 2 1 does not compile: too odd" in printed
+    assert "tensor" not in printed  # less than a hundredth
+    assert "The run takes 30 s to 3 min, 0.017 to 0.1 at 2 an hour" in printed
+    assert "all-reduce fsdp 3 MiB" in table.as_markdown(wanted, target())
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(7200, "2 h"), (61, "1 min"), (3.21, "3.2 s"), (0.05, "50 ms"), (4e-7, "0.4 µs")]
+)
+def test_times_for_people(seconds, words):
+    assert table.time_of(seconds) == words
