@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_all_start_methods, get_context
@@ -67,6 +68,7 @@ def _answer(sender: Connection, log: Path, function: Callable, arguments: tuple,
     try:
         answer = function(*arguments, **options), ""
     except Exception as error:
+        traceback.print_exc()  # into the log
         answer = None, _sentence(error)
     sender.send(answer)
 

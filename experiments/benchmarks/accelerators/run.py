@@ -27,6 +27,7 @@ from gvgap_jax.runtime.files import Folder
 
 MEMORY = "XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"  # of a GPU, that jax takes at its start
 SHARE = ".92"
+LOG = "printed.log"  # beside the rows, in a local folder: what the processes that measured them said
 PATIENCE = 3  # times the expected seconds that a row may take
 START = 180.0  # seconds for jax to start
 CLOCKS = "name,clocks.max.sm,clocks.max.mem,power.limit"
@@ -88,7 +89,7 @@ def measure(platform: str | None, rows: Sequence[Row], folder: Folder, minutes: 
         folder.mkdir(parents=True, exist_ok=True)
     done = {each.key.name for each in _loaded(folder) if each.measured}
     with tempfile.TemporaryDirectory() as scratch, signals_caught() as caught:
-        log = Path(scratch) / "printed"
+        log = Path(folder if files.is_local(folder) else scratch) / LOG
         machine = _machine(platform, log, end)
         for number, row in enumerate(rows, start=1):
             if caught:
