@@ -10,7 +10,6 @@ import numpy as np
 
 from experiments.kit.labels import fields_of, short_labels
 from experiments.rehearsal.programs import Program
-from gvgap_jax.runtime.compiled import Facts
 from gvgap_jax.runtime.devices import over_devices, rows_over_devices
 from gvgap_jax.runtime.operations import counted
 from gvgap_jax.sweep import at_once, compute
@@ -26,13 +25,6 @@ class Fit(NamedTuple):
 
     mean: float
     most: float
-
-
-class Cost(NamedTuple):
-    """Of one row on the devices that a program is for: floating-point operations, and bytes to and from memory."""
-
-    flops: float
-    bytes: float
 
 
 def of_sweep(plan: Plan, devices: Sequence[Any]) -> Iterator[Program]:
@@ -100,15 +92,3 @@ def fit_of(work: Work, chunks: list[Chunk], rows: int = ROWS) -> Fit:
 def _spread(columns: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
     index = np.linspace(0, len(columns["seed"]) - 1, count).astype(int)
     return {name: values[index] for name, values in columns.items()}
-
-
-def cost_of(fit: Fit, facts: Facts, rows: int, devices: Sequence[Any]) -> Cost:
-    """What one of the ``rows`` of a program's call costs on all of its devices.
-
-    A row of a CPU turns its loops as often as it needs; a batch of an accelerator as often as its slowest row does.
-    The facts know loops of unknown length as one turn: their bytes are taken for as many turns as the operations.
-    """
-    share = len(devices) / rows
-    flops = fit.most if at_once.place(devices).most else fit.mean
-    turns = flops / (facts.flops * share) if facts.flops else 1.0
-    return Cost(flops, facts.moved * share * turns)

@@ -25,6 +25,7 @@ HEADINGS = (
     "links",
 )
 REACHED = (0.6, 0.15)  # shares of a bound: 0.58 is the best of published trainings (PaLM, arXiv 2204.02311)
+START = 5e-6  # seconds, of an instruction: the launch of a GPU's kernel takes 2 to 10 µs without a graph
 
 
 class Hours(NamedTuple):
@@ -32,7 +33,8 @@ class Hours(NamedTuple):
 
     Attributes:
       low: every program at 60 % of its bound, its loops of mean length.
-      high: at 15 % of it, every row's loops as long as the longest, and compiling on top.
+      high: at 15 % of it, every row's loops as long as the longest, each instruction started on its own, and compiling
+        on top.
     """
 
     low: float
@@ -58,7 +60,8 @@ def hours(rows: Sequence[Row], target: Target) -> Hours:
         _, seconds = bound(row.facts, target.chip)
         mean, most = row.turns(len(target.devices))
         low += row.program.calls * mean * seconds / REACHED[0]
-        high += row.program.calls * most * seconds / REACHED[1] + row.facts.compile_seconds
+        slowest = seconds / REACHED[1] + START * row.facts.started
+        high += row.program.calls * most * slowest + row.facts.compile_seconds
     return Hours(low / HOUR, high / HOUR)
 
 
@@ -116,22 +119,28 @@ def summary(rows: Sequence[Row], target: Target, price: float | None) -> str:
     )
 
 
+def turns(row: Row, target: Target) -> float:
+    """What the loops of a call multiply its facts by: a batch of an accelerator waits for its slowest row."""
+    mean, most = row.turns(len(target.devices))
+    return mean if target.platform == "cpu" else most
+
+
 def cells(row: Row, target: Target) -> list[str]:
     """A row of the table, as words."""
     program, found = row.program, row.facts
     if found is None:
         return [program.name, f"{program.rows:,}", f"{program.calls:,.0f}", row.wrong, *[""] * 7]
     limit, seconds = bound(found, target.chip)
-    turns, _ = row.turns(len(target.devices))
+    times = turns(row, target)
     return [
         program.name,
         f"{program.rows:,}",
         f"{program.calls:,.0f}",
         f"{found.compile_seconds:.0f} s",
         readable(found.memory),
-        f"{turns * found.flops / 1e9:,.3g}",
-        f"{turns * found.moved / 1e9:,.3g}",
-        f"{limit} {time_of(turns * seconds)}",
+        f"{times * found.flops / 1e9:,.3g}",
+        f"{times * found.moved / 1e9:,.3g}",
+        f"{limit} {time_of(times * seconds)}",
         _of_a_row(row, target),
         found.precision,
         _links(row),
@@ -139,11 +148,10 @@ def cells(row: Row, target: Target) -> list[str]:
 
 
 def _of_a_row(row: Row, target: Target) -> str:
-    """Operations and bytes of one row, as a mean."""
+    """Operations and bytes of one row."""
     assert row.facts is not None
-    devices = len(target.devices)
-    turns, _ = row.turns(devices)
-    flops, moved = (turns * each * devices / row.program.rows for each in (row.facts.flops, row.facts.moved))
+    share = turns(row, target) * len(target.devices) / row.program.rows
+    flops, moved = share * row.facts.flops, share * row.facts.moved
     return f"{flops / 1e6:,.3g} MFLOP {moved / 1e6:,.3g} MB"
 
 

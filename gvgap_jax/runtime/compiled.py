@@ -14,7 +14,7 @@ from gvgap_jax.runtime.collectives import Collective, collectives
 from gvgap_jax.runtime.compile_cache import kept_for_a_slice
 from gvgap_jax.runtime.devices import memory_needed
 from gvgap_jax.runtime.flops import flops_of
-from gvgap_jax.runtime.traffic import moved
+from gvgap_jax.runtime.traffic import moved, started
 
 MAIN = {"tpu": frozenset({0}), "gpu": frozenset({0, 1}), "cpu": frozenset({0})}  # 1: a TPU's VMEM, a GPU's NCCL buffers
 PRECISIONS = ("none", "float64", "float32", "bfloat16_3x", "tf32", "float16", "bfloat16", "float8")  # from the highest
@@ -41,6 +41,7 @@ class Facts(NamedTuple):
       memory: bytes on each device, by the compiler's own measure.
       flops: floating-point operations of a device in a call; loops of unknown length count as one turn.
       moved: bytes between a device and its memory in a call, estimated from the schedule; loops likewise.
+      started: instructions that a device starts in a call, kernels of a GPU; loops likewise.
       collectives: what a device sends in a call.
       precision: the lowest of a matrix product, one of ``PRECISIONS``; ``none`` without any.
     """
@@ -49,6 +50,7 @@ class Facts(NamedTuple):
     memory: int
     flops: float
     moved: float
+    started: float
     collectives: tuple[Collective, ...]
     precision: str
 
@@ -74,6 +76,7 @@ def facts(
         memory_needed(compiled),
         flops_of(lowered),
         moved(program, MAIN[platform]),
+        started(program),
         collectives(program, len(devices), mesh),
         precision(program, platform),
     )

@@ -21,12 +21,22 @@ def moved(program: Program, main: frozenset[int] = frozenset({0})) -> float:
     return sum(run.times * _of(program, run, main) for run in schedule(program))
 
 
+def started(program: Program) -> float:
+    """Instructions that a device starts in a call, each with a cost of its own, however little it moves."""
+    return sum(run.times for run in schedule(program) if not _is_free(run.instruction))
+
+
+def _is_free(instruction: Instruction) -> bool:
+    operation = instruction.operation
+    if operation in FREE or operation.endswith(("-done", "-update")):
+        return True
+    return operation == "custom-call" and any(f'"{name}"' in instruction.attributes for name in FREE_CALLS)
+
+
 def _of(program: Program, run: Run, main: frozenset[int]) -> float:
     instruction, computation = run.instruction, program.computations[run.computation]
     operation = instruction.operation
-    if operation in FREE or operation.endswith(("-done", "-update")):
-        return 0.0
-    if operation == "custom-call" and any(f'"{name}"' in instruction.attributes for name in FREE_CALLS):
+    if _is_free(instruction):
         return 0.0
     if operation.endswith("-start"):
         return _started(instruction, computation, main)

@@ -9,9 +9,7 @@ import pytest
 
 from experiments.questions import questions, sample_complexity
 from experiments.rehearsal import of_sweeps
-from experiments.rehearsal.of_sweeps import Cost, Fit, cost_of, fit_of, of_sweep
-from gvgap_jax.runtime.chips import chip_named
-from gvgap_jax.runtime.compiled import Facts
+from experiments.rehearsal.of_sweeps import Fit, fit_of, of_sweep
 from gvgap_jax.runtime.units import GIB
 from gvgap_jax.sweep import at_once, compute, make_plan, run_plan
 from gvgap_jax.sweep.at_once import Place
@@ -131,14 +129,3 @@ def test_rows_are_picked_from_all_chunks():
     assert len(chunks) == 4
     firsts = [seed + (seed % 2 == 0) for seed in (0, 50, 100, 150)]
     assert fit_of(work, chunks, rows=4) == Fit(np.mean(firsts), max(firsts))
-
-
-def test_a_batch_turns_until_its_slowest_row_is_done_and_a_cpu_does_not():
-    """64 rows on 2 devices; the program knows 10 operations of each row, and 3 bytes."""
-    facts = Facts(1.0, 1, flops=320.0, moved=96.0, collectives=(), precision="float32")
-    fit = Fit(mean=20.0, most=50.0)
-    cpus = jax.local_devices()
-    assert cost_of(fit, facts, 64, cpus) == Cost(20.0, 6.0)
-    tpus = [SimpleNamespace(platform="tpu", device_kind="TPU v5 lite") for _ in range(2)]
-    assert cost_of(fit, facts, 64, tpus) == Cost(50.0, 15.0)
-    assert at_once.place(tpus).memory_bytes == int(0.6 * chip_named("TPU v5e").memory_bytes)

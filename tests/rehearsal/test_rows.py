@@ -1,5 +1,7 @@
 """Rows of a rehearsal: stored one by one, read again, and never trusted when they are damaged or of something else."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -14,7 +16,7 @@ from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.runtime.targets import Target, here
 
 COLLECTIVES = Collective("all-reduce", "fsdp", 3e6, 40.0), Collective("all-gather", "tensor", 1e4, 2.0)
-FACTS = Facts(61.0, 2**30, 3e12, 5e9, COLLECTIVES, "bfloat16")
+FACTS = Facts(61.0, 2**30, 3e12, 5e9, 1000.0, COLLECTIVES, "bfloat16")
 
 
 def target(memory=16):
@@ -147,7 +149,7 @@ def test_hours_are_a_range_of_shares_of_the_bound_over_all_calls():
     seconds = 3e12 / chip.flops_bfloat16
     low, high = table.hours([row(calls=calls), row(facts=None, wrong="does not compile")], target())
     assert low == pytest.approx(calls * seconds / 0.6 / 3600)
-    assert high == pytest.approx((calls * seconds / 0.15 + 61) / 3600)
+    assert high == pytest.approx((calls * (seconds / 0.15 + 1000 * 5e-6) + 61) / 3600)
 
 
 def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatch):
@@ -161,8 +163,16 @@ def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatc
     )
     assert "another 2 1 does not compile: too odd" in printed
     assert "tensor" not in printed  # less than a hundredth
-    assert "The run takes 30 s to 3 min, 0.017 to 0.1 at 2 an hour" in printed
+    assert "The run takes 30 s to 3.2 min, 0.017 to 0.1 at 2 an hour" in printed
     assert "all-reduce fsdp 3 MiB" in table.as_markdown(wanted, target())
+
+
+def test_a_batch_turns_until_its_slowest_row_is_done_and_a_cpu_does_not():
+    each = row(rows=64)._replace(operations=(3e12, 6e12))
+    cpus, tpus = here(), Target("v5e-2", chip_named("v5e"), 2 * (SimpleNamespace(platform="tpu"),))
+    assert table.turns(each, cpus) == 64 / len(cpus.devices)
+    assert table.turns(each, tpus) == 2 * 64 / 2
+    assert "6e+06 MFLOP 1e+04 MB" in table.cells(each, tpus)
 
 
 @pytest.mark.parametrize(

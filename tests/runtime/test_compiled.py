@@ -94,7 +94,7 @@ def test_a_cpu_computes_float32_as_it_is_and_sends_nothing_alone():
     assert read.moved >= 2 * 4 * 64**2
 
 
-FACTS = Facts(0.0, 0, 1e12, 1e9, (Collective("all-reduce", "fsdp", 1e8, 1.0),), "bfloat16")
+FACTS = Facts(0.0, 0, 1e12, 1e9, 1.0, (Collective("all-reduce", "fsdp", 1e8, 1.0),), "bfloat16")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from jax.sharding import AbstractMesh
 from gvgap_jax.runtime.collectives import axis_of, collectives, parsed_groups
 from gvgap_jax.runtime.compiled import precision
 from gvgap_jax.runtime.hlo import arrays, parsed, schedule, trips
-from gvgap_jax.runtime.traffic import moved
+from gvgap_jax.runtime.traffic import moved, started
 
 LOOPS = """HloModule loops, is_scheduled=true
 
@@ -66,6 +66,7 @@ def test_a_loop_moves_the_rows_that_it_slices_and_updates_as_often_as_it_turns()
     scalars = 4 + 4 + 1 + 4 + 4 + 4  # compared: two numbers and the answer; added: two numbers and the sum
     turn = scalars + (3 * ROW + 4) + (2 * ROW + 4)
     assert moved(program) == 8 * turn
+    assert started(program) == 8 * 4  # two fusions, an addition and a comparison
 
 
 @pytest.mark.parametrize(
