@@ -163,7 +163,7 @@ def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatc
     )
     assert "another 2 1 does not compile: too odd" in printed
     assert "tensor" not in printed  # less than a hundredth
-    assert "The run takes 30 s to 3.2 min, 0.017 to 0.1 at 2 an hour" in printed
+    assert "The run takes 30 s to 3.1 min, 0.017 to 0.1 at 2 an hour" in printed
     assert "all-reduce fsdp 3 MiB" in table.as_markdown(wanted, target())
 
 
