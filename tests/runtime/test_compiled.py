@@ -1,5 +1,7 @@
 """Facts of compiled programs: of a small one whose communication is counted by hand, for a TPU and for a GPU."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +14,7 @@ from gvgap_jax.runtime.compiled import PRECISIONS, Facts, bound, compile_timed, 
 from gvgap_jax.runtime.devices import memory_needed
 from gvgap_jax.runtime.targets import target
 
-ROWS, WIDTH, HIDDEN = 1024, 512, 2048
+ROWS, WIDTH, HIDDEN = 512, 256, 1024
 PLUGINS = {"v5e-4": "libtpu", "h100x4": "jax_cuda12_plugin"}
 DEFAULT = {"v5e-4": "bfloat16", "h100x4": "tf32"}  # of a matrix product of float32
 BY_FSDP, BY_BOTH, TURNED = (PartitionSpec(*axes) for axes in (("fsdp",), ("fsdp", "tensor"), ("tensor", "fsdp")))
@@ -22,6 +24,7 @@ def loss(x, w1, w2):
     return jnp.mean(jnp.square(jnp.tanh(x @ w1) @ w2))
 
 
+@functools.cache
 def compiled(name, precision=None):
     """Two layers with their gradients, split over fsdp 2 x tensor 2, and what was read from them."""
     pytest.importorskip(PLUGINS[name])
@@ -82,7 +85,8 @@ def test_operations_and_bytes_are_at_least_those_of_the_matrices(name):
     products = 5 * 2 * ROWS * WIDTH * HIDDEN / 4
     assert products < read.flops < 1.01 * products
     arrays = 4 * (ROWS / 2 * WIDTH + 2 * 2 * WIDTH * HIDDEN / 4)  # inputs are read, gradients are written
-    assert arrays <= read.moved < 20 * arrays
+    most = 1.001 if name == "v5e-4" else 100.0  # its fast memory holds all that is between; a GPU's products are split
+    assert arrays <= read.moved < most * arrays
     assert 0 < read.compile_seconds < 600
 
 
