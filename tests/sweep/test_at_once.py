@@ -88,23 +88,44 @@ def test_shards_compute_with_the_program_of_the_whole_plan(tmp_path, on_accelera
         same_bits(load(folder, table), load(on_accelerator, table))
 
 
-def test_chunks_of_several_shapes_share_one_program(tmp_path):
-    """A folder that grew: 2 seeds of 3 bases, then 3 more."""
+def test_chunks_of_several_shapes_share_one_call(tmp_path):
+    """A folder that grew: 43 seeds of 3 bases, then 47 more; the second and the last chunk have a row of padding."""
 
     def run(program, cell):
         return toy.run(program, cell)
 
     module = SimpleNamespace(MEANING=toy.MEANING, Config=toy.Config, cells=toy.cells, run=run)
-    earlier, grid = (Grid({"power": (4,), "base": (0.5, 1.5, 2.5)}, seeds=seeds) for seeds in (2, 5))
+    earlier, grid = (Grid({"power": (2,), "base": (0.5, 1.5, 2.5)}, seeds=seeds) for seeds in (43, 90))
     plan = make_plan("toy", module, grid, [earlier])
-    assert [chunk.rows for chunk in plan.chunks] == [6, 9]
+    assert [(chunk.rows, chunk.size) for chunk in plan.chunks] == [(65, 65), (65, 64), (71, 71), (71, 70)]
     folder = opened(tmp_path, plan)
-    report = run_plan(plan, folder, engine=on_devices(accelerator()))
-    assert (report.compilations, report.computed) == (1, 15)
-    assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {18}  # whole chunks, of 9
+    report = run_plan(plan, folder, engine=on_devices(accelerator(200)))
+    assert (report.compilations, report.computed) == (1, 270)
+    assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {284}  # whole chunks, of 71
     frame = load(folder, "even")
-    expected = toy.expected(grid)["even"]
-    assert set(zip(frame["base"], frame["seed"], frame["value"], strict=True)) == expected
+    assert set(zip(frame["base"], frame["seed"], frame["value"], strict=True)) == toy.expected(grid)["even"]
+
+
+def test_an_accelerator_computes_a_batch_and_a_cpu_row_after_row():
+    plan = toy_plan(GRID)
+    batch, one = "tensor<100xf32>", "tensor<f32>"
+    for place, shape, other in ((accelerator(), batch, one), (at_once.place(), one, batch)):
+        lowered = compute.lowered(at_once.works(plan, place.most)(plan.chunks[0]), place, 200).as_text()
+        products = [line for line in lowered.splitlines() if "stablehlo.multiply" in line]
+        assert any(line.endswith(shape) for line in products)
+        assert not any(line.endswith(other) for line in products)
+
+
+def test_a_chunk_that_may_not_be_claimed_lets_the_next_program_have_its_turn():
+    """As they come: the first seeds of all programs before the second ones."""
+    plan = toy_plan(GRID)
+    work_of = at_once.works(plan, 128)
+    (chunks,) = running.by_programs(plan.chunks, work_of)
+    refused = chunks[0]
+    found = list(at_once.calls(chunks, work_of, lambda work: 200, lambda chunk: chunk is not refused))
+    assert [[chunk.name for chunk in together] for _, together in found] == [
+        [chunks[number].name for number in numbers] for numbers in ((1, 4), (2, 5), (3, 6), (7,), (8,))
+    ]
 
 
 def test_a_chunk_that_another_process_has_is_left_out_and_the_next_takes_its_place(tmp_path, monkeypatch):
