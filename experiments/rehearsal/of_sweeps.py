@@ -30,21 +30,23 @@ class Fit(NamedTuple):
 def of_sweep(plan: Plan, devices: Sequence[Any]) -> Iterator[Program]:
     """Every program of a plan, those with most cells first.
 
-    Where devices are on several machines, each of these computes a shard on its own ones: a program is for one of
-    them, and so are its calls.
+    Where devices are on several machines, each of these computes a shard on its own ones, side by side: a program is
+    for one of them, its calls are theirs together, and its rows those of all of them.
     """
     place, processes = _place(devices)
     every = works(plan, place)
 
     def program(name: str, work: Work, chunks: list[Chunk], rows: int) -> Program:
-        def fewer(needed: float) -> Program | None:
+        def fewer(needed: float | None) -> Program | None:
             less = at_once.fewer(work, place, rows, needed)
             return program(name, work, chunks, less) if less else None
 
         calls = at_once.number_of_calls(work, chunks, rows) / processes
         lower = partial(compute.lowered, work, place, rows)
         count = partial(fit_of, work, chunks)
-        return Program(name, lower, calls, rows, LOWEST, _options(plan, work), operations=count, fewer=fewer)
+        return Program(
+            name, lower, calls, rows * processes, LOWEST, _options(plan, work), operations=count, fewer=fewer
+        )
 
     programs = dict.fromkeys(repr(work.program) for work in every)
     labels = dict(zip(programs, short_labels(list(programs)), strict=True))

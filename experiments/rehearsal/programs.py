@@ -20,8 +20,8 @@ class Program(NamedTuple):
       mesh: of its collectives' axes; None where no array is split.
       operations: runs some of its rows here and counts the floating-point operations of a row: the mean, and the most
         of any; None where the lengths of all loops are known.
-      fewer: the bytes that it needs on a device -> the program that a run compiles instead, of fewer rows; None where
-        the run takes this one.
+      fewer: the bytes that it needs on a device, None where the compiler gave up and did not say -> the program that a
+        run compiles instead, of fewer rows; None where the run takes this one.
     """
 
     name: str
@@ -32,4 +32,4 @@ class Program(NamedTuple):
     options: str = ""
     mesh: Mesh | None = None
     operations: Callable[[], tuple[float, float]] | None = None
-    fewer: "Callable[[float], Program | None]" = lambda needed: None
+    fewer: "Callable[[float | None], Program | None]" = lambda needed: None

@@ -10,6 +10,7 @@ from rich.progress import Progress
 from experiments.rehearsal.programs import Program
 from experiments.rehearsal.rows import Row, key, reason_of, store, stored
 from gvgap_jax.runtime.compiled import Facts, facts
+from gvgap_jax.runtime.devices import is_out_of_memory, memory_asked
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
@@ -64,7 +65,9 @@ def one(program: Program, target: Target, folder: Folder, may_compile: Callable[
         try:
             row = Row(program, compiled(lowered, program), program.operations and program.operations())
         except jax.errors.JaxRuntimeError as error:
-            return Row(program, None, wrong=f"does not compile: {reason_of(error)}")
+            fewer = program.fewer(memory_asked(error)) if is_out_of_memory(error) else None
+            refused = Row(program, None, wrong=f"does not compile: {reason_of(error)}")
+            return one(fewer, target, folder, may_compile) if fewer else refused
         store(folder, row, name)
     fewer = program.fewer(row.facts.memory) if row.facts else None
     return one(fewer, target, folder, may_compile) if fewer else row

@@ -115,11 +115,13 @@ def wished(work: Work, place: Place, most: int | None = None) -> int:
     return rows_at_once(work, devices, most or place.most * devices or work.largest + devices)
 
 
-def fewer(work: Work, place: Place, rows: int, needed: float) -> int | None:
+def fewer(work: Work, place: Place, rows: int, needed: float | None) -> int | None:
     """Rows at once to compile for instead, where so many need more bytes on a device than there are; None where not.
 
-    It aims a little below what the bytes of a row allow: a program also has some that no row needs.
+    It aims a little below what the bytes of a row allow: a program also has some that no row needs. Half of the rows
+    where it is not known what is ``needed``.
     """
+    needed = 2 * place.memory_bytes if needed is None else needed
     if needed <= place.memory_bytes or rows <= len(place.devices):
         return None
     return wished(work, place, max(1, min(int(AIM * rows * place.memory_bytes / needed), rows - 1)))

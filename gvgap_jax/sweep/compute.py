@@ -107,15 +107,13 @@ def compiled(work: Work, place: Place, most: int | None = None) -> Compiled:
         with _large_ones_alone(program):
             try:
                 executable = program.compile()
-                needed = memory_needed(executable)
+                less = fewer(work, place, rows, memory_needed(executable))
             except jax.errors.JaxRuntimeError as error:
-                if not is_out_of_memory(error) or rows <= len(place.devices):
+                less = fewer(work, place, rows, memory_asked(error)) if is_out_of_memory(error) else None
+                if less is None:
                     raise
-                executable, needed = None, max(memory_asked(error) or 2 * place.memory_bytes, place.memory_bytes + 1)
-        less = fewer(work, place, rows, needed)
         if less is None:
-            assert executable is not None
-            return Compiled(executable, rows, needed, time.perf_counter() - started)
+            return Compiled(executable, rows, memory_needed(executable), time.perf_counter() - started)
         rows = less
 
 

@@ -92,10 +92,11 @@ def test_programs_with_most_cells_come_first_and_machines_share_the_calls(monkey
     plan = make_plan("sample_complexity", sample_complexity, Grid({"horizon": (2,), "pairs": (8, 64)}, seeds=70))
     devices = [SimpleNamespace(platform="cpu", process_index=number // 2) for number in range(4)]
     monkeypatch.setattr(at_once, "place", lambda own: Place(tuple(own), GIB, 4096))
-    listed = list(of_sweep(plan, devices))
+    listed, works = list(of_sweep(plan, devices)), of_sweeps.works(plan, at_once.place(devices[:2]))
     cells = {each.name: each.rows for each in listed}
     assert [*cells.values()] == sorted(cells.values(), reverse=True)
     assert {each.calls for each in listed} == {0.5}
+    assert [*cells.values()] == [2 * at_once.wished(work, at_once.place(devices[:2])) for work in works]
     assert next(iter(cells)) == "sample_complexity: arm RLHF, pairs 2048"
     (options,) = {each.options for each in listed}
     assert options == "--grid.vocabulary --grid.horizon --grid.pairs"

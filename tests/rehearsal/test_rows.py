@@ -66,6 +66,26 @@ def test_a_program_that_needs_too_much_is_taken_with_fewer_rows(tmp_path):
     assert seen[0] >= 2 * 512 * 3 * 4  # arguments and results
 
 
+def test_a_program_that_the_compiler_refuses_for_its_memory_is_taken_with_fewer_rows(tmp_path, monkeypatch):
+    seen, compile_ = [], jax.stages.Lowered.compile
+    words = "RESOURCE_EXHAUSTED: Ran out of memory: required for HLO temporaries (2.00G) exceeds available HBM (1.00G)."
+
+    def compiled(lowered):
+        if "tensor<8x3xf32>" in lowered.as_text():
+            raise jax.errors.JaxRuntimeError(words)
+        return compile_(lowered)
+
+    def fewer(needed):
+        seen.append(needed)
+        return program("fewer", rows=4)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
+    (found,) = rehearse([program(rows=8)._replace(fewer=fewer)], here(), folder_at(tmp_path))
+    assert (seen, found.program.name, found.wrong) == ([2 * 2**30], "fewer", "")
+    (refused,) = rehearse([program(rows=8)], here(), folder_at(tmp_path))
+    assert refused.wrong.startswith("does not compile: RESOURCE_EXHAUSTED")
+
+
 def test_loops_of_unknown_length_make_a_call_longer_by_what_a_row_was_seen_to_take(tmp_path):
     asked = program(rows=8)._replace(operations=lambda: (50.0, 200.0))
     (found,) = rehearse([asked], here(), folder_at(tmp_path))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gvgap_jax.runtime import machine
-from gvgap_jax.runtime.devices import over_devices, rows_over_devices, use_all_cores
+from gvgap_jax.runtime.devices import memory_asked, over_devices, rows_over_devices, use_all_cores
 
 
 def run(key, start):
@@ -113,6 +113,26 @@ def test_shared_arguments_go_whole_to_every_row_and_donated_ones_are_used_up():
     np.testing.assert_array_equal(total(weights, rows), jnp.broadcast_to(expected[:, None], (4, 3)))
     assert rows.is_deleted()
     assert not weights.is_deleted()
+
+
+@pytest.mark.parametrize(
+    ("words", "size"),
+    [
+        (
+            "Ran out of memory on HBM, the total memory required for HLO temporaries (95.22G) exceeds available HBM "
+            "(15.75G).",
+            int(95.22 * 2**30),
+        ),
+        (
+            "XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 31.5M of 15.48G hbm.",
+            int(31.5 * 2**20),
+        ),
+        ("Out of memory allocating 1 bytes", None),
+    ],
+    ids=["temporaries", "all of it", "not said"],
+)
+def test_a_compiler_says_how_much_memory_it_lacks(words, size):
+    assert memory_asked(RuntimeError(f"RESOURCE_EXHAUSTED: {words}")) == size
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):

@@ -233,6 +233,11 @@ def test_a_program_that_is_large_itself_takes_more_guesses():
     assert len(rows) <= 5
 
 
+def test_half_as_many_rows_are_tried_where_a_compiler_does_not_say_what_it_lacks():
+    assert at_once.fewer(work_of(200, 1), Place((0, 1), 10, 100), 200, None) == 68  # three calls of at most 95
+    assert at_once.fewer(work_of(200, 1), Place((0, 1), 10, 100), 2, None) is None
+
+
 def test_fewer_rows_than_devices_are_not_asked_for():
     assert tried(Place((0, 1), 10, 100), work_of(200, 1), lambda rows: 10**9)[-1] == 2
 
