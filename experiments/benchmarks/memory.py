@@ -84,7 +84,7 @@ def work_of(size: tuple[int, int, int], kind: Any, accumulate: int, remat: bool)
     """A batch of sequences as long as TL;DR's, of Pythia's vocabulary."""
     layers, width, heads = size
     shape = neox(VOCABULARY, layers, width, heads, start=False, remat=remat)
-    return Work(shape, kind, BATCH, PROMPT, RESPONSE, accumulate, stored_rows=BATCH)
+    return Work(shape, kind, BATCH, PROMPT, RESPONSE, accumulate, stored_rows=BATCH, platform=jax.devices()[0].platform)
 
 
 def compiled(work: Work) -> Row:

@@ -16,6 +16,7 @@ from gvgap_jax.lm.budget.work import Work
 from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.decode import Decoding
 from gvgap_jax.lm.model.shape import Shape
+from gvgap_jax.runtime.targets import Target
 from gvgap_jax.training import layouts, programs
 from gvgap_jax.training.layouts import Layout
 from gvgap_jax.types import Demonstrations, Params, Preferences
@@ -23,7 +24,10 @@ from gvgap_jax.types import Demonstrations, Params, Preferences
 END = (0,)  # the token that ends a response: a constant of the program, on which no array depends
 
 
-def of_recipe(options: Options, devices: Sequence[Any]) -> Iterator[Program]:
+START = ": start"  # in the names of programs that make a training's first state
+
+
+def of_recipe(options: Options, target: Target) -> Iterator[Program]:
     """Every program with a matrix product of a run of all seeds, and the starts of its trainings.
 
     What is left out copies, or computes a few numbers. Numbers of rows are assumed as ``--dry_run`` assumes them: no
@@ -32,11 +36,20 @@ def of_recipe(options: Options, devices: Sequence[Any]) -> Iterator[Program]:
     Raises:
       ValueError: the options contradict each other, or the layout is not one of so many devices.
     """
-    sizes = plan.sizes_of(options, len(devices))
-    tasks = parts.tasks_of(options.recipe, sizes, parts.numbers_of(options.recipe))
-    layout = layouts.layout(**sizes, devices=devices)
-    wanted = [task for task in tasks if options.stage in ("all", task.stage)]
+    layout = layouts.layout(**plan.sizes_of(options, len(target.devices)), devices=target.devices)
+    wanted = [task for task in tasks_of(options, target) if options.stage in ("all", task.stage)]
     return of_tasks(wanted, options.recipe, layout, options.seeds)
+
+
+def tasks_of(options: Options, target: Target) -> list[Task]:
+    """All parts of a run of one seed on a target; ValueError as ``of_recipe`` raises."""
+    recipe, sizes = options.recipe, plan.sizes_of(options, len(target.devices))
+    return parts.tasks_of(recipe, sizes, parts.numbers_of(recipe), plan.platform_of(target.chip))
+
+
+def part(name: str, tasks: Sequence[Task]) -> Task:
+    """The part that a program of this name belongs to."""
+    return max((task for task in tasks if f"{name}: ".startswith(f"{task.name}: ")), key=lambda task: len(task.name))
 
 
 def of_tasks(tasks: Sequence[Task], recipe: Recipe, layout: Layout, seeds: int = 1) -> Iterator[Program]:
@@ -64,7 +77,7 @@ def _trainings(task: Task, recipe: Recipe, layout: Layout, batches: int) -> Iter
     runs = batches // settings.steps
     for lowered in programs.lowered(build, _stored(work), settings, layout, first):
         rows = work.rows * max(lowered.steps, 1)
-        name = f"{task.name}: {f'{lowered.steps} steps' if lowered.steps else 'start'}"
+        name = f"{task.name}: {lowered.steps} steps" if lowered.steps else f"{task.name}{START}"
         yield Program(name, lowered.lower, runs * lowered.calls, rows, recipe.dtype, task.options, layout.mesh)
 
 

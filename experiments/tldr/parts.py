@@ -11,7 +11,7 @@ from experiments.tldr import toy
 from experiments.tldr.settings import ARMS, ONLINE_FROM, TOY, Descended, Descent, Recipe, Stage, steps
 from gvgap_jax.lm.budget import flops, memory
 from gvgap_jax.lm.budget.memory import Memory
-from gvgap_jax.lm.budget.work import Of, Work
+from gvgap_jax.lm.budget.work import Of, Platform, Work
 from gvgap_jax.lm.hf import load
 from gvgap_jax.lm.model.pythia import pythia
 from gvgap_jax.lm.model.shape import Shape
@@ -116,8 +116,8 @@ def numbers_of(recipe: Recipe) -> Numbers:
     return Numbers(shown, compared, unseen, prompts, recipe.evaluation_prompts)
 
 
-def tasks_of(recipe: Recipe, sizes: dict[str, int], numbers: Numbers) -> list[Task]:
-    """All parts of a run of one seed, on devices of so many along each axis of a layout."""
+def tasks_of(recipe: Recipe, sizes: dict[str, int], numbers: Numbers, platform: Platform = "gpu") -> list[Task]:
+    """All parts of a run of one seed, on devices of so many along each axis of a layout, all of one platform."""
     policy = shape_of(recipe, recipe.model)
     verifier = shape_of(recipe, recipe.rm_size) if recipe.rm_size else policy
     short, arms = recipe.data.response_tokens, len(ARMS) - 1  # best of n is drawn apart
@@ -127,7 +127,7 @@ def tasks_of(recipe: Recipe, sizes: dict[str, int], numbers: Numbers) -> list[Ta
     def work(shape: Shape, kind: Of, rows: int, responses: int, stored: int = 0, parts: int = 1):
         lengths = recipe.data.prompt_tokens, responses
         one = Work(shape, kind, rows, *lengths, accumulate=parts, stored_rows=stored)
-        return dataclasses.replace(one, **sizes)
+        return dataclasses.replace(one, platform=platform, **sizes)
 
     def trained(
         name: str, stage: Stage, shape: Shape, by: Descended, responses: int, stored: int, times: int = 1

@@ -10,6 +10,7 @@ from experiments.kit.terminal import console
 from experiments.tldr.options import Options
 from experiments.tldr.parts import COMPARISONS, DEMONSTRATIONS, Task, numbers_of, tasks_of
 from gvgap_jax.lm.budget import memory
+from gvgap_jax.lm.budget.work import Platform
 from gvgap_jax.runtime import chips
 from gvgap_jax.runtime.chips import Chip
 from gvgap_jax.runtime.devices import USABLE, memory_per_device
@@ -23,7 +24,8 @@ def show(options: Options) -> None:
       ValueError: a part cannot fit; names the nearest setting that does.
     """
     chip, devices = _machine(options)
-    recipe, tasks = options.recipe, tasks_of(options.recipe, sizes_of(options, devices), numbers_of(options.recipe))
+    recipe, sizes = options.recipe, sizes_of(options, devices)
+    tasks = tasks_of(recipe, sizes, numbers_of(recipe), platform_of(chip))
     title = f"estimate for {devices} x {chip.name} with {readable(chip.memory_bytes)} each"
     headings = ("part", "batches", "memory a device", "worst moment", "PFLOP", "time")
     table = Table(*headings, title=title, title_justify="left")
@@ -75,6 +77,12 @@ def _machine(options: Options) -> tuple[Chip, int]:
     kind = jax.devices()[0].device_kind
     known = chips.chip_of(kind) or chips.chip_named("cpu")._replace(name=f"{kind} (speed not known)")
     return known._replace(memory_bytes=int(memory_per_device() / USABLE)), devices
+
+
+def platform_of(chip: Chip) -> Platform:
+    """Of a chip; one that is not known is taken for a CPU, whose programs need most."""
+    gpus = {each.name for each in chips.CHIPS} - {"cpu"}
+    return "tpu" if chip.name.startswith("TPU") else "gpu" if chip.name in gpus else "cpu"
 
 
 def sizes_of(options: Options, devices: int) -> dict[str, int]:

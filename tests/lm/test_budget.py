@@ -137,8 +137,30 @@ def test_a_response_costs_its_prompt_once_and_then_a_token_at_a_time():
 def test_the_cache_holds_keys_and_values_of_every_token_but_the_last():
     shape = pythia("1b")
     cache = jax.eval_shape(lambda: transformer.empty_cache(shape, 8, 512 + 53 - 1))
-    assert cache_bytes(tldr(rows=8)) == sum(leaf.size * leaf.dtype.itemsize for leaf in (cache.key, cache.value))
-    assert memory.generation(tldr(rows=8)).cache == cache_bytes(tldr(rows=8))
+    whole = sum(leaf.size * leaf.dtype.itemsize for leaf in (cache.key, cache.value))
+    assert cache_bytes(tldr(rows=8)) == (whole, whole)
+    assert memory.generation(tldr(rows=8)).cache == whole
+    assert cache_bytes(tldr(rows=8, platform="cpu")) == (2 * whole, 2 * whole)  # in float32
+
+
+def test_a_tpu_lays_slots_and_then_rows_in_tiles_of_128_and_holds_half_of_the_cache_twice_between():
+    work = Work(replace(pythia("410m"), dtype="bfloat16"), "sft", 100, 512, 53, platform="tpu")
+    number = 2 * 24 * 16 * 64 * 2  # keys and values, layers, heads, their width, bytes
+    assert cache_bytes(work) == (number * 100 * 640, number * 128 * 564)
+    assert memory.generation(work).cache == number * (100 * 640 / 2 + 128 * 564)
+    assert memory.generation(work).moment == "decoding"
+
+
+def test_what_is_there_at_the_worst_moment_of_a_backward_pass_by_hand():
+    """Four sequences of 680 tokens on each of eight TPUs, computed in bfloat16, again in the backward pass."""
+    shape = replace(pythia("410m"), dtype="bfloat16", remat=True)
+    found = memory.training(Work(shape, "dpo", 16, 512, 169, fsdp=8, stored_rows=16, platform="tpu"))
+    scores, tokens, block = 4 * 16 * 680 * 768, 4 * 680, 12 * 1024**2 + 13 * 1024
+    states = tokens * (4096 + 4 * 1024 + 5 * 1024) * 2
+    assert found.moment == "backward"
+    assert found.activations == 24 * tokens * 1024 * 2
+    temporary = scores * (4 + 2) + states + PUBLISHED["410m"] * 2 / 8 + block * 2
+    assert found.temporary == pytest.approx(temporary, rel=1e-6)  # the last norm is counted among the blocks
 
 
 def test_what_fits_is_not_refused():
@@ -161,7 +183,8 @@ def test_the_nearest_setting_fits_and_is_the_same_work(needed, size, chip):
 
 def test_parts_come_before_recomputing_and_that_before_more_devices():
     chip = chip_named("H100")
-    assert memory.describe(tldr("70m"), memory.nearest(memory.training, tldr("70m"), chip)) == "accumulate=2"
+    small = memory.nearest(memory.training, tldr("70m"), chip_named("A100 40GB"))
+    assert memory.describe(tldr("70m"), small) == "accumulate=2"
     large = memory.nearest(memory.training, tldr("6.9b", data=2), chip)
     assert (large.data, large.fsdp, large.shape.remat) == (1, 4, False)
     assert memory.describe(tldr("6.9b", data=2), large).endswith(", data=1, fsdp=4 (4 devices)")

@@ -10,14 +10,17 @@ import tyro
 
 from experiments.rehearsal.of_recipe import of_recipe
 from experiments.tldr.options import options_with
+from gvgap_jax.runtime.chips import chip_named
+from gvgap_jax.runtime.targets import Target
 from tests.tldr.tiny_tldr import OPTIONS
 
 ROOT = Path(__file__).parents[2]
+TARGET = Target("here", chip_named("cpu"), tuple(jax.devices()[:2]))
 
 
 def listed(*arguments):
     given = [*OPTIONS, *arguments]
-    return {each.name: each for each in of_recipe(tyro.cli(options_with(given), args=given), jax.devices()[:2])}
+    return {each.name: each for each in of_recipe(tyro.cli(options_with(given), args=given), TARGET)}
 
 
 def test_it_is_what_a_whole_run_compiles(tmp_path):

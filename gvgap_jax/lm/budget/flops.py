@@ -50,7 +50,7 @@ def generation_hours(work: Work, chip: Chip, batches: int) -> float:
     """
     steps, width = work.response_tokens, jnp.dtype(work.shape.dtype).itemsize
     numbers = parameter_bytes(work) / jnp.dtype(work.shape.param_dtype).itemsize * work.fsdp  # gathered
-    filled = cache_bytes(work) * (work.prompt_tokens + steps / 2) / (work.prompt_tokens + steps)
+    filled = cache_bytes(work)[1] * (work.prompt_tokens + steps / 2) / (work.prompt_tokens + steps)
     moved = steps * (numbers * width + filled) / chip.bandwidth_bytes_per_s
     return batches * max(generation_flops(work) / _speed(work, chip), moved) / HOUR
 

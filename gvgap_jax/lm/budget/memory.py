@@ -9,14 +9,15 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gvgap_jax.lm.budget.work import (
-    OF_LOGITS,
     Work,
     cache_bytes,
+    converted_bytes,
     data_bytes,
     forward_bytes,
     gathered_bytes,
     head_bytes,
     logits_bytes,
+    next_bytes,
     parameter_bytes,
     passed_bytes,
     saved_bytes,
@@ -69,46 +70,67 @@ def rows(memory: Memory) -> list[tuple[str, float]]:
 def training(work: Work) -> Memory:
     """Bytes of a gradient step: a state of parameters and two moments, and the worst of three moments.
 
-    At the read-out logits stand beside all that was saved; in the backward pass of a block its intermediates do, and
-    the gradients; in the update the next parameters and moments do, until it is known whether they are finite.
+    At the read-out logits and their gradient stand beside all that was saved; in the backward pass of a block what it
+    computes does, and the gradients; in the update the next parameters do, until it is known whether they are finite.
     """
     state = parameter_bytes(work)
     held = Memory(state, 2 * state, state if work.keeps_best else 0, data_bytes(work))
     summed = state if work.accumulate > 1 else 0
     activations, attention = saved_bytes(work)
     saved = held._replace(activations=activations, attention=attention)
+    block, head = gathered_bytes(work)
     moments = (
         saved._replace(
             gradients=head_bytes(work) + summed,
-            logits=OF_LOGITS * logits_bytes(work),
-            temporary=gathered_bytes(work),
+            logits=sum(logits_bytes(work)),
+            temporary=converted_bytes(work) + head,
             moment="read-out",
         ),
         saved._replace(
-            gradients=passed_bytes(work) + summed, temporary=work_bytes(work) + gathered_bytes(work), moment="backward"
+            gradients=passed_bytes(work) + summed,
+            temporary=work_bytes(work) + converted_bytes(work) + block,
+            moment="backward",
         ),
-        held._replace(gradients=state, temporary=2 * state, moment="update"),
+        held._replace(gradients=state, temporary=next_bytes(work), moment="update"),
     )
     return max(moments, key=lambda memory: memory.total)
 
 
 def scoring(work: Work) -> Memory:
     """Bytes of a forward pass alone: reference margins (``dpo``), rewards, or log-probabilities (``sft``)."""
-    held = Memory(parameter_bytes(work), data=data_bytes(work))
+    held, (block, head) = Memory(parameter_bytes(work), data=data_bytes(work)), gathered_bytes(work)
     moments = (
-        held._replace(logits=2 * logits_bytes(work), temporary=gathered_bytes(work), moment="read-out"),
-        held._replace(temporary=forward_bytes(work, work.length) + gathered_bytes(work), moment="forward"),
+        held._replace(logits=logits_bytes(work)[0], temporary=converted_bytes(work) + head, moment="read-out"),
+        held._replace(
+            temporary=forward_bytes(work, work.length) + converted_bytes(work) + block + head, moment="forward"
+        ),
     )
     return max(moments, key=lambda memory: memory.total)
 
 
 def generation(work: Work) -> Memory:
-    """Bytes of sampling one response to each of ``rows`` prompts: the prompt's pass is worst, or a step's logits."""
+    """Bytes of sampling one response to each of ``rows`` prompts.
+
+    The prompt's pass is worst, or the moment after it: a TPU lays the cache out anew, first its keys, then its values.
+    """
     work = replace(work, kind="sft", accumulate=1)
-    held = Memory(parameter_bytes(work), data=data_bytes(work), cache=cache_bytes(work))
-    logits = OF_LOGITS * logits_bytes(replace(work, response_tokens=1))
-    prompt = held._replace(temporary=forward_bytes(work, work.length) + gathered_bytes(work), moment="prompt")
-    return max(prompt, held._replace(logits=logits, moment="decoding"), key=lambda memory: memory.total)
+    held, (block, head) = Memory(parameter_bytes(work), data=data_bytes(work)), gathered_bytes(work)
+    prompt, decoding = cache_bytes(work)
+    fed = work.shape.start + work.prompt_tokens
+    moments = (
+        held._replace(
+            cache=prompt,
+            temporary=forward_bytes(work, fed) + converted_bytes(work) + block + head,
+            moment="prompt",
+        ),
+        held._replace(
+            cache=decoding + (prompt / 2 if work.platform == "tpu" else 0),
+            logits=logits_bytes(replace(work, response_tokens=1))[0],
+            temporary=converted_bytes(work) + head,
+            moment="decoding",
+        ),
+    )
+    return max(moments, key=lambda memory: memory.total)
 
 
 def check(needed: Callable[[Work], Memory], work: Work, chip: Chip, devices: int) -> None:
@@ -144,7 +166,7 @@ def nearest(needed: Callable[[Work], Memory], work: Work, chip: Chip) -> Work | 
     Smaller parts cost nothing while they keep a device busy, recomputing a forward pass, a split communication. The
     number of devices is doubled at most until there are ``MOST``; ``None`` if they are not enough.
     """
-    return next((other for other in _neighbours(needed, work) if fits(needed, other, chip)), None)
+    return next((other for other in neighbours(needed, work) if fits(needed, other, chip)), None)
 
 
 def describe(work: Work, other: Work) -> str:
@@ -156,8 +178,8 @@ def describe(work: Work, other: Work) -> str:
     return ", ".join(changed) + more
 
 
-def _neighbours(needed: Callable[[Work], Memory], work: Work) -> Iterator[Work]:
-    """Other settings of the same work, cheapest first."""
+def neighbours(needed: Callable[[Work], Memory], work: Work) -> Iterator[Work]:
+    """Settings of the same work, cheapest first: as it is, smaller parts, recomputing, splitting, more devices."""
     recomputed = replace(work, shape=replace(work.shape, remat=True))
     both = (work, recomputed) if needed is training and not work.shape.remat else (work,)
     for data, fsdp in _layouts(work):

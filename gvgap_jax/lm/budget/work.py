@@ -1,8 +1,10 @@
 """One kind of work, and the bytes on a device of each thing that its compiled programs keep alive.
 
-The counts are those of the programs in ``lm/model`` and ``training``: what a block saves
-for its backward pass are the residuals of its operations. How many copies of the largest arrays a compiler holds at
-once cannot be read off the program; ``AT_WORK`` and ``OF_LOGITS`` were calibrated once, against XLA's for CPUs.
+The counts are those of the programs in ``lm/model`` and ``training``: what a block saves for its backward pass are the
+residuals of its operations, and what is there while it computes are the results of matrix products that others still
+need. What is computed number by number from them belongs to the product that reads it: compilers for TPUs and GPUs fuse
+it. That for CPUs stores it, in float32: of a softmax the gradient of what it gives, that of what it takes, and the
+transpose of the latter, which a product reads.
 """
 
 import functools
@@ -17,10 +19,11 @@ from gvgap_jax.lm.model import transformer
 from gvgap_jax.lm.model.shape import Shape
 
 Of = Literal["sft", "reward_model", "dpo", "reward"]
+Platform = Literal["tpu", "gpu", "cpu"]
 
 TOKEN = 4  # bytes: int32
-AT_WORK = 2  # of its largest intermediate that a block holds at once: calibrated
-OF_LOGITS = 4  # log-probabilities, the gradient in their shape, that of the logits, its transpose: calibrated
+STATES = 5  # [n, T, D] in a block's backward pass: its input, the gradient of its output, and what norms made of both
+HEADS = 4  # [n, T, heads, W] beside them: queries, keys and values, and the gradient of what was attended to
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Work:
       data, fsdp, tensor: devices along each axis of the layout.
       keeps_best: a copy of the parameters of the lowest held-out loss is kept.
       stored_rows: rows of the data set, which is split over the devices.
+      platform: of the devices: it decides how arrays are laid out in memory, and what is computed without being stored.
     """
 
     shape: Shape
@@ -49,6 +53,12 @@ class Work:
     tensor: int = 1
     keeps_best: bool = False
     stored_rows: int = 0
+    platform: Platform = "gpu"
+
+    @property
+    def tile(self) -> int:
+        """Numbers that the last axis of an array is laid out in."""
+        return 128 if self.platform == "tpu" else 1
 
     @property
     def devices(self) -> int:
@@ -81,9 +91,9 @@ def _number(shape: Shape) -> int:
     return jnp.dtype(shape.param_dtype).itemsize
 
 
-def _activation(shape: Shape) -> int:
-    """Bytes of an activation."""
-    return jnp.dtype(shape.dtype).itemsize
+def _activation(work: Work) -> int:
+    """Bytes of an activation; programs for CPUs keep those of bfloat16 in float32."""
+    return _number(work.shape) if work.platform == "cpu" else jnp.dtype(work.shape.dtype).itemsize
 
 
 _count = functools.cache(transformer.num_parameters)
@@ -122,8 +132,9 @@ def data_bytes(work: Work) -> float:
 
 
 def _scores(work: Work, length: int) -> float:
-    """Numbers in [n, heads, T, T] of one layer."""
-    return work.sequences * work.shape.heads * work.length * length / work.tensor
+    """Numbers in [n, heads, T, S] of one layer, which attends to as many tokens as are fed at most."""
+    seen = math.ceil(work.length / work.tile) * work.tile
+    return work.sequences * work.shape.heads * length * seen / work.tensor
 
 
 def _residuals(work: Work) -> tuple[float, float]:
@@ -135,7 +146,7 @@ def _residuals(work: Work) -> tuple[float, float]:
     from the softmax, and as activations for the product with the values; a soft cap saves what its tanh does.
     """
     shape, tokens = work.shape, work.sequences * work.length
-    number, activation = _number(shape), _activation(shape)
+    number, activation = _number(shape), _activation(work)
     norms = 4 if shape.order == "both" else 2
     states = shape.width * (3 * norms * number + 2 * activation) + 4 * norms * number
     normed = 0 if shape.head_norm == "none" else 3 * number
@@ -154,7 +165,7 @@ def saved_bytes(work: Work) -> tuple[float, float]:
     """Bytes that all blocks save: their residuals and masks of scores, or with ``remat`` their inputs alone."""
     shape = work.shape
     if shape.remat:
-        return shape.layers * work.sequences * work.length * shape.width * _activation(shape), 0
+        return shape.layers * work.sequences * work.length * shape.width * _activation(work), 0
     activations, attention = _residuals(work)
     masks = shape.layers if 0 < len(shape.windowed) < shape.layers else 1  # each layer chooses one of two
     mask = _scores(work, work.length) * (_number(shape) + masks)  # what is added for it, and where it is
@@ -162,47 +173,77 @@ def saved_bytes(work: Work) -> tuple[float, float]:
 
 
 def work_bytes(work: Work) -> float:
-    """Bytes of a block's backward pass: its intermediates beside what it has recomputed, or takes out of what is saved.
+    """Bytes of a block's backward pass: softmaxes, the gradient of the weights, hidden units, heads and states.
 
-    Taken out are the two kinds of scores, and of the rest one array at a time.
+    On a CPU all residuals where they are recomputed, and else those that are taken out of what is saved.
     """
-    at_work = AT_WORK * _largest(work, work.length)
-    if work.shape.remat:
-        return sum(_residuals(work)) + at_work
-    return at_work + max(2 * _scores(work, work.length) * _number(work.shape), at_work)
+    shape, tokens = work.shape, work.sequences * work.length
+    scores = _scores(work, work.length)
+    if work.platform == "cpu":
+        stored = 2 * _largest(work, work.length)  # a gradient and its transpose
+        taken = sum(_residuals(work)) if shape.remat else max(2 * scores * _number(shape), stored)
+        return stored + taken
+    heads = HEADS * shape.heads * shape.head_width / work.tensor
+    states = tokens * (_hidden(work) + heads + STATES * shape.width) * _activation(work)
+    return scores * (_number(shape) + _activation(work)) + states
 
 
 def forward_bytes(work: Work, length: int) -> float:
-    """Bytes of a block's forward pass, and of its input and output."""
-    states = 2 * work.sequences * work.length * work.shape.width * _activation(work.shape)
-    return states + AT_WORK * _largest(work, length)
+    """Bytes of a block's forward pass: scores, hidden units, its input, and what norms made of it."""
+    shape, tokens = work.shape, work.sequences * length
+    if work.platform == "cpu":
+        return 2 * tokens * shape.width * _activation(work) + 2 * _largest(work, length)
+    return _scores(work, length) * _number(shape) + tokens * (_hidden(work) + 3 * shape.width) * _activation(work)
 
 
 def _largest(work: Work, length: int) -> float:
-    """Bytes of a block's largest intermediate: scores in float32, or hidden units."""
-    hidden = work.sequences * work.length * work.shape.hidden * _activation(work.shape) / work.tensor
+    """Bytes of a block's largest array: scores in float32, or hidden units."""
+    hidden = work.sequences * work.length * work.shape.hidden * _activation(work) / work.tensor
     return max(_scores(work, length) * _number(work.shape), hidden)
 
 
-def logits_bytes(work: Work) -> float:
-    """Bytes of [n, H, V] in float32; nothing to speak of where the head is a scalar."""
-    return work.sequences * work.response_tokens * work.outputs * _number(work.shape) / work.tensor
+def _hidden(work: Work) -> float:
+    """Numbers a token that the feed-forward layer's products give."""
+    return (2 if work.shape.gated else 1) * work.shape.hidden / work.tensor
 
 
-def gathered_bytes(work: Work) -> float:
-    """Bytes of the parameters that ``fsdp`` gathers for a block or an end at work, and of their gradients."""
-    if work.fsdp == 1:
+def logits_bytes(work: Work) -> tuple[float, float]:
+    """Bytes of logits [n, H, V] in float32, and of what their gradient adds; next to nothing of scalar heads."""
+    numbers = work.sequences * work.response_tokens * work.outputs / work.tensor
+    each = 3 * _number(work.shape) if work.platform == "cpu" else _activation(work)
+    return numbers * _number(work.shape), numbers * each
+
+
+def next_bytes(work: Work) -> float:
+    """Bytes of what an update makes: the next parameters, until they are known to be finite; on a CPU a moment too."""
+    return (2 if work.platform == "cpu" else 1) * parameter_bytes(work)
+
+
+def converted_bytes(work: Work) -> float:
+    """Bytes of a device's share of the parameters as activations, which is made once for all parts and layers."""
+    if _activation(work) == _number(work.shape):
         return 0
+    return parameter_bytes(work) * _activation(work) / _number(work.shape)
+
+
+def gathered_bytes(work: Work) -> tuple[float, float]:
+    """Bytes, as activations, of what ``fsdp`` gathers of the parameters: a block, and the head."""
+    if work.fsdp == 1:
+        return 0, 0
     shape = work.shape
     is_tied = shape.tied and work.outputs == shape.vocabulary
     ends = shape.width * (shape.vocabulary + shape.start + shape.positions + (0 if is_tied else work.outputs))
     block = (_count(shape, work.outputs) - ends) / shape.layers
-    return 2 * max(block, shape.width * shape.vocabulary) * _number(shape) / work.tensor
+    return block * _activation(work) / work.tensor, shape.width * work.outputs * _activation(work) / work.tensor
 
 
-def cache_bytes(work: Work) -> float:
-    """Bytes of a device's keys and values: a slot for every token of a prompt and a response but the last."""
+def cache_bytes(work: Work) -> tuple[float, float]:
+    """Bytes of a device's keys and values: a slot for every token of a prompt and a response but the last.
+
+    As the prompt's pass lays them out, slots last, and as decoding does, rows last.
+    """
     shape, slots = work.shape, work.shape.start + work.prompt_tokens + work.response_tokens - 1
     prompts = math.ceil(work.rows / (work.data * work.fsdp))
-    numbers = 2 * shape.layers * prompts * slots * shape.key_value_heads * shape.head_width
-    return numbers * _activation(shape) / work.tensor
+    each = 2 * shape.layers * shape.key_value_heads * shape.head_width * _activation(work) / work.tensor
+    wide, long = (math.ceil(size / work.tile) * work.tile for size in (slots, prompts))
+    return each * prompts * wide, each * long * slots

@@ -282,12 +282,22 @@ def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], lay
     return jax.lax.dynamic_update_slice(kept, new[None], (layer, 0, slot, 0, 0))
 
 
+def _together(*arrays: Array) -> tuple[Array, ...]:
+    """The arrays, whose gradients are computed before either is used, where a layout is traced for.
+
+    Left to itself, a compiler for TPUs computes that of the head after those of the blocks, and keeps the logits'
+    gradient for it all the while: a tenth of a DPO step's memory.
+    """
+    return jax.lax.optimization_barrier(arrays) if jax.sharding.get_abstract_mesh().axis_names else arrays
+
+
 @_precise
 def read(shape: Shape, params: Params, states: Float[Array, "... D"]) -> Float[Array, "... outputs"]:
     """What the head makes of normed states: logits of the vocabulary, or the numbers of a scalar head."""
     tied = "head" not in params
     kernel = params["ends"]["embedding"]["embedding"][: shape.vocabulary].T if tied else params["head"]
-    outputs = jnp.matmul(states, kernel.astype(shape.dtype), preferred_element_type=shape.param_dtype)
+    states, kernel = _together(states, kernel.astype(shape.dtype))
+    outputs = jnp.matmul(states, kernel, preferred_element_type=shape.param_dtype)
     if shape.logit_cap is None or kernel.shape[1] != shape.vocabulary:
         return outputs
     return shape.logit_cap * jnp.tanh(outputs / shape.logit_cap)
