@@ -240,10 +240,10 @@ def gathered_bytes(work: Work) -> tuple[float, float]:
 def cache_bytes(work: Work) -> tuple[float, float]:
     """Bytes of a device's keys and values: a slot for every token of a prompt and a response but the last.
 
-    As the prompt's pass lays them out, slots last, and as decoding does, rows last.
+    As the prompt's pass lays them out, slots last, and as decoding does, rows last if they fill half of a tile.
     """
     shape, slots = work.shape, work.shape.start + work.prompt_tokens + work.response_tokens - 1
     prompts = math.ceil(work.rows / (work.data * work.fsdp))
     each = 2 * shape.layers * shape.key_value_heads * shape.head_width * _activation(work) / work.tensor
     wide, long = (math.ceil(size / work.tile) * work.tile for size in (slots, prompts))
-    return each * prompts * wide, each * long * slots
+    return each * prompts * wide, each * (long * slots if 2 * prompts >= work.tile else prompts * wide)
