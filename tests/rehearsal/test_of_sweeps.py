@@ -128,5 +128,6 @@ def test_rows_are_picked_from_all_chunks():
     plan = toy_plan(Grid({"power": (2,), "base": (1.5, 2.5)}, seeds=200), turning)
     ((work, chunks),) = of_sweeps.works(plan, Place((), 0, 1)).items()
     assert len(chunks) == 4
-    firsts = [seed + (seed % 2 == 0) for seed in (0, 50, 100, 150)]
-    assert fit_of(work, chunks, rows=4) == Fit(np.mean(firsts), max(firsts))
+    for rows, seeds in ((4, (0, 50, 100, 150)), (2, (0, 150))):
+        firsts = [seed + (seed % 2 == 0) for seed in seeds]
+        assert fit_of(work, chunks, rows) == Fit(np.mean(firsts), max(firsts))

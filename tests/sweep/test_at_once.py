@@ -102,8 +102,15 @@ def test_chunks_of_several_shapes_share_one_call(tmp_path):
     report = run_plan(plan, folder, engine=on_devices(accelerator(200)))
     assert (report.compilations, report.computed) == (1, 270)
     assert {made["rows_at_once"] for made in records.provenances(folder).values()} == {284}  # whole chunks, of 71
+    shares = {made["seconds"] / chunk.size for chunk, made in _made(plan, folder)}
+    assert max(shares) == pytest.approx(min(shares))
     frame = load(folder, "even")
     assert set(zip(frame["base"], frame["seed"], frame["value"], strict=True)) == toy.expected(grid)["even"]
+
+
+def _made(plan, folder):
+    makers = records.provenances(folder)
+    return [(chunk, makers[chunk.name]) for chunk in plan.chunks]
 
 
 def test_an_accelerator_computes_a_batch_and_a_cpu_row_after_row():
