@@ -35,7 +35,13 @@ SMOKE = (
     f"sample_complexity --backend transformer {SMALL}",
     "tldr --preset laptop --slice v5e-4 --layout.fsdp 2 --layout.tensor 2",
 )
-DOCUMENTED = {}
+RECIPE = "tldr --preset pythia-410m --slice v5e-64 --layout.fsdp 64 --chunk 64 --dtype bfloat16"
+DOCUMENTED = {
+    "phase_diagram on v5e-8": "phase_diagram --preset full --slice v5e-8 --first 12",
+    "phase_diagram on h100x8": "phase_diagram --preset full --slice h100x8 --first 12",
+    "pythia-410m on v5e-64": RECIPE,
+    "llama-3.1-8b on v5e-64": f"{RECIPE} --model cloud/shapes/llama-3.1-8b",
+}
 
 
 @dataclasses.dataclass(frozen=True)
