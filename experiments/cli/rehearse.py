@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -16,13 +17,14 @@ from experiments.kit.backends import named, on_backend
 from experiments.kit.presets import RESULTS, default_folder
 from experiments.kit.terminal import PROGRAM, console, names, signals_caught, stop
 from experiments.questions import questions
-from experiments.rehearsal import of_recipe, of_sweeps, table
+from experiments.rehearsal import nearest, of_recipe, of_sweeps, table
 from experiments.rehearsal.programs import Program
+from experiments.rehearsal.rehearse import TOO_LARGE, fits
 from experiments.rehearsal.rehearse import rehearse as rehearse_all
 from experiments.rehearsal.rows import Row
 from experiments.report.evidence import words_of
 from experiments.report.tables import rewritten
-from experiments.tldr.options import options_with
+from experiments.tldr.options import Options, options_with
 from gvgap_jax.runtime.compile_cache import kept_for_a_slice
 from gvgap_jax.runtime.files import folder_at
 from gvgap_jax.runtime.targets import Target, here, target
@@ -159,8 +161,8 @@ def of_sweep_run(name: str, module: Any, asked: Any) -> Rehearsed:
 def of_recipe_run(asked: Any) -> Rehearsed:
     """Compile what the stages of the recipe compute with."""
     there = target_of(asked)
-    programs = list(of_recipe.of_recipe(asked.run, there.devices))
-    return _rehearsed(f"tldr-{asked.run.preset}", asked, there, programs, lambda row: "")
+    programs = list(of_recipe.of_recipe(asked.run, there))
+    return _rehearsed(f"tldr-{asked.run.preset}", asked, there, programs, partial(_nearest, asked.run, there))
 
 
 def _rehearsing(run: type) -> Any:
@@ -199,6 +201,16 @@ def _rehearsed(
     for sentence in wrong:
         console.print(f"[red]{escape(sentence)}[/red]", highlight=False, soft_wrap=True)
     return Rehearsed(title, there, rows, left, wrong)
+
+
+def _nearest(options: Options, there: Target, row: Row) -> str:
+    """The nearest setting of the recipe that fits, as the compiler says; empty where memory is not what is wrong."""
+    if table.fits(row, there) or (row.wrong and not row.wrong.startswith(TOO_LARGE)):
+        return ""
+    console.print(f"looking for the nearest setting in which {row.program.name} fits", highlight=False)
+    folder = folder_at(RESULTS) / "rehearsals" / "nearest"
+    found = nearest.nearest(options, there, row.program.name, lambda program, other: fits(program, other, folder))
+    return f"Nearest that fits: {found.settings}" if found else "No setting and no slice of its kind is enough"
 
 
 def _end(done: list[Rehearsed]) -> None:

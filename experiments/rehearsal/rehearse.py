@@ -16,6 +16,7 @@ from gvgap_jax.runtime.machine import give_back_memory
 from gvgap_jax.runtime.progress import BAR
 from gvgap_jax.runtime.targets import Target
 
+TOO_LARGE = "does not fit"  # by a compiler that gave up
 AT_ONCE = 2  # the compiler leaves cores idle on its own, and three would take gigabytes
 
 
@@ -65,8 +66,10 @@ def one(program: Program, target: Target, folder: Folder, may_compile: Callable[
         try:
             row = Row(program, compiled(lowered, program), program.operations and program.operations())
         except jax.errors.JaxRuntimeError as error:
-            fewer = program.fewer(memory_asked(error)) if is_out_of_memory(error) else None
-            refused = Row(program, None, wrong=f"does not compile: {reason_of(error)}")
+            if not is_out_of_memory(error):
+                return Row(program, None, wrong=f"does not compile: {reason_of(error)}")
+            fewer = program.fewer(memory_asked(error))
+            refused = Row(program, None, wrong=f"{TOO_LARGE}: {reason_of(error)}")
             return one(fewer, target, folder, may_compile) if fewer else refused
         store(folder, row, name)
     fewer = program.fewer(row.facts.memory) if row.facts else None

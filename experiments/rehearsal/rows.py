@@ -14,6 +14,7 @@ from gvgap_jax.runtime.compiled import Collective, Facts
 from gvgap_jax.runtime.files import Damaged, Folder
 from gvgap_jax.runtime.targets import Target
 
+READING = 1  # grows when facts are read in another way from the same program
 COMPILERS = ("jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin")  # packages that decide what is compiled
 
 
@@ -46,7 +47,7 @@ class Row(NamedTuple):
 
 def key(text: str, target: Target) -> str:
     """A digest of all that decides what a program compiles to: its text, the devices and the compilers' versions."""
-    decides = [text, target.name, [(name, _version(name)) for name in COMPILERS]]
+    decides = [READING, text, target.name, [(name, _version(name)) for name in COMPILERS]]
     return hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:24]
 
 

@@ -1,5 +1,7 @@
 """``rehearse``: a run's programs compiled and shown; its exit status, and what it says to bad input."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -7,8 +9,13 @@ import pytest
 from experiments.cli import main, rehearse
 from experiments.rehearsal import of_sweeps
 from experiments.rehearsal import rehearse as compiling
+from experiments.rehearsal.programs import Program
+from experiments.rehearsal.rows import Row
+from experiments.tldr.options import Options
+from experiments.tldr.settings import Recipe
 from gvgap_jax.runtime import targets
 from gvgap_jax.runtime.chips import chip_named
+from gvgap_jax.runtime.compiled import Facts
 from gvgap_jax.runtime.targets import Target, slices
 from tests.cli.test_commands import printed_by
 from tests.report.toy_questions import install, toy
@@ -113,6 +120,27 @@ def test_the_smoke_set_fails_if_any_of_its_runs_does(monkeypatch):
         main.main(["rehearse", "smoke"])
     assert stopped.value.code == 1
     assert next(ends, None) is None
+
+
+def test_a_setting_that_fits_is_looked_for_where_memory_is_what_is_wrong(monkeypatch):
+    asked = []
+
+    def nearest(options, target, name, fits):
+        asked.append(name)
+        return next(found)
+
+    found = iter([SimpleNamespace(settings="--dpo.accumulate 2"), None])
+    monkeypatch.setattr(rehearse.nearest, "nearest", nearest)
+    small = Target("v5e-1", chip_named("v5e")._replace(memory_bytes=1000), tuple(jax.local_devices()[:1]))
+    program = Program("DPO: 20 steps", lambda: pytest.fail("not compiled"), 1, 2, "float32")
+    facts = Facts(1.0, 900, 1.0, 1.0, 1.0, (), "float32")
+    large, odd = Row(program, facts), Row(program, None, wrong="does not compile: UNIMPLEMENTED")
+    refused = Row(program, None, wrong="does not fit: RESOURCE_EXHAUSTED")
+    assert rehearse._nearest(Options(Recipe()), small, large) == "Nearest that fits: --dpo.accumulate 2"
+    assert rehearse._nearest(Options(Recipe()), small, refused) == "No setting and no slice of its kind is enough"
+    assert asked == 2 * ["DPO: 20 steps"]
+    assert rehearse._nearest(Options(Recipe()), small, odd) == ""
+    assert rehearse._nearest(Options(Recipe()), small, Row(program, facts._replace(memory=800))) == ""
 
 
 def test_a_page_gets_its_tables(here, monkeypatch, capsys):
