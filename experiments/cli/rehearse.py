@@ -42,7 +42,7 @@ DOCUMENTED = {
     "phase_diagram on v5e-8": "phase_diagram --preset full --slice v5e-8 --first 12",
     "phase_diagram on h100x8": "phase_diagram --preset full --slice h100x8 --first 12",
     "pythia-410m on v5e-64": RECIPE,
-    "llama-3.1-8b on v5e-64": f"{RECIPE} --model cloud/shapes/llama-3.1-8b",
+    "llama-3.1-8b on v5e-64": f"{RECIPE} --model experiments/rehearsal/shapes/llama-3.1-8b",
 }
 
 
