@@ -35,7 +35,7 @@ SMOKE = (
     f"sample_complexity {SMALL}",
     f"main_table {SMALL}",
     f"sample_complexity --backend transformer {SMALL}",
-    "tldr --preset laptop --slice v5e-4 --layout.fsdp 2 --layout.tensor 2",
+    "tldr --preset laptop --steps_a_dispatch 1 --slice v5e-4 --layout.fsdp 2 --layout.tensor 2",
 )
 RECIPE = "tldr --preset pythia-410m --slice v5e-64 --layout.fsdp 64 --chunk 64 --dtype bfloat16"
 DOCUMENTED = {
