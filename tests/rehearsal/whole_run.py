@@ -19,7 +19,7 @@ from gvgap_jax.training import layouts
 from tests.rehearsal.texts import plain
 from tests.tldr.tiny_tldr import OPTIONS
 
-SIZES = ["--layout.fsdp", "2", "--dpo.epochs", "1.5", "--steps_a_dispatch", "4", "--evaluation_temperature", "0.5"]
+SIZES = ["--dpo.epochs", "1.5", "--steps_a_dispatch", "4", "--evaluation_temperature", "0.5"]
 
 
 def main(folder: Path) -> None:

@@ -283,12 +283,13 @@ def _put(kept: Float[Array, "layers B S K W"], new: Float[Array, "B T K W"], lay
 
 
 def _together(*arrays: Array) -> tuple[Array, ...]:
-    """The arrays, whose gradients are computed before either is used, where a layout is traced for.
+    """The arrays, whose gradients are both computed before one is used, where a layout over accelerators is traced for.
 
     Left to itself, a compiler for TPUs computes that of the head after those of the blocks, and keeps the logits'
-    gradient for it all the while: a tenth of a DPO step's memory.
+    gradient for it all the while: a tenth of a DPO step's memory. CPU devices would wait for each other's collectives.
     """
-    return jax.lax.optimization_barrier(arrays) if jax.sharding.get_abstract_mesh().axis_names else arrays
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return arrays if device is None or device.platform == "cpu" else jax.lax.optimization_barrier(arrays)
 
 
 @_precise
