@@ -88,7 +88,7 @@ def read_by_decoding(work: Work) -> float:
     weights = passed_bytes(work) / jnp.dtype(work.shape.param_dtype).itemsize * jnp.dtype(work.shape.dtype).itemsize
     last = work.prompt_tokens + work.response_tokens  # this token is drawn, and not read
     seen = sum(range(work.prompt_tokens + 1, last))
-    return work.response_tokens * weights + seen * cache_bytes(work) / (last - 1)
+    return work.response_tokens * weights + seen * cache_bytes(work)[1] / (last - 1)
 
 
 def seeds(way: str, runs: int, shape: dict[str, Any], batch: int, steps: int, measured: int) -> Measured:
