@@ -56,7 +56,7 @@ def one(program: Program, target: Target, folder: Folder, may_compile: Callable[
     """
     try:
         lowered = program.lower()
-    except (ValueError, TypeError, jax.errors.JAXTypeError) as error:
+    except Exception as error:  # whatever a platform refuses with, the other programs go on
         return Row(program, None, wrong=f"cannot be traced: {reason_of(error)}")
     name = key(lowered.as_text(), target)
     row = stored(folder, program, name)
