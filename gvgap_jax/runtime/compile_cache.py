@@ -47,7 +47,8 @@ def kept_for_a_slice(folder: Path | None = None) -> Iterator[None]:
     first five are made the same here, for the same versions of jax and libtpu. Whether libtpu gives its own devices
     the fingerprint of those that it describes, and loads such a program, is not known: nobody has tried it on a slice.
 
-    A machine with GPUs finds none: the compiler's version is that of CUDA there, and the name of the GPU here.
+    A machine with GPUs will hardly find any: the compiler's version should be that of CUDA there, and is the GPU's name
+    here. That was not tried either.
     """
     before = jax.config.values["jax_compilation_cache_dir"], os.environ.get("LIBTPU_INIT_ARGS")
     try:

@@ -1,8 +1,6 @@
 """What a compiled program needs and does, read from it: memory, operations, bytes, communication, precision."""
 
 import re
-import time
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -11,7 +9,6 @@ from jax.sharding import Mesh
 from gvgap_jax.runtime import hlo
 from gvgap_jax.runtime.chips import Chip
 from gvgap_jax.runtime.collectives import Collective, collectives
-from gvgap_jax.runtime.compile_cache import kept_for_a_slice
 from gvgap_jax.runtime.devices import memory_needed
 from gvgap_jax.runtime.flops import flops_of
 from gvgap_jax.runtime.traffic import moved, started
@@ -53,14 +50,6 @@ class Facts(NamedTuple):
     started: float
     collectives: tuple[Collective, ...]
     precision: str
-
-
-def compile_timed(lowered: jax.stages.Lowered, folder: Path | None = None) -> tuple[jax.stages.Compiled, float]:
-    """Compile for devices that need not be there, and the seconds that it took; ``kept_for_a_slice`` in a folder."""
-    started = time.perf_counter()
-    with kept_for_a_slice(folder):
-        compiled = lowered.compile()
-    return compiled, time.perf_counter() - started
 
 
 def facts(

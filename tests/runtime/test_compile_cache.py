@@ -8,7 +8,6 @@ import pytest
 from jax.sharding import SingleDeviceSharding
 
 from gvgap_jax.runtime.compile_cache import OF_A_TPU_MACHINE, kept_for_a_slice
-from gvgap_jax.runtime.compiled import compile_timed
 from gvgap_jax.runtime.targets import target
 
 
@@ -24,7 +23,8 @@ def test_a_program_is_written_once_and_compiled_again_without_a_warning(tmp_path
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     try:
         for folder in (None, taken, taken):
-            compile_timed(jax.jit(lambda x: jnp.sort(x)).lower(shape), folder)
+            with kept_for_a_slice(folder):
+                jax.jit(lambda x: jnp.sort(x)).lower(shape).compile()
             assert jax.config.values["jax_compilation_cache_dir"] == str(users)
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
