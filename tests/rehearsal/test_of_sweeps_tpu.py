@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.rehearsal import rehearse
 from experiments.rehearsal.of_sweeps import of_sweep
-from gvgap_jax.runtime import compiled, devices
+from gvgap_jax.runtime import devices
+from gvgap_jax.runtime.compile_cache import kept_for_a_slice
 from gvgap_jax.runtime.targets import target
 from gvgap_jax.sweep.grid import Grid
 from tests.sweep.test_run import toy_plan
@@ -23,8 +25,8 @@ def large(program, cell):
 
 
 def facts_of(program):
-    lowered = program.lower()
-    return compiled.facts(lowered, *compiled.compile_timed(lowered))
+    with kept_for_a_slice():
+        return rehearse.compiled(program.lower(), program)
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +43,7 @@ def test_many_cells_at_once_and_as_many_as_memory_allows():
     (program,) = of_sweep(plan, slice_.devices)
     assert program.rows == 15_104  # 118 chunks of 128, the last one with padding
     with pytest.raises(jax.errors.JaxRuntimeError) as refused:
-        compiled.compile_timed(program.lower())
+        facts_of(program)
     asked = devices.memory_asked(refused.value)
     assert asked > program.rows / 4 * 4 * SIDE**2
     tried = [program]
