@@ -51,7 +51,7 @@ def test_many_cells_at_once_and_as_many_as_memory_allows():
         tried.append(program := less)
         asked = facts_of(program).memory
     assert 0.3 * 16 * 2**30 < asked <= 0.6 * 16 * 2**30, "no straight line: with more room the compiler copies more"
-    assert len(tried) == 3, "refused, compiled and measured, right"
+    assert len(tried) == 2, "refused, and right"
     assert program.rows % 4 == 0
     assert program.calls == pytest.approx(15_104 / program.rows, rel=0.2)
 
