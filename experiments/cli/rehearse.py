@@ -17,7 +17,7 @@ from experiments.kit.backends import named, on_backend
 from experiments.kit.presets import RESULTS, default_folder
 from experiments.kit.terminal import PROGRAM, console, names, signals_caught, stop
 from experiments.questions import questions
-from experiments.rehearsal import nearest, of_recipe, of_sweeps, table
+from experiments.rehearsal import of_sweeps, table
 from experiments.rehearsal.programs import Program
 from experiments.rehearsal.rehearse import TOO_LARGE, fits
 from experiments.rehearsal.rehearse import rehearse as rehearse_all
@@ -27,6 +27,7 @@ from experiments.report.tables import rewritten
 from experiments.tldr.options import Options, options_with
 from gvgap_jax.runtime.compile_cache import kept_for_a_slice
 from gvgap_jax.runtime.files import folder_at
+from gvgap_jax.runtime.packages import optional
 from gvgap_jax.runtime.targets import Target, here, target
 from gvgap_jax.sweep.plan import make_plan
 
@@ -160,7 +161,7 @@ def of_sweep_run(name: str, module: Any, asked: Any) -> Rehearsed:
 
 def of_recipe_run(asked: Any) -> Rehearsed:
     """Compile what the stages of the recipe compute with."""
-    there = target_of(asked)
+    there, of_recipe = target_of(asked), optional("experiments.rehearsal.of_recipe")
     programs = list(of_recipe.of_recipe(asked.run, there))
     return _rehearsed(f"tldr-{asked.run.preset}", asked, there, programs, partial(_nearest, asked.run, there))
 
@@ -209,6 +210,7 @@ def _nearest(options: Options, there: Target, row: Row) -> str:
         return ""
     console.print(f"looking for the nearest setting in which {row.program.name} fits", highlight=False)
     folder = folder_at(RESULTS) / "rehearsals" / "nearest"
+    nearest = optional("experiments.rehearsal.nearest")
     found = nearest.nearest(options, there, row.program.name, lambda program, other: fits(program, other, folder))
     return f"Nearest that fits: {found.settings}" if found else "No setting and no slice of its kind is enough"
 

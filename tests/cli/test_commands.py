@@ -176,8 +176,9 @@ def help_of(capsys, monkeypatch, *command, width):
     return capsys.readouterr().out
 
 
-COMMANDS = [[name] for name in main.COMMANDS if name not in ("list", "run", "status", "compact")]
+COMMANDS = [[name] for name in main.COMMANDS if name not in ("list", "run", "rehearse", "status", "compact")]
 RUNS = [["run", name] for name in (*questions(), "all", "tldr")]
+RUNS += [["rehearse", name] for name in ("equivalence", "tldr", "documented")]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *RUNS], ids=" ".join)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.cli import main, rehearse
+from experiments.rehearsal import nearest as nearest_
 from experiments.rehearsal import of_sweeps
 from experiments.rehearsal import rehearse as compiling
 from experiments.rehearsal.programs import Program
@@ -130,7 +131,7 @@ def test_a_setting_that_fits_is_looked_for_where_memory_is_what_is_wrong(monkeyp
         return next(found)
 
     found = iter([SimpleNamespace(settings="--dpo.accumulate 2"), None])
-    monkeypatch.setattr(rehearse.nearest, "nearest", nearest)
+    monkeypatch.setattr(nearest_, "nearest", nearest)
     small = Target("v5e-1", chip_named("v5e")._replace(memory_bytes=1000), tuple(jax.local_devices()[:1]))
     program = Program("DPO: 20 steps", lambda: pytest.fail("not compiled"), 1, 2, "float32")
     facts = Facts(1.0, 900, 1.0, 1.0, 1.0, (), "float32")

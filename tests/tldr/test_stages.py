@@ -418,7 +418,7 @@ def test_samples_have_the_temperature_the_end_token_and_the_key_that_they_are_as
             "tokens": np.full((len(prompts), samples, horizon), jax.random.key_data(key)[1] % 1000 + number)
         }
 
-    monkeypatch.setattr(passes, "_sampler", sampler)
+    monkeypatch.setattr(passes, "sampler", sampler)
     model, prompts = models.trained(done.run, "sft"), done.text.comparisons.data.prompts
     run = done.run._replace(recipe=dataclasses.replace(RECIPE, chunk=40))
     found = {name: passes.sampled(run, name, model, prompts[:50], 2, 0.3) for name in ("one", "other")}
@@ -435,7 +435,7 @@ def test_every_prompt_is_asked_as_often_as_wanted_and_every_chunk_with_another_k
 
     given = []
     monkeypatch.setattr(classes, "transformer_policy", lambda *how: given.append(how) or SimpleNamespace(sample=sample))
-    draw = passes._sampler.__wrapped__("shape", 2, Decoding(0.3), 3, done.run.layout)
+    draw = passes.sampler.__wrapped__("shape", 2, Decoding(0.3), 3, done.run.layout)
     prompts, keys = np.arange(4)[:, None], jax.random.split(jax.random.key(0))
     drawn = [draw({}, np.int32(number), prompts, key=key)["tokens"] for number in (0, 1) for key in keys]
     assert given == [("shape", 2, Decoding(0.3))]
