@@ -178,7 +178,7 @@ def help_of(capsys, monkeypatch, *command, width):
 
 COMMANDS = [[name] for name in main.COMMANDS if name not in ("list", "run", "rehearse", "status", "compact")]
 RUNS = [["run", name] for name in (*questions(), "all", "tldr")]
-RUNS += [["rehearse", name] for name in ("equivalence", "tldr", "documented")]
+RUNS += [["rehearse", name] for name in ("equivalence", "tldr")]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *RUNS], ids=" ".join)
