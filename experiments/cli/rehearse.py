@@ -206,7 +206,7 @@ def _rehearsed(
 
 def _nearest(options: Options, there: Target, row: Row) -> str:
     """The nearest setting of the recipe that fits, as the compiler says; empty where memory is not what is wrong."""
-    if table.fits(row, there) or (row.wrong and not row.wrong.startswith(TOO_LARGE)):
+    if row.fits(there) or (row.wrong and not row.wrong.startswith(TOO_LARGE)):
         return ""
     console.print(f"looking for the nearest setting in which {row.program.name} fits", highlight=False)
     folder = folder_at(RESULTS) / "rehearsals" / "nearest"

@@ -86,4 +86,4 @@ def compiled(lowered: jax.stages.Lowered, program: Program) -> Facts:
 def fits(program: Program, target: Target, folder: Folder) -> bool:
     """Whether a program compiles and has the memory that it needs on every device."""
     row = one(program, target, folder, lambda: True)
-    return row is not None and row.facts is not None and row.facts.memory <= target.memory_bytes
+    return row is not None and row.fits(target)

@@ -34,6 +34,10 @@ class Row(NamedTuple):
     operations: tuple[float, float] | None = None
     wrong: str = ""
 
+    def fits(self, target: Target) -> bool:
+        """Whether the program compiled, and its memory is there on every device."""
+        return self.facts is not None and self.facts.memory <= target.memory_bytes
+
     def turns(self, devices: int) -> tuple[float, float]:
         """How many times as many operations a call takes as its facts say, which know one turn of such loops.
 

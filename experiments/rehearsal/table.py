@@ -41,11 +41,6 @@ class Hours(NamedTuple):
     high: float
 
 
-def fits(row: Row, target: Target) -> bool:
-    """Whether a program compiled, and its memory is there on every device."""
-    return row.facts is not None and row.facts.memory <= target.memory_bytes
-
-
 def too_low(row: Row) -> bool:
     """Whether a matrix product is computed in a lower precision than its room allows."""
     return row.facts is not None and is_lower(row.facts.precision, row.program.lowest)
@@ -86,7 +81,7 @@ def wrong(rows: Sequence[Row], target: Target) -> list[tuple[Row, str]]:
     for row in rows:
         if row.facts is None:
             found.append((row, f"{row.program.name} {row.wrong}"))
-        elif not fits(row, target):
+        elif not row.fits(target):
             needed, there = readable(row.facts.memory), readable(target.memory_bytes)
             options = f" ({row.program.options})" if row.program.options else ""
             found.append(
