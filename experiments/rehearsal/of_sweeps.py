@@ -5,13 +5,11 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from experiments.kit.labels import fields_of, short_labels
 from experiments.rehearsal.programs import Program
-from gvgap_jax.runtime.devices import over_devices, rows_over_devices
-from gvgap_jax.runtime.operations import counted
+from gvgap_jax.runtime.operations import of_rows
 from gvgap_jax.sweep import at_once, compute
 from gvgap_jax.sweep.at_once import Place, Work
 from gvgap_jax.sweep.plan import Chunk, Plan
@@ -83,11 +81,7 @@ def fit_of(work: Work, chunks: list[Chunk], rows: int = ROWS) -> Fit:
     each = -(-rows // len(picked))
     some = [_spread(chunk.columns, min(each, chunk.size)) for chunk in picked]
     columns = {name: np.concatenate([own[name] for own in some]) for name in some[0]}
-    size, cpus = len(columns["seed"]), jax.local_devices(backend="cpu")
-    padding = np.minimum(np.arange(rows_over_devices(size, cpus)), size - 1)
-    run = over_devices(counted(partial(work.run, work.program)), devices=cpus)
-    _, operations = run({name: values[padding] for name, values in columns.items()})
-    numbers = operations.number()[:size]
+    numbers = of_rows(partial(work.run, work.program), columns)
     return Fit(float(numbers.mean()), float(numbers.max()))
 
 

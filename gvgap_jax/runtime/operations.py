@@ -15,6 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from gvgap_jax.runtime.devices import over_devices, rows_over_devices
+
 NAMES = (
     "abs acos acosh add add_any asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp convert_element_type "
     "cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt integer_pow is_finite le lgamma log log1p "
@@ -55,6 +57,17 @@ def counted(function: Callable) -> Callable:
         return jax.tree.unflatten(jax.tree.structure(shape), results), operations
 
     return run
+
+
+def of_rows(run: Callable, rows: Any) -> np.ndarray:
+    """Operations of every row [N] of ``run``, which this machine's processor runs for all of them."""
+    processors = jax.local_devices(backend="cpu")
+    size = len(jax.tree.leaves(rows)[0])
+    index = np.minimum(np.arange(rows_over_devices(size, processors)), size - 1)
+    _, operations = over_devices(counted(run), devices=processors)(
+        jax.tree.map(lambda leaf: np.asarray(leaf)[index], rows)
+    )
+    return operations.number()[:size]
 
 
 def _more(operations: Operations, number: int) -> Operations:

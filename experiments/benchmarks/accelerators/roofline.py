@@ -8,8 +8,7 @@ import numpy as np
 
 from experiments.benchmarks.accelerators import speeds
 from gvgap_jax.runtime.compiled import facts
-from gvgap_jax.runtime.devices import over_devices, rows_over_devices
-from gvgap_jax.runtime.operations import counted
+from gvgap_jax.runtime.operations import of_rows as operations_of_rows
 
 
 class Roofline(NamedTuple):
@@ -42,9 +41,4 @@ def of_rows(run: Callable[[Any], Any], sample: Any, rows: int, lowered: jax.stag
 
 def operations(run: Callable[[Any], Any], sample: Any) -> float:
     """Floating-point operations of a row in the mean, counted while the processor computes the rows of the sample."""
-    processors = jax.local_devices(backend="cpu")
-    size = len(jax.tree.leaves(sample)[0])
-    index = np.minimum(np.arange(rows_over_devices(size, processors)), size - 1)
-    rows = jax.tree.map(lambda leaf: np.asarray(leaf)[index], sample)
-    _, found = over_devices(counted(run), devices=processors)(rows)
-    return float(np.mean(found.number()[:size]))
+    return float(np.mean(operations_of_rows(run, sample)))
