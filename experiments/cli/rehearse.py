@@ -3,10 +3,10 @@
 import contextlib
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import tyro
 from rich.markup import escape
@@ -17,11 +17,12 @@ from experiments.kit.backends import named, on_backend
 from experiments.kit.presets import RESULTS, default_folder
 from experiments.kit.terminal import PROGRAM, console, names, signals_caught, stop
 from experiments.questions import questions
-from experiments.rehearsal import of_sweeps, table
+from experiments.rehearsal import of_sweeps, pages, table
 from experiments.rehearsal.programs import Program
 from experiments.rehearsal.rehearse import TOO_LARGE, fits
 from experiments.rehearsal.rehearse import rehearse as rehearse_all
-from experiments.rehearsal.rows import Row
+from experiments.rehearsal.rows import Difference, Row
+from experiments.rehearsal.table import Rehearsed
 from experiments.report.evidence import words_of
 from experiments.report.tables import rewritten
 from experiments.tldr.options import Options, options_with
@@ -38,13 +39,16 @@ SMOKE = (
     f"sample_complexity --backend transformer {SMALL}",
     "tldr --preset laptop --steps_a_dispatch 1 --slice v5e-4 --layout.fsdp 2 --layout.tensor 2",
 )
+SAME = "phase_diagram --preset full --first 12"
 RECIPE = "tldr --preset pythia-410m --slice v5e-64 --layout.fsdp 64 --chunk 64 --dtype bfloat16"
 DOCUMENTED = {
-    "phase_diagram on v5e-8": "phase_diagram --preset full --slice v5e-8 --first 12",
-    "phase_diagram on h100x8": "phase_diagram --preset full --slice h100x8 --first 12",
+    "phase_diagram on v5e-8": f"{SAME} --slice v5e-8",
+    "phase_diagram on h100x8": f"{SAME} --slice h100x8",
     "pythia-410m on v5e-64": RECIPE,
     "llama-3.1-8b on v5e-64": f"{RECIPE} --model experiments/rehearsal/shapes/llama-3.1-8b",
 }
+ON_DEVICES = ("phase_diagram on h100x8", "phase_diagram on v5e-8")  # beside this machine, in one table
+CELLS = "cells at once"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,24 +69,6 @@ class Rehearsal:
     first: int | None = None
     minutes: float | None = None
     keep: Path | None = None
-
-
-class Rehearsed(NamedTuple):
-    """What came of one rehearsal.
-
-    Attributes:
-      title: of its table.
-      target: the devices.
-      rows: of the programs that are compiled.
-      left: programs that are not.
-      wrong: what keeps the run from running as it should, a sentence each.
-    """
-
-    title: str
-    target: Target
-    rows: list[Row]
-    left: int
-    wrong: list[str]
 
 
 def rehearse(arguments: list[str]) -> None:
@@ -126,17 +112,11 @@ def documented(write: Path) -> None:
     Raises:
       ValueError: the page has no place for a table.
     """
-    done = {name: (line, of_run(line.split())) for name, line in DOCUMENTED.items()}
-    text = rewritten(write.read_text(encoding="utf-8"), {name: _page(*each) for name, each in done.items()})
-    write.write_text(text, encoding="utf-8")
-
-
-def _page(line: str, done: "Rehearsed") -> str:
-    """One rehearsal as documentation has it: its command, its table, and what is said below."""
-    left = f" {done.left:,} more programs were not compiled." if done.left else ""
-    parts = [f"```bash\n{PROGRAM} rehearse {line}\n```", table.as_markdown(done.rows, done.target)]
-    parts.append(table.summary(done.rows, done.target, None).replace("\n", " ") + left)
-    return "\n\n".join([*parts, *(f"- {sentence}" for sentence in done.wrong)])
+    done = {name: of_run(line.split()) for name, line in DOCUMENTED.items()}
+    tables = {name: pages.of_run(DOCUMENTED[name], each) for name, each in done.items()}
+    everywhere = [of_run([*SAME.split(), "--slice", "here"]), *(done[name] for name in ON_DEVICES)]
+    tables[CELLS] = pages.by_device(everywhere)
+    write.write_text(rewritten(write.read_text(encoding="utf-8"), tables), encoding="utf-8")
 
 
 def of_run(arguments: list[str]) -> Rehearsed:
@@ -156,14 +136,16 @@ def of_sweep_run(name: str, module: Any, asked: Any) -> Rehearsed:
     options, there = asked.run, target_of(asked)
     plan = make_plan(named(name, options.backend), module, grid_of(options, module.PRESETS[options.preset]))
     title = Path(default_folder(name, options.preset, backend=options.backend)).name
-    return _rehearsed(title, asked, there, list(of_sweeps.of_sweep(plan, there.devices)), lambda row: "")
+    return _rehearsed(title, asked, there, list(of_sweeps.of_sweep(plan, there.devices)))
 
 
 def of_recipe_run(asked: Any) -> Rehearsed:
     """Compile what the stages of the recipe compute with."""
-    there, of_recipe = target_of(asked), optional("experiments.rehearsal.of_recipe")
+    there = target_of(asked)
+    of_recipe, estimates = (optional(f"experiments.rehearsal.{name}") for name in ("of_recipe", "estimates"))
     programs = list(of_recipe.of_recipe(asked.run, there))
-    return _rehearsed(f"tldr-{asked.run.preset}", asked, there, programs, partial(_nearest, asked.run, there))
+    compare, advise = partial(estimates.differences, asked.run, there), partial(_nearest, asked.run, there)
+    return _rehearsed(f"tldr-{asked.run.preset}", asked, there, programs, compare, advise)
 
 
 def _rehearsing(run: type) -> Any:
@@ -184,24 +166,39 @@ def target_of(asked: Rehearsal) -> Target:
 
 
 def _rehearsed(
-    name: str, asked: Rehearsal, there: Target, programs: list[Program], advice: Callable[[Row], str]
+    name: str,
+    asked: Rehearsal,
+    there: Target,
+    programs: list[Program],
+    compare: Callable[[list[Row]], list[Difference]] = lambda rows: [],
+    advise: Callable[[Row], str] = lambda row: "",
 ) -> Rehearsed:
-    """Compile programs and print their table; ``advice`` says what fits where one of them does not."""
+    """Compile programs and print their tables.
+
+    ``compare`` finds what ``--dry_run`` estimates of them, and ``advise`` what fits where one of them does not.
+    """
     wanted = programs[: asked.first]
     folder = folder_at(RESULTS) / "rehearsals" / f"{name}-{there.name}"
     compiling = contextlib.nullcontext() if asked.slice == "here" else kept_for_a_slice(asked.keep)
     with signals_caught() as caught, compiling:
         rows = rehearse_all(wanted, there, folder, asked.minutes, lambda: bool(caught))
     title = f"{name} on {there.name}: {len(there.devices)} x {there.chip.name}"
-    table.show(rows, title, there, asked.price)
-    if left := len(programs) - len(rows):
-        console.print(f"{left:,} of {len(programs):,} programs are not compiled.", highlight=False)
+    share = work_of(row.program for row in rows) / work_of(programs)
+    done = Rehearsed(title, there, rows, len(programs) - len(rows), share, compare(rows), [])
+    table.show(done, asked.price)
+    if done.left:
+        console.print(f"{done.left:,} of {len(programs):,} programs are not compiled.", highlight=False)
     if caught:
         stop(caught)
-    wrong = [f"{sentence}. {advice(row)}".rstrip() for row, sentence in table.wrong(rows, there)]
-    for sentence in wrong:
-        console.print(f"[red]{escape(sentence)}[/red]", highlight=False, soft_wrap=True)
-    return Rehearsed(title, there, rows, left, wrong)
+    for row, sentence in table.wrong(rows, there):
+        done.wrong.append(f"{sentence}. {advise(row)}".rstrip())
+        console.print(f"[red]{escape(done.wrong[-1])}[/red]", highlight=False, soft_wrap=True)
+    return done
+
+
+def work_of(programs: Iterable[Program]) -> float:
+    """Rows of all calls."""
+    return sum(program.calls * program.rows for program in programs)
 
 
 def _nearest(options: Options, there: Target, row: Row) -> str:

@@ -49,6 +49,20 @@ class Row(NamedTuple):
         return mean, most
 
 
+class Difference(NamedTuple):
+    """One program: when it is estimated to be worst, and bytes on a device, estimated and compiled."""
+
+    name: str
+    worst: str
+    estimate: float
+    compiled: float
+
+    @property
+    def ratio(self) -> float:
+        """Estimate over what was compiled."""
+        return self.estimate / self.compiled
+
+
 def key(text: str, target: Target) -> str:
     """A digest of all that decides what a program compiles to: its text, the devices and the compilers' versions."""
     decides = [READING, text, target.name, [(name, _version(name)) for name in COMPILERS]]

@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 from rich.markup import escape
 
-from experiments.kit.terminal import console, markdown, table
-from experiments.rehearsal.rows import Row
+from experiments.kit.terminal import console, table
+from experiments.rehearsal.rows import Difference, Row
 from gvgap_jax.runtime.compiled import bound, is_lower
 from gvgap_jax.runtime.targets import Target
 from gvgap_jax.runtime.units import HOUR, readable
@@ -25,7 +25,30 @@ HEADINGS = (
     "links",
 )
 REACHED = (0.6, 0.15)  # shares of a bound: 0.58 is the best of published trainings (PaLM, arXiv 2204.02311)
+ESTIMATED = ("program", "its worst moment", "estimated", "compiled", "estimated / compiled")
 START = 5e-6  # seconds, of an instruction: the launch of a GPU's kernel takes 2 to 10 µs without a graph
+
+
+class Rehearsed(NamedTuple):
+    """What came of one rehearsal.
+
+    Attributes:
+      title: of its table.
+      target: the devices.
+      rows: of the programs that are compiled.
+      left: programs that are not.
+      share: of the run's cells, or rows of batches, that are of the programs in ``rows``.
+      differences: of what ``--dry_run`` estimates from what is compiled; it estimates nothing of sweeps.
+      wrong: what keeps the run from running as it should, a sentence each.
+    """
+
+    title: str
+    target: Target
+    rows: list[Row]
+    left: int
+    share: float
+    differences: list[Difference]
+    wrong: list[str]
 
 
 class Hours(NamedTuple):
@@ -60,19 +83,19 @@ def hours(rows: Sequence[Row], target: Target) -> Hours:
     return Hours(low / HOUR, high / HOUR)
 
 
-def show(rows: Sequence[Row], title: str, target: Target, price: float | None) -> None:
-    """Print the table, and the hours and the cost as a range."""
-    made = table(title, *HEADINGS)
+def show(done: Rehearsed, price: float | None) -> None:
+    """Print the table, the hours and the cost as a range, and the estimates beside what was compiled."""
+    made = table(done.title, *HEADINGS)
     made.columns[-1].justify = "left"
-    for row in rows:
-        made.add_row(*map(escape, cells(row, target)))
+    for row in done.rows:
+        made.add_row(*map(escape, cells(row, done.target)))
     console.print(made)
-    console.print(summary(rows, target, price), highlight=False, soft_wrap=True)
-
-
-def as_markdown(rows: Sequence[Row], target: Target) -> str:
-    """The table as documentation has it."""
-    return markdown(HEADINGS, [[each.replace("\n", ", ") for each in cells(row, target)] for row in rows])
+    console.print(summary(done, price), highlight=False, soft_wrap=True)
+    if done.differences:
+        made = table("memory a device, by the arithmetic of --dry_run and by the compiler", *ESTIMATED)
+        for each in done.differences:
+            made.add_row(*map(escape, estimated(each)))
+        console.print(made)
 
 
 def wrong(rows: Sequence[Row], target: Target) -> list[tuple[Row, str]]:
@@ -97,19 +120,26 @@ def wrong(rows: Sequence[Row], target: Target) -> list[tuple[Row, str]]:
     return found
 
 
-def summary(rows: Sequence[Row], target: Target, price: float | None) -> str:
+def estimated(difference: Difference) -> list[str]:
+    """An estimate beside what was compiled, as words."""
+    sizes = readable(difference.estimate), readable(difference.compiled)
+    return [difference.name, difference.worst, *sizes, f"{difference.ratio:.2f}"]
+
+
+def summary(done: Rehearsed, price: float | None) -> str:
     """Memory, time of compiling, hours and cost in a few sentences."""
-    there = [row.facts for row in rows if row.facts]
+    target, there = done.target, [row.facts for row in done.rows if row.facts]
     if not there:
         return "No program compiled."
-    low, high = hours(rows, target)
+    low, high = hours(done.rows, target)
+    run = f"This part, {done.share:.2g} of the run's rows," if done.left else "The run"
     most = max(each.memory for each in there)
     compiling = sum(each.compile_seconds for each in there)
     cost = "" if price is None else f", {low * price:,.2g} to {high * price:,.2g} at {price:g} an hour"
     return (
         f"{len(there)} programs compiled in {time_of(compiling)}; the largest needs {readable(most)} of "
         f"{readable(target.memory_bytes)} on each of {len(target.devices)} devices.\n"
-        f"The run takes {time_of(HOUR * low)} to {time_of(HOUR * high)}{cost}: programs at {REACHED[0]:.0%} to "
+        f"{run} takes {time_of(HOUR * low)} to {time_of(HOUR * high)}{cost}: programs at {REACHED[0]:.0%} to "
         f"{REACHED[1]:.0%} of their bounds, and compiling. Reading, storing and judges come on top."
     )
 
@@ -136,14 +166,14 @@ def cells(row: Row, target: Target) -> list[str]:
         f"{times * found.flops / 1e9:,.3g}",
         f"{times * found.moved / 1e9:,.3g}",
         f"{limit} {time_of(times * seconds)}",
-        _of_a_row(row, target),
+        of_a_row(row, target),
         found.precision,
         _links(row),
     ]
 
 
-def _of_a_row(row: Row, target: Target) -> str:
-    """Operations and bytes of one row."""
+def of_a_row(row: Row, target: Target) -> str:
+    """Operations and bytes of one row of a program that compiled."""
     assert row.facts is not None
     share = turns(row, target) * len(target.devices) / row.program.rows
     flops, moved = share * row.facts.flops, share * row.facts.moved

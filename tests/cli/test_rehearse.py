@@ -12,6 +12,7 @@ from experiments.rehearsal import of_sweeps
 from experiments.rehearsal import rehearse as compiling
 from experiments.rehearsal.programs import Program
 from experiments.rehearsal.rows import Row
+from experiments.rehearsal.table import Rehearsed
 from experiments.tldr.options import Options
 from experiments.tldr.settings import Recipe
 from gvgap_jax.runtime import targets
@@ -116,7 +117,7 @@ def test_lines_of_the_sets_are_commands_for_a_slice(monkeypatch, line):
 def test_the_smoke_set_fails_if_any_of_its_runs_does(monkeypatch):
     target = Target("here", chip_named("v5e"), tuple(jax.local_devices()))
     ends = iter([[], ["it is wrong"], [], []])
-    monkeypatch.setattr(rehearse, "of_run", lambda _: rehearse.Rehearsed("", target, [], 0, next(ends)))
+    monkeypatch.setattr(rehearse, "of_run", lambda _: Rehearsed("", target, [], 0, 1.0, [], next(ends)))
     with pytest.raises(SystemExit) as stopped:
         main.main(["rehearse", "smoke"])
     assert stopped.value.code == 1
@@ -146,8 +147,10 @@ def test_a_setting_that_fits_is_looked_for_where_memory_is_what_is_wrong(monkeyp
 
 def test_a_page_gets_its_tables(here, monkeypatch, capsys):
     monkeypatch.setattr(rehearse, "DOCUMENTED", {"one": " ".join(TINY[1:])})
-    page = here / "page.md"
-    page.write_text("before\n<!-- table: one -->\nold\n<!-- end -->\nafter\n")
+    monkeypatch.setattr(rehearse, "SAME", " ".join(TINY[1:]))
+    monkeypatch.setattr(rehearse, "ON_DEVICES", ("one",))
+    page, places = here / "page.md", ("one", "cells at once")
+    page.write_text("before\n" + "".join(f"<!-- table: {name} -->\nold\n<!-- end -->\n" for name in places) + "after\n")
     printed_by(capsys, "rehearse", "documented", page)
     text = page.read_text()
     assert text.startswith("before\n")
@@ -155,3 +158,4 @@ def test_a_page_gets_its_tables(here, monkeypatch, capsys):
     assert "old" not in text
     assert "python -m experiments rehearse powers" in text
     assert "| program | rows | calls |" in text
+    assert "| program | devices | cells at once | a fit |" in text

@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.rehearsal import rows, table
+from experiments.rehearsal import pages, rows, table
 from experiments.rehearsal.programs import Program
 from experiments.rehearsal.rehearse import rehearse
+from experiments.rehearsal.rows import Difference
+from experiments.rehearsal.table import Rehearsed
 from gvgap_jax.runtime.chips import chip_named
 from gvgap_jax.runtime.collectives import Collective
 from gvgap_jax.runtime.compiled import Facts
@@ -177,7 +179,9 @@ def test_hours_are_a_range_of_shares_of_the_bound_over_all_calls():
 def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatch):
     monkeypatch.setattr(table.console, "_width", 240)
     wanted = [row(calls=1200), row(facts=None, wrong="does not compile: too odd", name="another")]
-    table.show(wanted, "a run", target(), price=2.0)
+    estimate = Difference("a step", "its gradients", 3 * 2**30, 2**31)
+    done = Rehearsed("a run", target(), wanted, 0, 1.0, [estimate], [])
+    table.show(done, price=2.0)
     printed = " ".join(capsys.readouterr().out.split())
     assert (
         "a step 2 1,200 61 s 1.0 GiB 3e+03 5 matrix units 15 ms 1.5e+06 MFLOP 2.5e+03 MB bfloat16 all-reduce fsdp 3 MiB"
@@ -186,7 +190,33 @@ def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatc
     assert "another 2 1 does not compile: too odd" in printed
     assert "tensor" not in printed  # less than a hundredth
     assert "The run takes 30 s to 3.1 min, 0.017 to 0.1 at 2 an hour" in printed
-    assert "all-reduce fsdp 3 MiB" in table.as_markdown(wanted, target())
+    assert "a step its gradients 3.0 GiB 2.0 GiB 1.50" in printed
+    assert "This part, 0.25 of the run's rows, takes 30 s" in table.summary(done._replace(left=3, share=0.25), None)
+
+
+def test_a_page_has_the_command_the_tables_and_what_is_wrong():
+    estimate = Difference("a step", "its gradients", 3 * 2**30, 2**31)
+    page = pages.of_run("a --slice b", Rehearsed("a run", target(), [row()], 3, 0.25, [estimate], ["It is large."]))
+    for words in (
+        "python -m experiments rehearse a --slice b\n",
+        "| all-reduce fsdp 3 MiB |",
+        "3 more programs were not compiled.",
+        "\n- It is large.\n",
+        "| a step | its gradients | 3.0 GiB | 2.0 GiB | 1.50 |",
+    ):
+        assert words in page
+
+
+def test_devices_are_compared_program_by_program_where_all_have_it():
+    tpu, cpu = Target("v5e-8", chip_named("v5e"), 8 * target().devices), target()
+    ours, theirs = [row(rows=8), row(rows=16, name="another")], [row(rows=64), row(facts=None, name="another")]
+    done = [Rehearsed("", cpu, ours, 0, 1.0, [], []), Rehearsed("", tpu, theirs, 0, 1.0, [], [])]
+    heading, _, *lines = pages.by_device(done).splitlines()
+    assert heading == "| program | devices | cells at once | a fit |"
+    assert lines == [
+        f"| a step | 1 x {cpu.chip.name} | 8 | {table.of_a_row(ours[0], cpu)} |",
+        f"| a step | 8 x {tpu.chip.name} | 64 | {table.of_a_row(theirs[0], tpu)} |",
+    ]
 
 
 def test_a_batch_turns_until_its_slowest_row_is_done_and_a_cpu_does_not():
