@@ -38,7 +38,7 @@ BELOW["experiments"] = {*LIBRARY, "experiments.cli"}  # __main__
 FILE_MODULES = {"builtins", "fileinput", "glob", "io", "pathlib", "pickle", "polars", "shutil", "socket", "subprocess"}
 FILE_MODULES |= {"sys", "tempfile", "urllib", "logging", "importlib"}
 FILE_CALLS = {"open", "print", "input", "save", "savez", "load", "loadtxt", "savetxt", "fromfile", "tofile", "memmap"}
-TOUCHES_FILES = ("runtime", "sweep", "lm/hf", "lm/data", "lm/judges")  # rooms of the library
+TOUCHES_FILES = ("runtime", "sweep", "lm/hf", "lm/data", "lm/judges", "__main__.py")  # rooms of the library
 TOUCHES_FILES += ("training/train.py", "training/checkpoints.py", "training/curves.py")
 MOST_LINES = 350
 OF_THE_MACHINE = {"sysconf", "environ", "sched_getaffinity"}
@@ -83,7 +83,7 @@ def identify(path):
 
 
 FILES = sorted(path for package in ("gvgap_jax", "theory", "experiments") for path in (ROOT / package).rglob("*.py"))
-IN_CORE = [path for path in (ROOT / "gvgap_jax").glob("*.py") if path.name != "__init__.py"]
+IN_CORE = [path for path in (ROOT / "gvgap_jax").glob("*.py") if not path.name.startswith("__")]
 ELSEWHERE = [
     path
     for path in (ROOT / "gvgap_jax").rglob("*.py")
