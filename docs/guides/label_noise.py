@@ -54,6 +54,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (64,), "temperature": (0.5, 2.0)}, seeds=2),
         "quick": Grid({"temperature": (0.5, 1.0, 2.0)}, seeds=24),
+        "standard": Grid({"temperature": (0.25, 0.5, 1.0, 2.0, 4.0)}, seeds=32),
         "paper": Grid({"horizon": (3, 5), "temperature": (0.25, 0.5, 1.0, 2.0, 4.0)}, seeds=64),
         "full": Grid({"horizon": (3, 4, 5, 6), "temperature": tuple(2.0**power for power in range(-4, 5))}, seeds=256),
     }

@@ -46,8 +46,8 @@ class Computing:
     """What computes, and which part.
 
     Attributes:
-      preset: tiny takes seconds, to see that it works; quick takes a minute or two on 2 cores, paper is what a figure
-        should rest on, full is for a cluster.
+      preset: tiny takes seconds, to see that it works; quick takes a minute or two on 2 cores; standard takes minutes
+        there, and is what the results quote; paper takes about an hour on a GPU; full is for a cluster.
       backend: policies are tables on the tree, or transformers evaluated at all of its leaves.
       shard: i/n computes every n-th chunk from the i-th on, so that n machines share a sweep.
       engine: what computes: this process, a Ray cluster, or Slurm jobs.

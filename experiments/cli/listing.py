@@ -31,8 +31,8 @@ def list_everything() -> None:
         console.print(_sizes(on_backend(questions(), backend), f"{PROGRAM} run NAME --preset PRESET{option}"))
     console.print(
         "14x8 is 14 points of a grid and 8 seeds; 1,856/8 is 1,856 cells (a fit or so each) in 8 compiled programs. "
-        "An experiment takes seconds to minutes on 2 cores at quick, about an hour on a GPU at paper; full is for a "
-        f"cluster. What each of them asks: {PROGRAM} run --help\n",
+        "An experiment takes seconds to minutes on 2 cores at quick, minutes at standard, about an hour on a GPU at "
+        f"paper; full is for a cluster. What each of them asks: {PROGRAM} run --help\n",
         highlight=False,
     )
     console.print(names(PROGRAM, OTHERS))
@@ -40,11 +40,11 @@ def list_everything() -> None:
 
 
 def _sizes(modules: Mapping, title: str) -> Table:
-    sizes = table(title, "NAME", "quick", "cells/\nprograms", "paper", "cells/\nprograms", "full")
+    sizes = table(title, "NAME", "quick", "cells/\nprograms", "standard", "cells/\nprograms", "paper", "full")
     for name, module in modules.items():
-        grids = [module.PRESETS[preset] for preset in ("quick", "paper", "full")]
-        quick, paper, full = (f"{number_of_points(grid)}x{grid.seeds}" for grid in grids)
-        sizes.add_row(name, quick, _made(module, grids[0]), paper, _made(module, grids[1]), full)
+        grids = [module.PRESETS[preset] for preset in ("quick", "standard", "paper", "full")]
+        quick, standard, paper, full = (f"{number_of_points(grid)}x{grid.seeds}" for grid in grids)
+        sizes.add_row(name, quick, _made(module, grids[0]), standard, _made(module, grids[1]), paper, full)
     return sizes
 
 

@@ -7,10 +7,10 @@ from typing import Literal, TypeVar, get_args
 from experiments.kit.backends import BackendName, named
 from gvgap_jax.sweep import Grid, folder_at
 
-Preset = Literal["tiny", "quick", "paper", "full"]
+Preset = Literal["tiny", "quick", "standard", "paper", "full"]
 PRESET_NAMES: tuple[Preset, ...] = get_args(Preset)
 BACKEND_NAMES: tuple[BackendName, ...] = get_args(BackendName)
-FIRST_SEEDS = {"tiny": 0, "quick": 1_000_000, "paper": 2_000_000, "full": 3_000_000}
+FIRST_SEEDS = {"tiny": 0, "quick": 1_000_000, "standard": 4_000_000, "paper": 2_000_000, "full": 3_000_000}
 RESULTS = "results"
 Choice = TypeVar("Choice", bound=str)
 

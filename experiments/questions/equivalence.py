@@ -60,6 +60,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (16,)}, seeds=2),
         "quick": Grid({"pairs": (32, 256, 2048)}, seeds=24),
+        "standard": Grid({"pairs": (8, 32, 128, 512, 2048)}, seeds=64),
         "paper": Grid({"pairs": (8, 32, 128, 512, 2048, 8192)}, seeds=64),
         "full": Grid({"horizon": (5,), "pairs": tuple(2**power for power in range(3, 16))}, seeds=256),
     }

@@ -76,6 +76,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (1,), "gold_order": (1,), "prompts": (16, 64)}, seeds=2),
         "quick": Grid({"prompts": (16, 128, 1024, 8192)}, seeds=32),
+        "standard": Grid({"prompts": (16, 128, 1024, 8192)}, seeds=48),
         "paper": Grid({"prompts": tuple(2**power for power in range(4, 15))}, seeds=64),
         "full": Grid({"horizon": (2, 3, 4, 5), "prompts": tuple(2**power for power in range(4, 15))}, seeds=256),
     }

@@ -81,11 +81,12 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
         "quick": Grid({}, seeds=24),
+        "standard": Grid({}, seeds=64),
         "paper": Grid({"horizon": (3, 4), "pairs": (128, 512, 2048)}, seeds=64),
         "full": Grid({"horizon": (3, 4, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048, 8192)}, seeds=256),
     }
 )
-TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({}, seeds=24)})
+TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({}, seeds=24), "standard": Grid({}, seeds=32)})
 
 
 class Program(NamedTuple):

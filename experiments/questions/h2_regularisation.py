@@ -87,6 +87,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1,), "pairs": (64,), "beta": (1.0, 4.0)}, seeds=2),
         "quick": Grid({"beta": BETAS}, seeds=24),
+        "standard": Grid({"beta": BETAS}, seeds=64),
         "paper": Grid({"pairs": (128, 512, 2048), "beta": tuple(2 ** (half / 2) for half in range(-6, 7))}, seeds=64),
         "full": Grid(
             {
@@ -100,7 +101,9 @@ PRESETS = disjoint(
         ),
     }
 )
-TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=24)})
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS | {"quick": Grid({"beta": (0.5, 2.0)}, seeds=24), "standard": Grid({"beta": (0.5, 1.0, 2.0)}, seeds=32)}
+)
 
 
 class Program(NamedTuple):

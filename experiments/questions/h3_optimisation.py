@@ -114,6 +114,7 @@ PRESETS = disjoint(
             seeds=2,
         ),
         "quick": Grid({"steps": (10, 20, 40, 80, 160, 2000)}, seeds=24),
+        "standard": Grid({"steps": (5, 10, 20, 40, 80, 160, 2000)}, seeds=32),
         "paper": Grid({"pairs": (128, 512, 2048), "steps": (5, 10, 20, 40, 80, 160, 4000)}, seeds=64),
         "full": Grid(_FULL | {"policy_order": (3, 4, 5)}, seeds=128),
     }
@@ -122,6 +123,7 @@ TRANSFORMER_PRESETS = disjoint(
     PRESETS
     | {
         "quick": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=24),
+        "standard": Grid({"horizon": (2,), "steps": (10, 20, 160)}, seeds=32),
         "full": Grid(_FULL, seeds=128),
     }
 )

@@ -86,6 +86,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1,), "tilt": (1.0, 0.0), "pairs": (64, 512)}, seeds=2),
         "quick": Grid({"tilt": TILTS, "pairs": (64, 256, 512, 2048, 8192)}, seeds=24),
+        "standard": Grid({"tilt": TILTS, "pairs": (64, 256, 512, 2048, 8192)}, seeds=64),
         "paper": Grid({"tilt": TILTS, "pairs": tuple(2**power for power in range(6, 17))}, seeds=64),
         "full": Grid(
             {
@@ -99,7 +100,13 @@ PRESETS = disjoint(
         ),
     }
 )
-TRANSFORMER_PRESETS = disjoint(PRESETS | {"quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=24)})
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=24),
+        "standard": Grid({"tilt": (2.0, 1.0, 0.0), "pairs": (512, 8192)}, seeds=32),
+    }
+)
 
 
 class Program(NamedTuple):

@@ -95,6 +95,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (2,), "pairs": (256,)}, seeds=2),
         "quick": Grid({"gold_order": (1, 4), "pairs": (128, 512, 2048)}, seeds=24),
+        "standard": Grid({"gold_order": (1, 2, 4), "pairs": (128, 512, 2048)}, seeds=48),
         "paper": Grid(
             {"gold_order": (1, 2, 4), "width": (4, 16), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
         ),
@@ -105,6 +106,7 @@ TRANSFORMER_PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "width": (4,), "pairs": (256,)}, seeds=2),
         "quick": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=24),
+        "standard": Grid({"gold_order": (1, 4), "width": (32,), "pairs": (128, 512, 2048)}, seeds=32),
         "paper": Grid(
             {"gold_order": (1, 2, 4), "width": (16, 64), "pairs": tuple(2**power for power in range(6, 14))}, seeds=64
         ),

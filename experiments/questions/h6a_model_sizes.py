@@ -129,6 +129,9 @@ PRESETS = disjoint(
     {
         "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_order=(0, 1), verifier_order=(1, 2), pairs=(4096,)),
         "quick": _grid(24, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)),
+        "standard": _grid(
+            48, gold_order=(2, 5), policy_order=(0, 1, 2, 4), verifier_order=(2, 3, 5), pairs=(512, 4096)
+        ),
         "paper": _grid(64, **_PAPER, policy_order=(0, 1, 2, 3, 4), verifier_order=(2, 3, 4, 5)),
         "full": _grid(256, **_FULL, policy_order=(0, 1, 2, 3, 4, 5), verifier_order=(2, 3, 4, 5, 6)),
     }
@@ -137,6 +140,7 @@ TRANSFORMER_PRESETS = disjoint(
     {
         "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
         "quick": _grid(24, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
+        "standard": _grid(32, gold_order=(2, 4), policy_width=(2, 8, 32), verifier_width=(4, 32)),
         "paper": _grid(64, **_PAPER, policy_width=_WIDTHS, verifier_width=_WIDTHS),
         "full": _grid(256, **_FULL, policy_width=(*_WIDTHS, 128), verifier_width=(*_WIDTHS, 128)),
     }

@@ -94,6 +94,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2),
         "quick": Grid({}, seeds=24),
+        "standard": Grid({}, seeds=64),
         "paper": Grid({"pairs": (320, 1280, 5120)}, seeds=64),
         "full": Grid({"horizon": (4, 5), "pairs": (320, 1280, 5120, 20480), "verifier_order": (1, 2, 4)}, seeds=256),
     }
@@ -105,6 +106,7 @@ TRANSFORMER_PRESETS = disjoint(
             {"horizon": (1,), "gold_order": (1,), "verifier_order": (1,), "pairs": (80,), "candidates": (2,)}, seeds=2
         ),
         "quick": Grid({}, seeds=24),
+        "standard": Grid({}, seeds=32),
     }
 )
 

@@ -99,6 +99,16 @@ PRESETS = disjoint(
             pairs=(64, 256, 1024, 4096),
             beta=(0.5, 1.0, 2.0),
         ),
+        "standard": _grid(
+            24,
+            tabular=(2, 4),
+            interactions=(4,),
+            gold_order=(1, 2, 3, 4),
+            verifier_order=(1, 2, 3, 4),
+            pairs=(64, 256, 1024, 4096),
+            beta=(0.5, 1.0, 2.0),
+            reference_scale=(0.0, 1.5),
+        ),
         "paper": _grid(
             24,
             tabular=(2, 4, 6),

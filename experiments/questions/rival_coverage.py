@@ -74,6 +74,7 @@ HOLES = (0.0, 0.1, 0.3, 0.6)
 PRESETS = disjoint({
     "tiny": Grid({"horizon": (2,), "pairs": (64,), "unseen": (0.0, 0.3)}, seeds=2),
     "quick": Grid({"pairs": (256, 2048), "unseen": HOLES}, seeds=32),
+    "standard": Grid({"pairs": (256, 512, 1024, 2048), "unseen": HOLES}, seeds=48),
     "paper": Grid({"gold_order": (1, 2), "pairs": (128, 512, 2048, 8192), "unseen": HOLES}, seeds=64),
     "full": Grid(
         {

@@ -100,6 +100,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid(_AXES | {"vocabulary": (4,), "vertices": (3,), "pairs": (32,), "beta": (0.25, 1.0)}, seeds=2),
         "quick": Grid(_AXES | {"pairs": (32, 256, 1024), "beta": (0.25, 0.5, 1.0)}, seeds=24),
+        "standard": Grid(_AXES | {"pairs": (32, 128, 256, 1024), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=32),
         "paper": Grid(_AXES | {"pairs": (32, 128, 512, 2048, 8192), "beta": (0.25, 0.35, 0.5, 0.7, 1.0)}, seeds=64),
         "full": Grid(_FULL, seeds=128),
     }
@@ -108,6 +109,7 @@ TRANSFORMER_PRESETS = disjoint(
     PRESETS
     | {
         "quick": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 1.0)}, seeds=24),
+        "standard": Grid(_AXES | {"pairs": (64, 512), "beta": (0.25, 0.5, 1.0)}, seeds=32),
         "full": Grid({name: values for name, values in _FULL.items() if name != "similarity"}, seeds=128),
     }
 )

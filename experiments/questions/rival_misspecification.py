@@ -80,6 +80,7 @@ def _grid(seeds: int, arms: range, tree: range, step: int, **axes: tuple) -> Gri
 PRESETS = disjoint({
     "tiny": _grid(2, range(6, 11), range(8, 9), 4, horizon=(2,), policy_order=(1, 2), verifier_order=(1, 2)),
     "quick": _grid(32, range(6, 19), range(6, 13), 2, policy_order=(1, 2, 4), verifier_order=(1, 2)),
+    "standard": _grid(64, range(6, 19), range(6, 13), 2, policy_order=(1, 2, 3, 4), verifier_order=(1, 2, 3)),
     "paper": _grid(64, range(5, 21), range(5, 16), 1, policy_order=(1, 2, 3, 4), verifier_order=(1, 2, 3, 4)),
     "full": _grid(
         256, range(5, 21), range(5, 18), 1, beta=(0.5, 1.0, 2.0), skew=(0.01, 1.0, 10.0, 100.0), horizon=(5,),

@@ -76,6 +76,7 @@ class Config:
 PRESETS = disjoint({
     "tiny": Grid({"horizon": (2,), "pairs": (64,)}, seeds=2),
     "quick": Grid({"pairs": (64, 512)}, seeds=24),
+    "standard": Grid({"pairs": (64, 512), "reference_scale": (0.0, 1.0)}, seeds=32),
     "paper": Grid({"gold_order": (1, 2), "pairs": (64, 512, 4096), "reference_scale": (0.0, 1.0)}, seeds=64),
     "full": Grid(
         {

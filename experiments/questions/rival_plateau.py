@@ -82,6 +82,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"vocabulary": (3,), "dimension": (2,), "samples": (64,), "pairs": (64, 512)}, seeds=2),
         "quick": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=24),
+        "standard": Grid({"pairs": tuple(4**power for power in range(4, 9))}, seeds=48),
         "paper": Grid({"pairs": tuple(2**power for power in range(7, 18))}, seeds=64),
         "full": Grid(
             {

@@ -72,6 +72,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "terms": (1, 3), "pairs": (32, 128)}, seeds=2),
         "quick": Grid({"terms": (1, 4, 16, 63), "pairs": (64, 256, 1024)}, seeds=24),
+        "standard": Grid({"terms": (1, 4, 16, 63), "pairs": (32, 64, 128, 256, 512, 1024)}, seeds=48),
         "paper": Grid(
             {"terms": (1, 2, 4, 8, 16, 32, 63), "pairs": tuple(2**power for power in range(5, 14))}, seeds=64
         ),

@@ -116,6 +116,14 @@ PRESETS = disjoint(
             (("family", "labels"),),
             seeds=24,
         ),
+        "standard": Grid(
+            {
+                "family": ("token_counts", "token_counts", "interactions", "hidden_reference"),
+                "labels": ("gold", COIN, "gold", "gold"),
+            },
+            (("family", "labels"),),
+            seeds=32,
+        ),
         "paper": Grid(
             {
                 "family": (*FAMILIES, "token_counts"),

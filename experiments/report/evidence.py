@@ -98,7 +98,7 @@ def gather(
 
     Without a preset, that of the most thorough one whose records are complete and not stale.
     """
-    presets = (preset,) if preset else PRESET_NAMES
+    presets = [each for each in PRESET_NAMES if preset in (None, each) and each in module.PRESETS]
     folders = {each: default_folder(name, each, root, backend) for each in presets}
     plans = {each: (named(name, backend), module, module.PRESETS[each]) for each in presets}
     troubles = {each: trouble(folder_at(folders[each]), plans[each]) for each in presets}
