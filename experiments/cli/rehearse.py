@@ -39,7 +39,7 @@ SMOKE = (
     f"sample_complexity --backend transformer {SMALL}",
     "tldr --preset laptop --steps_a_dispatch 1 --slice v5e-4 --layout.fsdp 2 --layout.tensor 2",
 )
-SAME = "phase_diagram --preset full --first 12"
+SAME = "phase_diagram --preset full --first 6"
 RECIPE = "tldr --preset pythia-410m --slice v5e-64 --layout.fsdp 64 --chunk 64 --dtype bfloat16"
 DOCUMENTED = {
     "phase_diagram on v5e-8": f"{SAME} --slice v5e-8",

@@ -68,11 +68,9 @@ def one(program: Program, target: Target, folder: Folder, may_compile: Callable[
         except jax.errors.JaxRuntimeError as error:
             if not is_out_of_memory(error):
                 return Row(program, None, wrong=f"does not compile: {reason_of(error)}")
-            fewer = program.fewer(memory_asked(error))
-            refused = Row(program, None, wrong=f"{TOO_LARGE}: {reason_of(error)}")
-            return one(fewer, target, folder, may_compile) if fewer else refused
+            row = Row(program, None, wrong=f"{TOO_LARGE}: {reason_of(error)}", asked=memory_asked(error))
         store(folder, row, name)
-    fewer = program.fewer(row.facts.memory) if row.facts else None
+    fewer = program.fewer(row.facts.memory if row.facts else row.asked)
     return one(fewer, target, folder, may_compile) if fewer else row
 
 

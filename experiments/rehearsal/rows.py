@@ -27,12 +27,14 @@ class Row(NamedTuple):
       operations: of one of its rows with its loops as long as they turn out: the mean, and the most of any row; None
         where all lengths are known.
       wrong: why it did not compile, in one line.
+      asked: bytes on a device that were too many for its compiler; None where it did not say.
     """
 
     program: Program
     facts: Facts | None
     operations: tuple[float, float] | None = None
     wrong: str = ""
+    asked: float | None = None
 
     def fits(self, target: Target) -> bool:
         """Whether the program compiled, and its memory is there on every device."""
@@ -83,6 +85,8 @@ def stored(folder: Folder, program: Program, name: str) -> Row | None:
         return None
     try:
         found = files.read_json(path)
+        if "wrong" in found:
+            return Row(program, None, **found)
         counted = found.pop("operations")
         operations = None if counted is None else (float(counted[0]), float(counted[1]))
         collectives = tuple(Collective(**each) for each in found.pop("collectives"))
@@ -96,10 +100,11 @@ def stored(folder: Folder, program: Program, name: str) -> Row | None:
 
 
 def store(folder: Folder, row: Row, name: str) -> None:
-    """Store a compiled program's row under its key."""
-    assert row.facts is not None
-    content: dict[str, Any] = row.facts._asdict() | {"operations": row.operations}
-    content |= {"collectives": [each._asdict() for each in row.facts.collectives]}
+    """Store the row of a program that compiled, or that was too large for its compiler, under its key."""
+    content: dict[str, Any] = {"wrong": row.wrong, "asked": row.asked}
+    if row.facts:
+        collectives = [each._asdict() for each in row.facts.collectives]
+        content = row.facts._asdict() | {"operations": row.operations, "collectives": collectives}
     with files.explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         files.write(folder / f"{name}.json", json.dumps(content, indent=1).encode())

@@ -84,8 +84,12 @@ def test_a_program_that_the_compiler_refuses_for_its_memory_is_taken_with_fewer_
     monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
     (found,) = rehearse([program(rows=8)._replace(fewer=fewer)], here(), folder_at(tmp_path))
     assert (seen, found.program.name, found.wrong) == ([2 * 2**30], "fewer", "")
+    monkeypatch.setattr(jax.stages.Lowered, "compile", lambda _: pytest.fail("both are stored"))
     (refused,) = rehearse([program(rows=8)], here(), folder_at(tmp_path))
-    assert refused.wrong.startswith("does not fit: RESOURCE_EXHAUSTED")
+    assert refused.wrong == f"does not fit: {words}"
+    assert not refused.fits(here())
+    (again,) = rehearse([program(rows=8)._replace(fewer=fewer)], here(), folder_at(tmp_path))
+    assert (seen, again.facts) == (2 * [2 * 2**30], found.facts)
 
 
 def test_loops_of_unknown_length_make_a_call_longer_by_what_a_row_was_seen_to_take(tmp_path):
