@@ -69,7 +69,8 @@ def compute(work: Work, chunks: list[Chunk], place: Place) -> list[Result]:
             if not is_out_of_memory(error) or executable.rows <= len(place.devices):
                 raise
             _most_rows[work, place] = executable.rows // 2
-    seconds = (time.perf_counter() - started) / sum(chunk.size for chunk in chunks)
+    cells = sum(chunk.size for chunk in chunks)
+    seconds, processors = (time.perf_counter() - started) / cells, _processor_seconds() / cells
     start, computed = 0, []
     for chunk in chunks:
         own = {name: values[start : start + chunk.size] for name, values in results.items()}
@@ -77,6 +78,7 @@ def compute(work: Work, chunks: list[Chunk], place: Place) -> list[Result]:
         cost = {
             "chunk": chunk.name,
             "seconds": seconds * chunk.size,
+            "processor_seconds": processors * chunk.size,
             "compile_seconds": executable.seconds,
             "rows_at_once": executable.rows,
             "bytes": executable.bytes,
@@ -88,6 +90,16 @@ def compute(work: Work, chunks: list[Chunk], place: Place) -> list[Result]:
 
 
 _environment = functools.cache(provenance.environment)
+_counted = [0.0]  # processor seconds of this process that its chunks have in their provenance
+
+
+def _processor_seconds() -> float:
+    """What all processors spent for this process since the last chunks: on them, on compiling, on all else.
+
+    Unlike seconds, it is much the same on a machine that is busy with other work.
+    """
+    before, _counted[0] = _counted[0], time.process_time()
+    return _counted[0] - before
 
 
 def program_of(work: Work, place: Place) -> Compiled:

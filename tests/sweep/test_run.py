@@ -71,6 +71,19 @@ def test_one_compilation_a_program(tmp_path):
     assert run_plan(plan, folder).compilations == 0
 
 
+def test_every_processor_second_since_the_last_chunks_is_counted_once(tmp_path):
+    plan = toy_plan()
+    folder = opened(tmp_path, plan)
+    compute._processor_seconds()
+    before = time.process_time()
+    run_plan(plan, folder)
+    spent, counted = (
+        time.process_time() - before,
+        sum(made["processor_seconds"] for made in records.provenances(folder).values()),
+    )
+    assert 0.5 * spent < counted <= spent
+
+
 def test_a_program_too_large_for_memory_is_compiled_for_fewer_rows(tmp_path, whole, monkeypatch):
     monkeypatch.setattr(compute, "memory_needed", lambda executable: executable.in_avals[0][0]["base"].shape[0])
 
