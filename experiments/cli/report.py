@@ -10,6 +10,7 @@ from experiments.kit.terminal import console
 from experiments.questions import questions
 from experiments.report import tables as markdown
 from experiments.report.evidence import gather
+from experiments.report.own import own_runs
 from experiments.report.page import page
 from experiments.tldr import records as runs
 from experiments.tldr import report as tldr
@@ -39,17 +40,18 @@ def report(
         for backend in BACKEND_NAMES
         for name, module in on_backend(questions(), backend).items()
     ]
-    recipes = [tldr.evidence(folder) for folder in runs.folders(folder_at(records))]
+    root = folder_at(records)
+    own = [*own_runs(root), *(tldr.evidence(folder) for folder in runs.folders(root))]
     if tables:
         with explained(tables):
             tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page([*evidence, *recipes]), encoding="utf-8")
-    for each in (*evidence, *recipes):
+        out.write_text(page(evidence, own), encoding="utf-8")
+    for each in (*evidence, *own):
         for problem in each.problems:
             console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)
         if not each.readable:
             console.print(f"    {each.command}", highlight=False, soft_wrap=True)
-    shown, more = sum(not each.problems for each in evidence), f", {len(recipes)} of the recipe" if recipes else ""
+    shown, more = sum(not each.problems for each in evidence), f", {len(own)} runs of your own" if own else ""
     console.print(f"{out}: {shown} of {len(evidence)} experiments complete{more}", highlight=False, soft_wrap=True)

@@ -136,4 +136,4 @@ def _words(finding: Finding) -> str:
     """A claim as it stands in the table: which kind of finding it is, its unit, what is estimated, and what to know."""
     kind = "primary: " if finding.primary else "control: " if finding.control else ""
     unit = f" [{finding.unit}]" if finding.unit else ""
-    return ". ".join(filter(None, (f"{kind}{finding.claim}{unit}", finding.estimand, finding.remark)))
+    return ". ".join(filter(None, (f"{kind}{finding.claim}{unit}", finding.estimand, finding.theory, finding.remark)))

@@ -29,6 +29,9 @@ DECIDED_NONE = "These records decide none of the experiment's claims: they need 
 DOUBTFUL = 0.01  # share of a finding's records that may be excluded without a word
 
 
+LAST = 1000  # place of a question that states none
+
+
 class Question(NamedTuple):
     """What an experiment is for, in words that stand beside its numbers.
 
@@ -38,7 +41,7 @@ class Question(NamedTuple):
       reported: what its authors reported, with the source.
       figure: what of the paper the figure stands for; empty where the paper has no such figure.
       place: where lists and the report have it: the hypotheses from 10, the main table 70, the rivals from 80, the
-        theorems from 90; what states none comes last.
+        theorems from 90; what states none comes last, as an experiment of a reader's own.
       axes: fields of its ``Config`` whose values its findings take together, compare or sweep; within each point of
         the others the findings are computed anew (see ``kit.points``).
     """
@@ -47,8 +50,13 @@ class Question(NamedTuple):
     claim: str
     reported: str
     figure: str = ""
-    place: int = 1000
+    place: int = LAST
     axes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it has a place in the argument, so that its findings are among those of the report."""
+        return self.place < LAST
 
 
 class Finding(NamedTuple):
@@ -63,6 +71,7 @@ class Finding(NamedTuple):
       margin: how far from the bound still is ``at`` it: a difference, or a factor where the unit is ``times``.
       level: of the interval that is shown and decides.
       primary: the finding that answers the question; the others explore.
+      predicted: what theory says the statistic is, without any fit; NaN where it says nothing.
     """
 
     claim: str
@@ -74,6 +83,7 @@ class Finding(NamedTuple):
     margin: float = 0.0
     level: float = LEVEL
     primary: bool = False
+    predicted: float = math.nan
 
     @property
     def interval(self) -> Interval:
@@ -119,6 +129,11 @@ class Finding(NamedTuple):
         times = 1 + stats.t.ppf(POWER, freedom) / stats.t.ppf((1 + self.level) / 2, freedom)
         effect = float((high - low) / 2 * times)
         return math.exp(effect) if multiplies else effect
+
+    @property
+    def theory(self) -> str:
+        """What theory says the estimate is; nothing where it says nothing."""
+        return f"theory says {self.predicted:.3g} {self.unit}".rstrip() if math.isfinite(self.predicted) else ""
 
     @property
     def remark(self) -> str:

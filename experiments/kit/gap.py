@@ -128,9 +128,9 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
     near, rows = series.filter(CLOSED), []
     if len(far):
         # What theory predicts for the ratio of regrets: that of d_eff of policies and of reward models.
-        predicted = f"effective dimensions predict {ratio(far, LOG_DIMENSIONS).at().estimate:.3g} times"
-        claim = f"{name}, {where}: regret (KL to the optimal policy) of DPO over RLHF's ({predicted})"
-        rows.append(Finding(claim, ratio(far), "times", 1.0, "above"))
+        predicted = ratio(far, LOG_DIMENSIONS).at().estimate
+        claim = f"{name}, {where}: regret (KL to the optimal policy) of DPO over RLHF's"
+        rows.append(Finding(claim, ratio(far), "times", 1.0, "above", predicted=predicted))
         if BACKBONE in far.columns:
             claim = f"{name}, {where}, reward model of the policy's own backbone: the same ratio"
             log_ratio = (pl.col("dpo_regret") / pl.col(BACKBONE)).log()
@@ -141,11 +141,11 @@ def series_findings(series: pl.DataFrame, far: pl.DataFrame, name: str, where: s
     if len(far) and len(near):
         claim = f"{name}: the ratio {where} over that where order = H"
         rows.append(Finding(claim, rise(far, near), "times", 1.0, "above"))
-        claim = f"{name}: slope of its logarithm on that of the ratio of effective dimensions, 1 for many pairs"
-        rows.append(Finding(claim, slope(series), "", 0.0, "above"))
+        claim = f"{name}: slope of its logarithm on that of the ratio of effective dimensions"
+        rows.append(Finding(claim, slope(series), "", 0.0, "above", predicted=1.0))
         most = series["pairs"].max()
         claim = f"{name}, {most:,} pairs: the same slope"
-        rows.append(Finding(claim, slope(series.filter(pairs=most)), "", 0.0, "above"))
+        rows.append(Finding(claim, slope(series.filter(pairs=most)), "", 0.0, "above", predicted=1.0))
     return rows
 
 

@@ -163,7 +163,10 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     for tilt in tilts:
         here = both.filter(tilt=tilt)
         claim = f"pairs from {coverage_name(tilt)}: {REGRET} of DPO - RLHF at {moderate:,} pairs"
-        rows.append(Finding(claim, mean(of_seed(here.filter(pairs=moderate))), "nats", 0.0, "above"))
+        theory = predicted_gaps(records).filter(tilt=tilt)
+        expected = mean(of_seed(theory.filter(pairs=moderate), "predicted_gap")).at().estimate
+        gap = mean(of_seed(here.filter(pairs=moderate)))
+        rows.append(Finding(claim, gap, "nats", 0.0, "above", predicted=expected))
         if BACKBONE in records["fits"]["arm"]:
             own = gaps(records, BACKBONE).filter(tilt=tilt, pairs=moderate)
             claim += ", reward model of the policy's own backbone"
@@ -173,10 +176,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
             closure = ratio_of_means(of_seed(at_most), of_seed(here.filter(pairs=widest)))
             claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over the widest, at {widest:,}"
             rows.append(Finding(claim, closure, "times", CLOSED, "below"))
-        expected = predicted_gaps(records).filter(tilt=tilt, pairs=most)
-        predicted = ratio_of_means(of_seed(at_most), of_seed(expected, "predicted_gap"))
+        predicted = ratio_of_means(of_seed(at_most), of_seed(theory.filter(pairs=most), "predicted_gap"))
         claim = f"pairs from {coverage_name(tilt)}: gap at {most:,} pairs over what effective dimensions predict"
-        rows.append(Finding(claim, predicted, "times", PREDICTED, "above"))
+        rows.append(Finding(claim, predicted, "times", PREDICTED, "above", predicted=1.0))
     if 0.0 in tilts and 1.0 in tilts:
         broad, policy = (of_seed(both.filter(pairs=moderate, tilt=tilt)) for tilt in (0.0, 1.0))
         claim = f"what breadth adds: the gap with uniform pairs - the gap with the reference's, {moderate:,} pairs"

@@ -253,13 +253,18 @@ def _gap_findings(both: pl.DataFrame) -> list[Finding]:
     for horizon in sorted(both["horizon"].unique(), reverse=True):
         here = both.filter(simpler, pl.col("holds"), horizon=horizon)
         claim = f"H={horizon}, reward models simpler than policies, and hold the gold reward: {REGRET} of DPO - RLHF"
-        rows.append(Finding(claim, _of_points(here.filter("holds_rlhf"), gap), "nats", 0.0, "above"))
+        simple = here.filter("holds_rlhf")
+        rows.append(Finding(claim, _of_points(simple, gap), "nats", 0.0, "above", predicted=_predicted(simple)))
         loses = here.filter(~pl.col("holds_rlhf"), pairs=most)
         claim = f"H={horizon}, reward models too simple for the gold reward, {most:,} pairs: regret of DPO - RLHF"
-        rows.append(Finding(claim, _of_points(loses, gap), "nats", 0.0, "below"))
+        rows.append(Finding(claim, _of_points(loses, gap), "nats", 0.0, "below", predicted=_predicted(loses)))
     claim = "same class and penalty in both methods: largest difference of regret"
     same = pl.col("penalty") == pl.col("penalty_rlhf")
     return [*rows, equality(claim, both.filter(SAME_CLASS), pl.col("gap"), where=same)]
+
+
+def _predicted(both: pl.DataFrame) -> float:
+    return _of_points(both, pl.col("predicted_gap").mean()).at().estimate
 
 
 def _sign_findings(both: pl.DataFrame) -> list[Finding]:
@@ -277,9 +282,8 @@ def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits = collapse(records)
     ratio = (pl.col("log_regret") - pl.col("predicted").log()).mean()
     claim = f"measured over predicted regret, geometric mean of a seed's points, {IN_RANGE}"
-    rows = [
-        Finding(claim, geometric(by_seed(fits.filter("in_range"), ratio, points=True)), "times", 1 / FACTOR, "above")
-    ]
+    measured = geometric(by_seed(fits.filter("in_range"), ratio, points=True))
+    rows = [Finding(claim, measured, "times", 1 / FACTOR, "above", predicted=1.0)]
     claim = (
         "share of the variance of log regret that pairs over effective dimension d_eff explain, by one falling curve"
     )

@@ -237,8 +237,8 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     fits, rows = records["fits"], []
     for size in (sizes := sorted(fits["fixed"].unique(), key=lambda size: (size != Config.samples, size))):
         where = f"samples {size}: " if len(sizes) > 1 else ""
-        found = _of_size(fits.filter(fixed=size), records["dimensions"])
-        rows += [finding._replace(claim=where + finding.claim) for finding in found]
+        for finding in _of_size(fits.filter(fixed=size), records["dimensions"]):
+            rows.append(finding._replace(claim=where + finding.claim))
     return rows
 
 
@@ -248,8 +248,7 @@ def _of_size(fits: pl.DataFrame, dimensions: pl.DataFrame) -> list[Finding]:
     last, rows = features.filter(pairs=most), []
     if fewest < most:
         for arm in ARMS:
-            bound, direction = (-0.2, "above") if arm == FIXED else (-0.8, "below")
-            says = "stops" if arm == FIXED else "1/n is -1"
+            bound, direction, says = (-0.2, "above", "stops") if arm == FIXED else (-0.8, "below", "1/n is -1")
             claim = f"rewards a full table: slope of log KL(policy, target) in log n at its end, {arm} ({says})"
             rows.append(Finding(claim, slope(table.filter(arm=arm)), "", bound, direction))
         claim = f"few features: the same slope, {FIXED} (stops)"
@@ -261,7 +260,8 @@ def _of_size(fits: pl.DataFrame, dimensions: pl.DataFrame) -> list[Finding]:
     claim = f"few features, {most:,} pairs: KL of one stage over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, ONE, REVERSE), "times", 2.0, "above"))
     claim = f"few features, {most:,} pairs: that ratio over the ratio of d_eff"
-    rows.append(Finding(claim, over_prediction(last, dimensions), "times", 1.0, "at", margin=EQUAL_TIMES))
+    share = over_prediction(last, dimensions)
+    rows.append(Finding(claim, share, "times", 1.0, "at", margin=EQUAL_TIMES, predicted=1.0))
     claim = f"few features, {most:,} pairs: KL of preference distillation over that of two-stage reverse KL"
     rows.append(Finding(claim, kl_ratio(last, DISTILLED, REVERSE), "times", 1.05, "below"))
     claim = "equal classes: largest |log KL of two-stage reverse KL - log KL of one stage|, over n"

@@ -199,12 +199,18 @@ def _sparsity(fits: pl.DataFrame, dimensions: pl.DataFrame, name: str) -> list[F
         return [Finding(claim, regret_ratio(most, "DPO", "sparse"), "times", 1.0, "at", margin=EQUAL_TIMES)]
     rows = [Finding(claim, regret_ratio(most, "DPO", "sparse"), "times", 2.0, "above")]
     claim = f"{many}: regret of the known support over what its effective dimension predicts, d_eff/(2n)"
-    rows.append(Finding(claim, over_prediction(most, dimensions), "times", 1.0, "at", margin=EQUAL_TIMES))
-    claim = "regret of sparse RLHF over that of the known support (effective dimension says 1)"
-    rows.append(Finding(f"{few}: {claim}", regret_ratio(fewest, "sparse", "known"), "times", 1.25, "above"))
+    rows.append(
+        Finding(claim, over_prediction(most, dimensions), "times", 1.0, "at", margin=EQUAL_TIMES, predicted=1.0)
+    )
+    claim = "regret of sparse RLHF over that of the known support"
+    rows.append(
+        Finding(f"{few}: {claim}", regret_ratio(fewest, "sparse", "known"), "times", 1.25, "above", predicted=1.0)
+    )
     if len(fits["pairs"].unique()) == 1:
         return rows
-    rows.append(Finding(f"{many}: {claim}", regret_ratio(most, "sparse", "known"), "times", 1.25, "below"))
+    rows.append(
+        Finding(f"{many}: {claim}", regret_ratio(most, "sparse", "known"), "times", 1.25, "below", predicted=1.0)
+    )
     claim = f"{name}: excess over the known support in units of terms ln(d/terms)/n, most less fewest pairs"
     return [*rows, Finding(claim, change(search_price(most) - search_price(fewest)), "nats", 0.0, "below")]
 

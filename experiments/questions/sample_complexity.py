@@ -19,7 +19,7 @@ from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
 from experiments.kit.intervals import Estimate, estimate, geometric
-from experiments.kit.per_seed import PerSeed, curves_by_seed, paired, together
+from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired, together
 from experiments.kit.plots import BLACK, DPO, curve_of, legend_below, name_below, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
@@ -136,7 +136,9 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
         for gold, name in gold_orders(horizon).items():
             here = fits.filter(horizon=horizon, gold_order=gold)
             where = f"H={horizon}, {name} gold reward (order {gold})"
-            rows += _pair_findings(here, where, name, most) if several else []  # it takes two points to make a curve
+            if several:  # it takes two points to make a curve
+                classes = records["dimensions"].filter(horizon=horizon, gold_order=gold)
+                rows += _pair_findings(here, where, name, most, dimension_ratio(classes))
             at_512 = here.filter(pairs=512)
             if name == "simple" and len(at_512):
                 claim = f"{where}: RLHF's regret over DPO's at 512 pairs"
@@ -144,11 +146,12 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, equality_finding(fits)]
 
 
-def _pair_findings(here: pl.DataFrame, where: str, name: str, most: int) -> list[Finding]:
+def _pair_findings(here: pl.DataFrame, where: str, name: str, most: int, predicted: float) -> list[Finding]:
     """How many times more pairs DPO needs, for one horizon and gold order."""
     direction = "at" if name == "full table" else "above"
     claim = f"{where}: pairs that DPO needs over those that RLHF needs for DPO's regret with {most:,} pairs"
-    rows = [Finding(claim, pair_ratio(here, "gold"), "times", 1.0, direction, margin=EQUAL_TIMES)]
+    gold = pair_ratio(here, "gold")
+    rows = [Finding(claim, gold, "times", 1.0, direction, margin=EQUAL_TIMES, predicted=predicted)]
     if name == "simple":
         claim = f"{where}, verifier order chosen on held-out pairs: the same ratio"
         rows.append(Finding(claim, pair_ratio(here, "held out"), "times", 1.0, direction))
@@ -226,6 +229,13 @@ def _pairs_needed(log_pairs: np.ndarray, log_regret: np.ndarray, target: float) 
     high, low = log_regret[first - 1], log_regret[first]
     share = (high - target) / (high - low)
     return float(log_pairs[first - 1] + share * (log_pairs[first] - log_pairs[first - 1]))
+
+
+def dimension_ratio(dimensions: pl.DataFrame) -> float:
+    """Effective dimension of the full table over that of the gold order: with d_eff/(2n), also the ratio of pairs."""
+    log = pl.col("effective_dimension").log()
+    gold, table = (log.filter(pl.col("order") == pl.col(order)).first() for order in ("gold_order", "horizon"))
+    return geometric(by_seed(dimensions, table - gold)).at().estimate
 
 
 def predicted_regret(dimensions: pl.DataFrame, horizon: int, gold: int, order: int, pairs: np.ndarray) -> np.ndarray:

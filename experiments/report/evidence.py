@@ -52,6 +52,7 @@ class Evidence(NamedTuple):
       problems: why findings or figures are missing, one sentence each.
       notes: what a reader should know about the records that are there.
       origin: what made the records: a name and a text each.
+      records: the tables themselves, for what is drawn of several experiments.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Evidence(NamedTuple):
     pictures: list[Picture]
     listings: list[Listing]
     origin: dict[str, str]
+    records: points.Records = {}  # noqa: RUF012  a NamedTuple's default, which nobody changes
 
     @property
     def key(self) -> str:
@@ -116,7 +118,7 @@ def gather(
     command += f" --out {folder}" if root != RESULTS else ""
     words = question, setting, module.QUESTION, module.CAPTIONS
     evidence = Evidence(name, backend, *words, chosen, folder, command, problems, notes, [], [], [], {})
-    return evidence if problems else _with_records(evidence, module)
+    return evidence if problems else with_records(evidence, module)
 
 
 def words_of(module) -> tuple[str, str]:
@@ -164,11 +166,12 @@ def _words(error: Exception) -> str:
     return _line(f"{type(error).__name__}: {error}")
 
 
-def _with_records(evidence: Evidence, module) -> Evidence:
+def with_records(evidence: Evidence, module) -> Evidence:
     """The evidence with what the records give; what raises an error becomes a problem."""
     folder, problems, notes = folder_at(evidence.folder), evidence.problems, evidence.notes
     findings: list[Finding] = []
     origin: dict[str, str] = {}
+    records: points.Records = {}
     drawn: tuple[list[Picture], list[Listing]] = ([], [])
     with _noted(problems, notes, "The records cannot be read"):
         records = points.records_of(folder)
@@ -180,7 +183,8 @@ def _with_records(evidence: Evidence, module) -> Evidence:
                 notes.append(DECIDED_NONE)
         with _noted(problems, notes, "The figures cannot be drawn"):
             drawn = _draw(module, records, evidence.question)
-    return evidence._replace(findings=findings, pictures=drawn[0], listings=drawn[1], origin=origin)
+    made = {"findings": findings, "pictures": drawn[0], "listings": drawn[1], "origin": origin, "records": records}
+    return evidence._replace(**made)
 
 
 @contextlib.contextmanager

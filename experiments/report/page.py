@@ -1,19 +1,20 @@
 """The report as one HTML page that needs nothing else."""
 
-import base64
-import re
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from experiments.kit.backends import named
 from experiments.kit.findings import SIMULTANEOUS, Finding, tally
 from experiments.kit.terminal import MEANINGS
+from experiments.report import words
+from experiments.report.answer import answer
 from experiments.report.evidence import Evidence
+from experiments.report.reported import REPORTED, compared
 
 
 class Row(NamedTuple):
@@ -41,6 +42,11 @@ class Section(NamedTuple):
         return [each for each in self if each is not None]
 
     @property
+    def readable(self) -> bool:
+        """Whether there are records to speak of, on either side."""
+        return any(each.readable for each in self.sides)
+
+    @property
     def claims(self) -> list[Row]:
         """The claims of both, side by side."""
         return side_by_side(*(each.claims if each else [] for each in self))
@@ -64,8 +70,33 @@ def sections(evidence: Sequence[Evidence]) -> list[Section]:
     return [Section(each, there.get(named(each.name, "transformer"))) for each in trees]
 
 
-def page(evidence: Sequence[Evidence]) -> str:
-    """The report as HTML in UTF-8; styles and images are in it, and it may load or run nothing else."""
+def page(evidence: Sequence[Evidence], own: Sequence[Evidence] = ()) -> str:
+    """The report as HTML in UTF-8; styles and images are in it, and it may load nothing else.
+
+    Args:
+      evidence: of the experiments; one that states no place in the argument is a reader's own.
+      own: what else a reader ran. Nothing of a reader's own counts among the findings.
+    """
+    counted = [each for each in evidence if each.about.counts]
+    ordered = sections(counted)
+    text = _template().render(
+        answer=answer(counted),
+        measured=[section for section in ordered if section.readable],
+        missing=[section for section in ordered if not section.readable],
+        compared=compared(counted),
+        figured={row.name for row in REPORTED},
+        own=[*sections([each for each in evidence if not each.about.counts]), *(Section(each, None) for each in own)],
+        controls=[finding for each in counted for finding in each.controls],
+        failing=[(each, finding) for each in counted for finding in each.controls if not finding.passes],
+        explorer=Markup(""),
+        simultaneous=SIMULTANEOUS,
+        meanings=MEANINGS,
+    )
+    return text.encode(errors="backslashreplace").decode()  # a path may hold bytes that are no text
+
+
+@functools.cache
+def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -74,81 +105,8 @@ def page(evidence: Sequence[Evidence]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "number": number, "prose": prose, "embedded": embedded, "mark": mark, "bar": bar, "between": between,
-        "tally": tally, "level": level,
+        "number": words.number, "prose": words.prose, "embedded": words.embedded, "mark": words.mark,
+        "shape": words.shape, "bar": words.bar, "between": words.between, "level": words.level,
+        "described": words.described, "tally": tally,
     }  # fmt: skip
-    findings = [finding for each in evidence for finding in each.findings]
-    ordered = sections(evidence)
-    sides = [each for section in ordered for each in section.sides]
-    failing = [(each, finding) for each in sides for finding in each.controls if not finding.passes]
-    template = environment.get_template("page.html.jinja")
-    text = template.render(
-        sections=ordered,
-        controls=[finding for finding in findings if finding.control],
-        failing=failing,
-        simultaneous=SIMULTANEOUS,
-        meanings=MEANINGS,
-    )
-    return text.encode(errors="backslashreplace").decode()  # a path may hold bytes that are no text
-
-
-def number(value: float) -> str:
-    """Three significant digits, as they are printed in a paper."""
-    if not np.isfinite(value):
-        return "–"
-    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".removesuffix(".")
-    mantissa, _, exponent = text.replace("-", "−").partition("e")
-    if not exponent:
-        return mantissa
-    digits = str(int(exponent.replace("−", "-"))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return f"{mantissa}·10{digits}"
-
-
-def between(finding: Finding) -> str:
-    """The interval in words."""
-    return f"{number(finding.interval.low)} to {number(finding.interval.high)}"
-
-
-def level(finding: Finding) -> str:
-    """The level of the interval, in percent."""
-    return f"{100 * finding.level:.4g} %"
-
-
-def mark(finding: Finding) -> str:
-    """The word that styles a verdict: its first one."""
-    return re.split(r"\W", finding.verdict)[0]
-
-
-def prose(text: str) -> Markup:
-    """Text with its ``code`` set as code, and arXiv numbers as links."""
-    marked = re.sub(r"``(.+?)``", r"<code>\1</code>", str(escape(text)))
-    return Markup(re.sub(r"arXiv:? ?(\d{4}\.\d{5})", r'<a href="https://arxiv.org/abs/\1">arXiv \1</a>', marked))
-
-
-def embedded(content: bytes | str, kind: str) -> str:
-    """Content as a data: address."""
-    encoded = base64.b64encode(content if isinstance(content, bytes) else content.encode(errors="backslashreplace"))
-    return f"data:{kind};base64,{encoded.decode()}"
-
-
-class Bar(NamedTuple):
-    """Places in percent of a small picture's width: an interval, its estimate and the bound, or a margin's ends."""
-
-    low: float
-    estimate: float
-    high: float
-    bounds: tuple[float, ...]
-
-
-def bar(finding: Finding) -> Bar | None:
-    """Where an interval lies beside its bound; ratios on a logarithmic scale. None where it has no finite ends."""
-    limits = sorted(set(finding.limits))
-    values = np.array([finding.interval.low, finding.interval.estimate, finding.interval.high, *limits])
-    if finding.unit == "times" and (values > 0).all():
-        values = np.log(values)
-    if not np.isfinite(values).all():
-        return None
-    span = np.ptp(values)
-    places = 8 + 84 * (values - values.min()) / span if span else np.full(len(values), 50.0)
-    low, estimate, high, *bounds = (round(float(place), 1) for place in places)
-    return Bar(low, estimate, high, tuple(bounds))
+    return environment.get_template("page.html.jinja")

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from experiments.kit.findings import Finding, tally
 from experiments.kit.terminal import markdown
 from experiments.report.evidence import Evidence
-from experiments.report.page import Section, between, number, sections
+from experiments.report.page import Section, sections
+from experiments.report.words import between, number
 
 END = "<!-- end -->"
 
@@ -68,7 +69,7 @@ def _estimate(finding: Finding) -> str:
 
 
 def _verdict(finding: Finding) -> str:
-    return "; ".join(filter(None, (finding.verdict, finding.remark)))
+    return "; ".join(filter(None, (finding.verdict, finding.theory, finding.remark)))
 
 
 def _figures(evidence: Sequence[Evidence]) -> str:

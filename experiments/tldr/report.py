@@ -231,7 +231,7 @@ def write(folder: Folder) -> None:
         console.print(note, style="yellow", highlight=False, soft_wrap=True)
     drawn = save(figure(tables), Path(str(folder)), "tldr") if isinstance(folder, Path) else []
     place = folder / "report.html"
-    place.write_text(page([evidence(folder)]), encoding="utf-8")
+    place.write_text(page([], own=[evidence(folder)]), encoding="utf-8")
     for path in (*drawn, place):
         console.print(str(path), highlight=False, soft_wrap=True)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 300_000  # milliseconds: a machine may be busy
 PHONE, DESKTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
 
 
@@ -18,7 +19,7 @@ def chromium() -> Iterator:
         pytest.skip("there is no Chromium here")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE)
         yield browser
         browser.close()
 
@@ -41,6 +42,7 @@ def watched(chromium) -> Iterator[Callable]:
     def open_(path: Path, viewport: dict = DESKTOP, **context):
         own = "data:", "blob:", path.as_uri()
         contexts.append(chromium.new_context(viewport=viewport, **context))
+        contexts[-1].set_default_timeout(PATIENCE)
         page = contexts[-1].new_page()
         page.on("console", lambda message: message.type in ("warning", "error") and said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))

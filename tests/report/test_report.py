@@ -16,7 +16,7 @@ from experiments.kit.findings import Finding, Question
 from experiments.kit.intervals import estimate, mean
 from experiments.kit.per_seed import of_values
 from experiments.questions import questions
-from experiments.report import evidence, page, tables
+from experiments.report import evidence, page, tables, words
 from gvgap_jax.runtime import files
 from tests.kit.fixed import fixed
 from tests.report.toy_questions import PAPER, QUICK, install, toy
@@ -81,19 +81,20 @@ def gathered(records, module=None, preset="quick"):
     return evidence.gather("toy", module or toy(), str(records), preset)
 
 
-def test_a_page_has_a_section_figure_and_verdict_for_every_experiment(records):
+def test_a_page_has_a_card_figure_and_verdict_for_every_experiment(records):
     found = reported(records)
-    assert {section.get("id") for section in found.all("section")} >= {"toy", "twin"}
-    assert [image["alt"] for image in found.all("img")] == ["Small and empty."] * 2
-    for words in ("squares are large", "How large are powers ?", "Numbers are multiplied.", "Said <b>so</b> in",
+    assert [card["id"] for card in found.all("article")] == ["toy", "twin"]
+    alternative = "Figure. What it shows: squares are large: 2.92 nats (no finite interval), undecided: 3 seeds"
+    assert [image["alt"].startswith(alternative) for image in found.all("img")] == [True, True]
+    for said in ("squares are large", "How large are powers ?", "Numbers are multiplied.", "Said <b>so</b> in",
                   "undecided: 3 seeds, a verdict needs 16", "python -m experiments run toy --preset quick",
-                  "All of it. Claim",
+                  "All of it.", "Small and empty.",
                   "3 of 6 records of 'even': status 'not converged'", "revision"):  # fmt: skip
-        assert words in found.text
-    assert "Not shown" not in found.text
+        assert said in found.text
+    assert "Not measured yet" not in found.text
     assert found.text.count("Primary: squares are large mean over seeds, bootstrap-t interval") == 2
     assert "Primary: cubes" not in found.text
-    assert "Controls: 0 passed, 2 undecided. One that is undecided has not passed" in found.text
+    assert "Controls of all experiments: 0 passed, 2 undecided." in found.text
     assert "regret KL divergence of a policy from the best policy there is" in found.text
 
 
@@ -111,7 +112,7 @@ def test_a_page_can_be_read_by_machines(records):
     found = reported(records)
     assert found.all("html") == [{"lang": "en"}]
     assert len(found.all("h1")) == 1
-    assert len(found.all("table")) == len(found.all("caption")) == 5
+    assert len(found.all("table")) == len(found.all("caption")) == 5  # two of each toy, and what was reported
     assert all("scope" in heading for heading in found.all("th"))
     ids = [attributes["id"] for _, attributes in found.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
@@ -279,15 +280,15 @@ def test_a_page_says_which_finding_is_primary_and_that_the_others_are_simultaneo
 @pytest.mark.parametrize(
     ("bounds", "words", "failing"),
     [
-        ((-0.1, 0.1), "Controls: 1 passed. One", False),
-        ((-1.0, 0.1), "Controls: 0 passed, 1 undecided. One", True),
-        ((0.6, 0.7), "Controls: 0 passed, 1 failed. One", True),
+        ((-0.1, 0.1), "experiments: 1 passed.", False),
+        ((-1.0, 0.1), "experiments: 0 passed, 1 undecided.", True),
+        ((0.6, 0.7), "experiments: 0 passed, 1 failed.", True),
     ],
 )
 def test_a_page_says_how_the_controls_came_out(bounds, words, failing):
     found = shown(CLAIM, CONTROL._replace(estimate=fixed(*bounds)))
     assert words in found.text
-    assert ("Controls that do not pass:" in found.text) == failing
+    assert ("Controls that do not pass" in found.text) == failing
     assert "at 0, -0.5 to 0.5" in found.text
 
 
@@ -307,7 +308,7 @@ def test_the_table_of_verdicts_has_the_primary_finding_and_what_it_estimates():
      (math.nan, "–")],
 )  # fmt: skip
 def test_numbers_are_printed_as_in_a_paper(value, text):
-    assert page.number(value) == text
+    assert words.number(value) == text
 
 
 def test_run_report_and_figures_tell_the_points_of_an_axis_apart(records, monkeypatch, capsys):
@@ -331,10 +332,12 @@ def test_run_report_and_figures_tell_the_points_of_an_axis_apart(records, monkey
 
 def test_intervals_are_drawn_beside_their_bound():
     number = fixed(2.0, 8.0, estimate=4.0)
-    assert page.bar(Finding("", number, "times", 1.0, "above")) == (36, 64, 92, (8,))
-    assert page.bar(Finding("", number, "nats", 0.0, "above")) == (29, 50, 92, (8,))
-    assert page.bar(Finding("", number, "nats", 0.0, "at", margin=16.0)) == (55.2, 60.5, 71.0, (8.0, 92.0))
-    assert page.bar(Finding("", mean(of_values([1.0])), "nats", 0.0, "above")) is None
+    assert words.bar(Finding("", number, "times", 1.0, "above")) == (36, 64, 92, (8,), None)
+    assert words.bar(Finding("", number, "nats", 0.0, "above")) == (29, 50, 92, (8,), None)
+    assert words.bar(Finding("", number, "nats", 0.0, "at", margin=16.0)) == (55.2, 60.5, 71.0, (8.0, 92.0), None)
+    assert words.bar(Finding("", number, "times", 1.0, "above", predicted=64.0)) == (22, 36, 50, (8,), 92)
+    assert words.bar(Finding("", mean(of_values([1.0])), "nats", 0.0, "above")) is None
+    assert words.between(Finding("", mean(of_values([1.0])), "nats", 0.0, "above")) == "no finite interval"
 
 
 def test_experiments_stand_in_the_order_of_the_argument(records):

@@ -1,0 +1,176 @@
+"""The answer in five sentences: each is made of one finding, and its words follow from that finding's verdict."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+import polars as pl
+from markupsafe import Markup
+
+from experiments.kit import points
+from experiments.kit.backends import BackendName, named
+from experiments.kit.findings import Finding
+from experiments.questions import questions
+from experiments.report.evidence import Evidence, Picture, png_of
+from experiments.report.words import between, described, number, shown_command
+
+
+class Headline(NamedTuple):
+    """What a sentence of the answer is made of.
+
+    Attributes:
+      name, backend: the experiment.
+      parts: of the claim of its finding: the first claim that has them all.
+      says: sentence by verdict; ``{value}`` is the estimate with its interval.
+      what: the same in a noun phrase, for where nothing was measured.
+      label: what its number is, where it is one of the three; empty where it is not.
+    """
+
+    name: str
+    backend: BackendName
+    parts: tuple[str, ...]
+    says: Mapping[str, str]
+    what: str
+    label: str = ""
+
+
+PAIRS = "pairs that DPO needs"
+TIMES = "{value} as many labelled pairs for the same regret"
+HEADLINES = (
+    Headline(
+        "equivalence",
+        "tree",
+        (),
+        {
+            "supported": "If reward models can express exactly what policies can, two-stage RLHF and DPO end at the "
+            "same policy, as Theorem 2.2 says: they are {value} apart.",
+            "contradicted": "If reward models can express exactly what policies can, two-stage RLHF and DPO end at "
+            "different policies, against Theorem 2.2: they are {value} apart.",
+            "undecided": "Whether two-stage RLHF and DPO end at the same policy if reward models can express exactly "
+            "what policies can (Theorem 2.2) is undecided: they are {value} apart.",
+        },
+        "How far apart the methods end if reward models express exactly what policies can (Theorem 2.2)",
+    ),
+    Headline(
+        "sample_complexity",
+        "tree",
+        (PAIRS, "simple gold reward"),
+        {
+            "supported": f"Where the gold reward is simple, RLHF wins: DPO needs {TIMES}.",
+            "contradicted": f"Where the gold reward is simple, RLHF loses, against the hypothesis: DPO needs {TIMES}.",
+            "undecided": f"Where the gold reward is simple, it is undecided whether RLHF needs fewer pairs: DPO needs "
+            f"{TIMES}.",
+        },
+        "How many more pairs DPO needs where the gold reward is simple",
+        "pairs of DPO for each pair of RLHF, where the gold reward is simple",
+    ),
+    Headline(
+        "sample_complexity",
+        "tree",
+        (PAIRS, "full table gold reward"),
+        {
+            "equal": f"Where the gold reward is as complex as a policy, the advantage is gone: DPO needs {TIMES}.",
+            "different: above": f"Where the gold reward is as complex as a policy, an advantage remains, against the "
+            f"hypothesis: DPO needs {TIMES}.",
+            "different: below": f"Where the gold reward is as complex as a policy, the advantage is gone, and RLHF "
+            f"even loses: DPO needs {TIMES}.",
+            "undecided": f"Where the gold reward is as complex as a policy, it is undecided whether the methods are "
+            f"level: DPO needs {TIMES}.",
+        },
+        "How many more pairs DPO needs where the gold reward is as complex as a policy",
+        "pairs of DPO for each pair of RLHF, where the gold reward is as complex as a policy",
+    ),
+    Headline(
+        "phase_diagram",
+        "tree",
+        ("share of points where theory names the sign",),
+        {
+            "supported": "Theory alone, without any fit, names the better method in a share of {value} of the "
+            "settings: more than was expected of it, 0.9.",
+            "contradicted": "Theory alone, without any fit, names the better method in a share of {value} of the "
+            "settings: less than was expected of it, 0.9.",
+            "undecided": "Theory alone, without any fit, names the better method in a share of {value} of the "
+            "settings; whether that is the 0.9 expected of it is undecided.",
+        },
+        "In how many settings theory alone names the better method",
+        "share of settings in which theory alone names the better method",
+    ),
+    Headline(
+        "sample_complexity",
+        "transformer",
+        (PAIRS, "simple gold reward"),
+        {
+            "supported": f"The same holds of small transformers and a simple gold reward: DPO needs {TIMES}.",
+            "contradicted": f"It does not hold of small transformers: with a simple gold reward DPO needs {TIMES}.",
+            "undecided": f"Whether it holds of small transformers is undecided: with a simple gold reward DPO needs "
+            f"{TIMES}.",
+        },
+        "How many more pairs DPO needs if both methods train small transformers",
+    ),
+)
+PICTURED = "sample_complexity"  # whose figure stands beside the answer
+
+
+class Number(NamedTuple):
+    """One of the three numbers: what it is, its finding, and the experiment that it is of."""
+
+    label: str
+    finding: Finding
+    evidence: Evidence
+
+
+class Answer(NamedTuple):
+    """What stands above everything else: sentences, at most three numbers, and a figure."""
+
+    sentences: list[Markup]
+    numbers: list[Number]
+    picture: Picture | None
+    alternative: str
+
+
+def answer(evidence: Sequence[Evidence]) -> Answer:
+    """The answer that the evidence gives; it speaks only of experiments that are among it."""
+    there = {each.key: each for each in evidence}
+    told = [(each, there[key]) for each in HEADLINES if (key := named(each.name, each.backend)) in there]
+    sentences = [sentence(*pair) for pair in told]
+    numbers = [Number(each.label, finding, of) for each, of in told if each.label and (finding := finding_of(each, of))]
+    pictured = there.get(PICTURED)
+    drawn = picture(pictured) if pictured else None
+    return Answer(sentences, numbers, drawn, described(pictured, drawn) if pictured and drawn else "")
+
+
+def finding_of(headline: Headline, evidence: Evidence) -> Finding | None:
+    """The finding that a sentence is made of; None where the records do not have it."""
+    return next((each for each in evidence.claims if all(part in each.claim for part in headline.parts)), None)
+
+
+def sentence(headline: Headline, evidence: Evidence) -> Markup:
+    """What the evidence says, with its number; or the command that would make it say something."""
+    finding = finding_of(headline, evidence)
+    if finding is None:
+        return Markup("{} is not measured yet: {}").format(headline.what, shown_command(evidence))
+    outcome, _, why = finding.verdict.partition(" within")[0].partition(": ")
+    outcome = outcome if outcome == "undecided" or not why else f"{outcome}: {why}"
+    value = Markup("<b>{}</b> ({})").format(
+        f"{number(finding.interval.estimate)} {finding.unit}".strip(), between(finding)
+    )
+    said = Markup(headline.says[outcome]).format(value=value)
+    failing = sum(not each.passes for each in evidence.controls)
+    doubts = [why] if outcome == "undecided" and why else []
+    doubts += [f"{failing} of this experiment's {len(evidence.controls)} controls did not pass"] if failing else []
+    return said + Markup(" ({})").format("; ".join(doubts)) if doubts else said
+
+
+def picture(evidence: Evidence) -> Picture | None:
+    """The figure of an experiment, of its longest responses alone, whose panels fit beside the answer."""
+    if not evidence.pictures:
+        return None
+    first, *_ = evidence.pictures
+    module = questions()[evidence.name]
+    (point, *_) = points.points(module, evidence.records)
+    longest = max(max(frame["horizon"].unique()) for frame in point.records.values())
+    drawn = module.draw({table: frame.filter(pl.col("horizon") == longest) for table, frame in point.records.items()})
+    try:
+        return first._replace(png=png_of(drawn[first.title]))
+    finally:
+        plt.close("all")
