@@ -1,5 +1,9 @@
 """``rehearse``: a run's programs compiled and shown; its exit status, and what it says to bad input."""
 
+import os
+import signal
+from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -56,6 +60,39 @@ def test_the_first_programs_and_those_that_are_left(capsys):
     printed = printed_by(capsys, *TINY, "--first", "1")
     assert "1 programs compiled" in printed
     assert "1 of 2 programs are not compiled" in printed
+
+
+def test_no_program_is_compiled_in_no_minutes(capsys):
+    printed = printed_by(capsys, *TINY, "--minutes", "0")
+    assert "No program compiled." in printed
+    assert "2 of 2 programs are not compiled" in printed
+
+
+def test_a_signal_ends_the_rehearsal_with_its_status(capsys, monkeypatch):
+    def signalled(programs, target, folder, minutes, stopped):
+        assert not stopped()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stopped()
+        return []
+
+    monkeypatch.setattr(rehearse, "rehearse_all", signalled)
+    assert "2 of 2 programs are not compiled" in printed_by(capsys, *TINY, status=128 + signal.SIGTERM)
+
+
+def test_the_work_of_programs_is_the_rows_of_all_their_calls():
+    programs = [Program("", jax.jit(jnp.sin).lower, calls, rows, "float32") for calls, rows in ((5, 3), (1, 4))]
+    assert rehearse.work_of(programs) == 19
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"), [([], None), (["--keep", "kept"], Path("kept"))], ids=["no folder", "a folder"]
+)
+def test_programs_for_a_slice_are_kept_where_that_is_asked_for(capsys, monkeypatch, options, kept):
+    folders = []
+    monkeypatch.setattr(rehearse, "target", lambda name: Target(name, chip_named("v5e"), tuple(jax.local_devices())))
+    monkeypatch.setattr(rehearse, "kept_for_a_slice", lambda folder: folders.append(folder) or nullcontext())
+    printed_by(capsys, *TINY, "--slice", "v5e-1", *options)
+    assert folders == [kept]
 
 
 def test_a_product_in_a_lower_precision_fails_the_rehearsal(capsys, monkeypatch):
@@ -143,6 +180,20 @@ def test_a_setting_that_fits_is_looked_for_where_memory_is_what_is_wrong(monkeyp
     assert asked == 2 * ["DPO: 20 steps"]
     assert rehearse._nearest(Options(Recipe()), small, odd) == ""
     assert rehearse._nearest(Options(Recipe()), small, Row(program, facts._replace(memory=800))) == ""
+
+
+def test_a_run_of_the_recipe_ends_with_its_estimates_and_with_what_would_fit(capsys, monkeypatch):
+    small = Target("here", chip_named("cpu")._replace(memory_bytes=1000), tuple(jax.local_devices()))
+    large = Facts(1.0, 2**30, 1.0, 1.0, 1.0, (), "float32")
+    monkeypatch.setattr(rehearse, "here", lambda: small)
+    monkeypatch.setattr(rehearse, "rehearse_all", lambda programs, *_: [Row(programs[0], large)])
+    monkeypatch.setattr(
+        nearest_, "nearest", lambda options, target, name, fits: SimpleNamespace(settings=f"{options.stage} of {name}")
+    )
+    printed = printed_by(capsys, "rehearse", "tldr", "--stage", "dpo", status=1)
+    assert "memory a device, by the arithmetic of --dry_run and by the compiler" in printed
+    assert "reference of DPO needs 1.0 GiB on each device" in printed
+    assert "Nearest that fits: dpo of reference of DPO" in printed
 
 
 def test_a_page_gets_its_tables(here, monkeypatch, capsys):

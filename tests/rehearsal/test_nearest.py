@@ -3,12 +3,14 @@
 from itertools import islice
 
 import jax
+import pytest
 import tyro
 
-from experiments.rehearsal.nearest import nearest, proposals
+from experiments.rehearsal.nearest import _larger, nearest, proposals
 from experiments.rehearsal.of_recipe import of_recipe
 from experiments.tldr import plan
 from experiments.tldr.options import options_with
+from gvgap_jax.runtime import targets
 from gvgap_jax.runtime.chips import chip_named
 from gvgap_jax.runtime.devices import USABLE, memory_needed
 from gvgap_jax.runtime.targets import Target
@@ -42,6 +44,38 @@ def test_what_is_scored_is_proposed_in_smaller_chunks():
     assert found.settings == "--chunk 8"
     assert found.options.recipe.chunk == 8
     assert found.programs[0].rows == 16
+
+
+def test_what_the_compiler_refused_is_not_proposed_again_though_arithmetic_finds_room_for_it():
+    found = next(proposals(options_of("--stage", "dpo"), of_two(100_000), "DPO: 1 steps"))
+    assert found.settings == "--dpo.accumulate 2"
+
+
+@pytest.fixture
+def described(monkeypatch):
+    """Slices of two devices, of H100 that hold a few megabytes, without their compiler."""
+    chip = chip_named("H100")._replace(memory_bytes=int(2.5 * MIB / USABLE))
+    monkeypatch.setattr(targets, "target", lambda name: Target(name, chip, tuple(jax.devices()[:2])))
+    return chip
+
+
+def test_a_slice_of_more_devices_is_proposed_where_no_setting_is_enough(described):
+    one = Target("h100x1", described, tuple(jax.devices()[:1]))
+    found = next(proposals(options_of("--stage", "dpo"), one, "DPO: start"))
+    assert found.settings.endswith(" --layout.data 1 --layout.fsdp 2 --layout.tensor 1 --slice h100x2")
+    assert found.target.name == "h100x2"
+    assert {each.mesh.size for each in found.programs} == {2}
+
+
+@pytest.mark.parametrize(("name", "times", "larger"), [("h100x2", 4, "h100x8"), ("v5p-16", 2, "v5p-32")])
+def test_a_larger_slice_is_of_the_same_kind(described, name, times, larger):
+    assert _larger(Target(name, described, ()), times).name == larger
+
+
+@pytest.mark.parametrize(("name", "times"), [("h100x8", 2), ("v5e-1", 2)])
+def test_no_slice_is_as_large(described, name, times):
+    with pytest.raises(ValueError, match=r"no slice of (h100|v5e) has (16|2)$"):
+        _larger(Target(name, described, ()), times)
 
 
 def test_the_compiler_has_the_last_word():

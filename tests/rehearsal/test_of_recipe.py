@@ -46,6 +46,14 @@ def test_calls_are_those_of_all_seeds():
     )
 
 
+def test_programs_know_the_axes_of_the_layout_and_the_options_that_change_their_memory():
+    found = listed("--layout.fsdp", "2", "--layout.data", "1")
+    assert {tuple(each.mesh.shape.items()) for each in found.values()} == {(("data", 1), ("fsdp", 2), ("tensor", 1))}
+    assert found["DPO: 1 steps"].options == "--dpo.accumulate, --layout.fsdp, --remat"
+    assert found["reference of DPO"].options == "rows are --chunk"
+    assert found["online: 2 responses a prompt, 2 times"].options == "rows are --chunk times 2"
+
+
 def test_a_stage_alone_compiles_its_own():
     assert [*listed("--stage", "rm")] == [
         "reward model: start",

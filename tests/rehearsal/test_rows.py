@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 from experiments.rehearsal import pages, rows, table
+from experiments.rehearsal import rehearse as compiling
 from experiments.rehearsal.programs import Program
-from experiments.rehearsal.rehearse import rehearse
+from experiments.rehearsal.rehearse import fits, rehearse
 from experiments.rehearsal.rows import Difference
 from experiments.rehearsal.table import Rehearsed
 from gvgap_jax.runtime.chips import chip_named
@@ -128,6 +129,31 @@ def test_a_key_knows_the_program_the_devices_and_the_compilers(monkeypatch):
     assert len(known) == 5
 
 
+@pytest.mark.parametrize("package", ["jaxlib", "libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin"])
+def test_another_version_of_any_compiler_is_another_key(monkeypatch, package):
+    version, before = rows._version, rows.key("a program", target())
+    monkeypatch.setattr(rows, "_version", lambda name: "another" if name == package else version(name))
+    assert rows.key("a program", target()) != before
+
+
+@pytest.mark.parametrize(("seconds", "compiled"), [(179, 1), (181, 0)])
+def test_minutes_have_sixty_seconds(tmp_path, monkeypatch, seconds, compiled):
+    clock, asked = [0.0], program()
+    monkeypatch.setattr(compiling, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def lower():
+        clock[0] = seconds
+        return asked.lower()
+
+    assert len(rehearse([asked._replace(lower=lower)], here(), folder_at(tmp_path), minutes=3)) == compiled
+
+
+def test_a_program_fits_if_every_device_has_its_memory(tmp_path):
+    assert fits(program(), here(), folder_at(tmp_path))
+    small = here()._replace(chip=here().chip._replace(memory_bytes=10))
+    assert not fits(program(), small, folder_at(tmp_path))
+
+
 def test_no_compilation_begins_after_the_minutes_or_a_stop(tmp_path):
     folder = folder_at(tmp_path)
     assert rehearse([program()], here(), folder, minutes=0) == []
@@ -198,10 +224,19 @@ def test_the_table_has_a_line_a_program_and_the_links_by_axis(capsys, monkeypatc
     assert "This part, 0.25 of the run's rows, takes 30 s" in table.summary(done._replace(left=3, share=0.25), None)
 
 
+def test_the_summary_has_the_largest_memory_and_the_seconds_of_all_compilations():
+    small = FACTS._replace(memory=2**29, compile_seconds=119.0)
+    done = Rehearsed("a run", target(), [row(), row(facts=small), row(facts=small)], 0, 1.0, [], [])
+    assert "3 programs compiled in 5 min; the largest needs 1.0 GiB of" in table.summary(done, None)
+
+
 def test_a_page_has_the_command_the_tables_and_what_is_wrong():
     estimate = Difference("a step", "its gradients", 3 * 2**30, 2**31)
-    page = pages.of_run("a --slice b", Rehearsed("a run", target(), [row()], 3, 0.25, [estimate], ["It is large."]))
+    wanted = [row(), row(name="another")]
+    page = pages.of_run("a --slice b", Rehearsed("a run", target(), wanted, 3, 0.25, [estimate], ["It is large."]))
     for words in (
+        "\n| a step | 2 | 1 | 61 s |",
+        "\n| another | 2 | 1 | 61 s |",
         "python -m experiments rehearse a --slice b\n",
         "| all-reduce fsdp 3 MiB |",
         "3 more programs were not compiled.",
@@ -228,7 +263,7 @@ def test_a_batch_turns_until_its_slowest_row_is_done_and_a_cpu_does_not():
     cpus, tpus = here(), Target("v5e-2", chip_named("v5e"), 2 * (SimpleNamespace(platform="tpu"),))
     assert table.turns(each, cpus) == 64 / len(cpus.devices)
     assert table.turns(each, tpus) == 2 * 64 / 2
-    assert "6e+06 MFLOP 1e+04 MB" in table.cells(each, tpus)
+    assert table.cells(each, tpus)[5:9] == ["1.92e+05", "320", "matrix units 970 ms", "6e+06 MFLOP 1e+04 MB"]
 
 
 @pytest.mark.parametrize(
