@@ -122,7 +122,13 @@ def test_a_stopped_pass_goes_on(tmp_path):
 
 
 ASKED = {
-    "sampled": [("model", "other"), ("prompts", np.ones((3, 2), int)), ("samples", 3), ("temperature", 0.3)],
+    "sampled": [
+        ("model", "other"),
+        ("prompts", np.ones((3, 2), int)),
+        ("samples", 3),
+        ("temperature", 0.3),
+        ("horizon", 9),
+    ],
     "rewards": [("model", "other"), ("prompts", np.ones((3, 2), int)), ("responses", np.ones((3, 1, 2), int))],
     "log_probs": [("model", "other"), ("prompts", np.ones((3, 2), int)), ("responses", np.ones((3, 1, 2), int))],
 }
@@ -147,12 +153,13 @@ def test_a_pass_is_known_by_all_that_it_is_given(kind, monkeypatch, tmp_path):
     for maker in ("sampler", "scorer", "likelihood"):
         monkeypatch.setattr(passes, maker, lambda *_: print)
     given = {"model": "one", "prompts": np.zeros((3, 2), int), "responses": np.zeros((3, 1, 2), int)}
-    given |= {"samples": 2, "temperature": 1.0}
+    given |= {"samples": 2, "temperature": 1.0, "horizon": 5}
     wanted = ("model", "prompts", "samples", "temperature") if kind == "sampled" else ("model", "prompts", "responses")
 
     def ask(**changed):
         values = {name: (given | changed)[name] for name in wanted}
-        getattr(passes, kind)(run_in(tmp_path), "name", Model(values.pop("model")), *values.values())
+        data = dataclasses.replace(PRESETS["laptop"].data, response_tokens=(given | changed)["horizon"])
+        getattr(passes, kind)(run_in(tmp_path, data=data), "name", Model(values.pop("model")), *values.values())
 
     ask()
     ask()
