@@ -42,6 +42,32 @@ def test_programs_without_loops_are_counted_as_by_hand_and_by_xla(name):
     assert total(jax.make_jaxpr(function)(X, W)) == by_hand
 
 
+def convolved(x, w):
+    return jax.lax.conv_general_dilated(x[None, None], jnp.ones((4, 1, 3, 3), x.dtype), (1, 1), "VALID")
+
+
+def ordered(x, w):
+    return jnp.sort(x, axis=1)
+
+
+def gathered(x, w):
+    return x.at[jnp.array([0, 3, 3])].add(w[:3, :16])
+
+
+OTHERS = {  # that XLA counts in another way, or not at all
+    "convolution": (convolved, 2 * (4 * 6 * 14) * 3 * 3),
+    "sort": (ordered, 8 * 16 * 4),
+    "additions to rows": (gathered, 3 * 16),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_operations_are_counted_as_by_hand(name):
+    function, by_hand = OTHERS[name]
+    assert flops_of(jax.jit(function).lower(X, W)) == by_hand
+    assert total(jax.make_jaxpr(function)(X, W)) == by_hand
+
+
 def test_a_gradient_is_counted_as_by_xla_but_for_a_product_of_constants_that_it_folds():
     lowered = jax.jit(jax.value_and_grad(products, argnums=(0, 1))).lower(X, W)
     by_xla = lowered.cost_analysis()

@@ -112,6 +112,11 @@ def line(text, *operands):
             3 * 160 + 20,
         ),
         (
+            "(f32[1000,8]{1,0}, f32[1000,8]{1,0}) scatter(%p0, %p1, %p2, %p3, %p4), to_apply=%add",
+            ["f32[1000,8]{1,0}", "f32[1000,8]{1,0}", "s32[5,1]{1,0}", "f32[5,8]{1,0}", "f32[5,8]{1,0}"],
+            6 * 160 + 20,
+        ),
+        (
             "(f32[8,128]{1,0:S(1)}, f32[8,128]{1,0}, u32[]{:S(2)}) copy-start(%p0)",
             ["f32[8,128]{1,0}"],
             4096,
@@ -130,6 +135,62 @@ def line(text, *operands):
 )
 def test_bytes_that_an_instruction_moves(text, operands, size):
     assert moved(line(text, *operands)) == size
+
+
+CONVERTED = """HloModule converted
+
+%sliced (a: bf16[10,1024]) -> f32[1,1024] {
+  %a = bf16[10,1024]{1,0} parameter(0)
+  %convert.1 = f32[10,1024]{1,0} convert(%a)
+  ROOT %slice.1 = f32[1,1024]{1,0} slice(%convert.1), slice={[0:1], [0:1024]}
+}
+
+%updated (b: f32[10,1024], row: f32[1,1024]) -> bf16[10,1024] {
+  %b = f32[10,1024]{1,0} parameter(0)
+  %row = f32[1,1024]{1,0} parameter(1)
+  %zero = s32[] constant(0)
+  %dynamic-update-slice.1 = f32[10,1024]{1,0} dynamic-update-slice(%b, %row, %zero, %zero)
+  ROOT %convert.2 = bf16[10,1024]{1,0} convert(%dynamic-update-slice.1)
+}
+
+ENTRY %main (p0: bf16[10,1024], p1: f32[10,1024]) -> bf16[10,1024] {
+  %p0 = bf16[10,1024]{1,0} parameter(0)
+  %p1 = f32[10,1024]{1,0} parameter(1)
+  %fusion.1 = f32[1,1024]{1,0} fusion(%p0), kind=kLoop, calls=%sliced
+  ROOT %fusion.2 = bf16[10,1024]{1,0} fusion(%p1, %fusion.1), kind=kLoop, calls=%updated
+}
+"""
+
+
+def test_what_a_fusion_converts_is_read_and_written_in_the_types_of_memory():
+    assert moved(parsed(CONVERTED)) == (ROW / 2 + ROW) + (ROW + ROW / 2)
+
+
+CALLING = """HloModule calling
+
+%summed (a: f32[8]) -> f32[8] {
+  %a = f32[8]{0} parameter(0)
+  %negate.1 = f32[8]{0} negate(%a)
+  ROOT %all-reduce.1 = f32[8]{0} all-reduce(%negate.1), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+}
+
+ENTRY %main (p0: f32[8]) -> f32[8] {
+  %p0 = f32[8]{0} parameter(0)
+  ROOT %out = f32[8]{0} call(%p0), to_apply=%summed
+}
+"""
+
+
+def test_what_a_computation_that_is_called_does_counts_once():
+    program = parsed(CALLING)
+    assert (moved(program), started(program)) == (2 * 2 * 32, 2)
+    assert collectives(program, 4) == (("all-reduce", "4 devices", 2 * 3 / 4 * 32, 1),)
+
+
+def test_a_collective_in_a_loop_is_sent_as_often_as_the_loop_turns():
+    summed = "%summed = f32[1024]{0} all-reduce(%carry), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add"
+    text = LOOPS.replace("  %one = s32[] constant(1)\n", f"  %one = s32[] constant(1)\n  {summed}\n")
+    assert collectives(parsed(text), 4) == (("all-reduce", "4 devices", 8 * 2 * 3 / 4 * ROW, 8),)
 
 
 def test_the_collectives_memory_of_a_gpu_is_its_memory():
@@ -231,6 +292,14 @@ ENTRY %main (p0: f32[8]) -> f32[8] {
 def test_a_collective_that_a_tpu_writes_several_times_is_one_and_a_sliced_sum_is_a_scatter():
     found = collectives(parsed(FUSED), 4, mesh(fsdp=4))
     assert found == (("all-gather", "fsdp", 3 * 32, 1), ("reduce-scatter", "fsdp", 3 / 4 * 128, 1))
+
+
+def test_a_collective_is_found_in_a_fusion_of_a_fusion():
+    gathered = "all-gather(%q0), channel_id=3, replica_groups=[1,4]<=[4], dimensions={0}"
+    text = FUSED.replace(gathered, "fusion(%q0), kind=kCustom, calls=%ended")
+    text = text.replace("fusion(%p0), kind=kCustom, calls=%ended", "fusion(%p0), kind=kCustom, calls=%begun")
+    assert text.count("calls=%begun") == 2
+    assert collectives(parsed(text), 4) == collectives(parsed(FUSED), 4)
 
 
 def test_branches_count_by_equal_shares():
