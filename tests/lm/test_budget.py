@@ -7,7 +7,16 @@ import jax.numpy as jnp
 import pytest
 
 from gvgap_jax.lm.budget import flops, memory
-from gvgap_jax.lm.budget.work import Work, cache_bytes, parameter_bytes, saved_bytes
+from gvgap_jax.lm.budget.work import (
+    Work,
+    cache_bytes,
+    gathered_bytes,
+    logits_bytes,
+    next_bytes,
+    parameter_bytes,
+    passed_bytes,
+    saved_bytes,
+)
 from gvgap_jax.lm.model import classes, transformer
 from gvgap_jax.lm.model.pythia import SIZES, pythia
 from gvgap_jax.lm.model.shape import llama, neox
@@ -159,8 +168,37 @@ def test_what_is_there_at_the_worst_moment_of_a_backward_pass_by_hand():
     states = tokens * (4096 + 4 * 1024 + 5 * 1024) * 2
     assert found.moment == "backward"
     assert found.activations == 24 * tokens * 1024 * 2
+    assert found.gradients == 4 * (PUBLISHED["410m"] - 50_304 * 1024) / 8  # all but the embedding's
     temporary = scores * (4 + 2) + states + PUBLISHED["410m"] * 2 / 8 + block * 2
     assert found.temporary == pytest.approx(temporary, rel=1e-6)  # the last norm is counted among the blocks
+
+
+def test_parts_of_a_batch_sum_their_gradients_in_a_copy_of_the_parameters():
+    work = tldr("70m", rows=16, accumulate=2)
+    found = memory.training(work)
+    assert found.moment == "backward"
+    assert found.gradients == passed_bytes(work) + parameter_bytes(work)
+
+
+def test_a_cpu_keeps_a_moment_more_in_an_update_and_three_arrays_of_the_gradient_of_logits():
+    gpu, cpu = tldr("70m", "sft"), tldr("70m", "sft", platform="cpu")
+    assert next_bytes(cpu) == 2 * next_bytes(gpu) == 2 * parameter_bytes(gpu)
+    logits = 4 * 128 * 53 * 50_304
+    assert (logits_bytes(gpu), logits_bytes(cpu)) == ((logits, logits / 2), (logits, 3 * logits))
+
+
+def test_a_block_that_is_gathered_is_split_by_heads_still():
+    whole, split = (gathered_bytes(tldr("410m", fsdp=2, tensor=tensor)) for tensor in (1, 2))
+    assert split == (whole[0] / 2, whole[1] / 2)
+    assert whole == (pytest.approx(2 * (12 * 1024**2 + 13 * 1024), rel=1e-4), 2 * 50_304 * 1024)
+
+
+def test_what_is_proposed_has_no_fewer_parts_and_keeps_its_split_of_heads():
+    work = tldr("70m", rows=16, accumulate=4, data=2, tensor=2)
+    found = [*memory.neighbours(memory.training, work)]
+    assert {each.devices for each in found} == {4, 8}
+    assert {each.tensor for each in found} == {2}
+    assert {each.accumulate for each in found if each.devices == 4} == {4, 8}
 
 
 def test_what_fits_is_not_refused():
@@ -254,4 +292,5 @@ def test_few_responses_wait_for_memory_and_many_for_arithmetic():
     one, many = (flops.generation_hours(tldr("6.9b", rows=rows), chip, 1) for rows in (1, 512))
     read = 53 * 2 * PUBLISHED["6.9b"] / chip.bandwidth_bytes_per_s / 3600
     assert read < one < 1.1 * read
+    assert flops.generation_hours(tldr("6.9b", rows=2, fsdp=2), chip, 1) == pytest.approx(one)  # each reads all of it
     assert many == pytest.approx(flops.generation_flops(tldr("6.9b", rows=512)) / (0.4 * 989e12) / 3600)
