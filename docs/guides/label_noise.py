@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, equality
 from experiments.kit.intervals import estimate
-from experiments.kit.per_seed import curves_by_seed
-from experiments.kit.plots import DPO, RLHF, curve, legend_below, style
+from experiments.kit.plots import DPO, RLHF, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep import Cell, Grid
@@ -117,12 +115,11 @@ CAPTIONS = {
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Both methods over the temperature; bars are 95 % intervals over seeds."""
-    with style(2.4):
-        figure, axis = plt.subplots()
-        axis.set(xscale="log", xlabel="temperature of the labels", ylabel="regret KL(π‖π*) [nats]")
-        for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
-            mean = pl.col(f"regret_{method}").mean()
-            temperatures, regrets = curves_by_seed(records["fits"], "temperature", mean)
-            curve(axis, temperatures, regrets.values, method.upper(), **look)
-        legend_below(figure)
+    figure, grid = panels(1, 1, 2.2)
+    grid[0, 0].set_xscale("log")
+    for method, look in {"dpo": {"color": DPO, "marker": "s"}, "rlhf": {"color": RLHF}}.items():
+        curve_of(grid[0, 0], records["fits"], "temperature", f"regret_{method}", method.upper(), **look)
+    entitle(grid[0, 0], "labels of some temperature", records["fits"])
+    name_axes(grid, "temperature [reward]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return {"label_noise": figure}

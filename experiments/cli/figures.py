@@ -1,11 +1,12 @@
 """``python -m experiments figures``: figures from records; nothing is computed."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cli.arguments import known_experiment
 from experiments.kit import points
 from experiments.kit.backends import BackendName, named, on_backend
-from experiments.kit.plots import save
+from experiments.kit.plots import Format, Width, at_width, save
 from experiments.kit.presets import PRESET_NAMES, default_folder
 from experiments.kit.terminal import console
 from experiments.questions import questions
@@ -13,15 +14,22 @@ from gvgap_jax.runtime.files import explained
 
 
 def figures(
-    name: str, backend: BackendName = "tree", records: str | None = None, out: Path = Path("results/figures")
+    name: str,
+    backend: BackendName = "tree",
+    records: str | None = None,
+    out: Path = Path("results/figures"),
+    format: tuple[Format, ...] = ("png", "pdf"),
+    width: Width = "page",
 ) -> None:
-    """Draw an experiment's figures (PNG and PDF) from its records.
+    """Draw an experiment's figures from its records.
 
     Args:
       name: an experiment, or ``all`` for every experiment that has records.
       backend: whose records they are.
       records: folder of the records; the default folder with the most thorough preset if left out.
       out: folder of the figures.
+      format: of the files, one or several.
+      width: of a paper in two columns that the figures fill: one column (3.25 inches) or the page (6.75 inches).
     """
     names = list(on_backend(questions(), backend)) if name == "all" else [known_experiment(name, backend)]
     drawn = []
@@ -31,12 +39,19 @@ def figures(
             option = "" if backend == "tree" else f" --backend {backend}"
             console.print(f"{each}: no records yet; make them with: python -m experiments run {each}{option}")
             continue
-        drawn += draw(each, folder or default_folder(each, "quick", backend=backend), out, backend)
+        drawn += draw(each, folder or default_folder(each, "quick", backend=backend), out, backend, format, width)
     for path in drawn:
         console.print(str(path), soft_wrap=True)
 
 
-def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree") -> list[Path]:
+def draw(
+    name: str,
+    folder: str | Path,
+    out: Path,
+    backend: BackendName = "tree",
+    formats: Sequence[Format] = ("png", "pdf"),
+    width: Width = "page",
+) -> list[Path]:
     """Draw one experiment's figures from a backend's records in ``folder``; returns the files written.
 
     Raises:
@@ -44,8 +59,8 @@ def draw(name: str, folder: str | Path, out: Path, backend: BackendName = "tree"
     """
     module = on_backend(questions(), backend)[name]
     drawn = points.figures(module, points.records_of(folder))
-    with explained(out):
-        return [path for title, figure in drawn for path in save(figure, out, named(title, backend))]
+    with explained(out), at_width(width):
+        return [path for title, figure in drawn for path in save(figure, out, named(title, backend), formats)]
 
 
 def _latest_folder(name: str, backend: BackendName) -> str | None:

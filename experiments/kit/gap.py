@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -21,7 +20,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_TIMES, Finding, equality
 from experiments.kit.intervals import Estimate, estimate, geometric, ratio_over_seeds
 from experiments.kit.per_seed import by_seed, curves_by_seed
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, curve, legend_below, means, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, bars, curve, entitle, legend_below, means, name_axes, panels
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
 from gvgap_jax.sweep import Cell
@@ -187,38 +186,53 @@ def draw_series(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, st
     """A row of panels for every value of ``fixed``, over ``varied``; ``words`` name the two columns."""
     rows = gaps.sort(fixed, "pairs").partition_by(fixed, maintain_order=True)
     looks = dict(zip(gaps["pairs"].unique().sort(), itertools.cycle(LOOKS), strict=False))
-    with style(1.8 * len(rows) + 0.8):
-        figure, grid = plt.subplots(len(rows), 3, squeeze=False, sharex="col", sharey="col")
-        for panels, series in zip(grid, rows, strict=True):
-            for (pairs,), here in series.group_by("pairs", maintain_order=True):
-                _draw(panels, here, varied, f"{pairs:,} pairs", looks[pairs])
-            _name(panels, f"{words[fixed]} {series[fixed][0]}")
-            span = [1.0, max(panels[2].get_xlim()[1], 2.0)]
-            panels[2].plot(span, span, color="0.4", linestyle=":", label="theory: equal ratios", zorder=1)
-        for axis in grid[-1, :2]:
-            axis.set_xlabel(words[varied])
-            axis.set_xticks(gaps[varied].unique().sort().to_list())
-        grid[-1, 2].set_xlabel(r"$d_\mathrm{eff}$ of policies / of verifiers")
-        legend_below(figure)
+    figure, grid = panels(len(rows), 3, 1.8, sharex="col", sharey="col")
+    for row, series in zip(grid, rows, strict=True):
+        for (pairs,), here in series.group_by("pairs", maintain_order=True):
+            _draw(row, here, varied, f"{pairs:,} pairs", looks[pairs])
+        span = [1.0, max(row[2].get_xlim()[1], 2.0)]
+        row[2].plot(span, span, color="0.4", linestyle=":", label="theory: equal ratios", zorder=1)
+        row[2].set_xscale("log")
+        for axis in row:
+            axis.set_yscale("log")
+            entitle(axis, f"{words[fixed]} {series[fixed][0]}", series)
+        for axis in row[1:]:
+            axis.axhline(1, color=BLACK, linewidth=0.6, zorder=1)
+    for axis in grid[0, :2]:
+        axis.set_xticks(gaps[varied].unique().sort().to_list())
+    effective = r"$d_\mathrm{eff}$ of policies / of verifiers [times]"
+    regrets = ["regret KL(π‖π*) [nats]", *2 * ["regret of DPO / of RLHF [times]"]]
+    for number, (x, y) in enumerate(zip((words[varied], words[varied], effective), regrets, strict=True)):
+        name_axes(grid[:, number : number + 1], x, y)
+    legend_below(figure)
     return figure
 
 
-def _name(panels, title: str) -> None:
-    names = ("regret KL(π‖π*) [nats]", "regret of DPO / of RLHF", "regret of DPO / of RLHF")
-    for axis, name in zip(panels, names, strict=True):
-        axis.set(title=title, ylabel=name, yscale="log")
-    for axis in panels[1:]:
-        axis.axhline(1, color=BLACK, linewidth=0.6, zorder=1)
-    panels[2].set_xscale("log")
+def draw_bars(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, str]) -> Figure:
+    """Both methods at the middling number of pairs: a panel for every value of ``fixed``, bars by ``varied``."""
+    sizes = gaps["pairs"].unique().sort()
+    here = gaps.filter(pairs=sizes[len(sizes) // 2])
+    rows = here.sort(fixed).partition_by(fixed, maintain_order=True)
+    figure, grid = panels(1, len(rows), 2.0, "none", "none")
+    for axis, series in zip(grid[0], rows, strict=True):
+        shown = {}
+        for name, (arm, look) in list(ARMS.items())[:2]:
+            along, regrets = curves_by_seed(series, varied, pl.col(name).log().mean())
+            shown[arm] = look["color"], [ratio_over_seeds(column) for column in regrets.values.T]
+        bars(axis, [f"{value:g}" for value in along], shown)
+        entitle(axis, f"{words[fixed]} {series[fixed][0]}", series)
+    name_axes(grid, words[varied], "regret KL(π‖π*) [nats]")
+    legend_below(figure)
+    return figure
 
 
-def _draw(panels, here: pl.DataFrame, varied: str, label: str, look: dict[str, str]) -> None:
+def _draw(row, here: pl.DataFrame, varied: str, label: str, look: dict[str, str]) -> None:
     """The curves of one number of pairs."""
     for name, (arm, own) in ARMS.items():
         along, regrets = curves_by_seed(here, varied, pl.col(name).log().mean())
-        curve(panels[0], along, regrets.values, arm, interval=ratio_over_seeds, **(look | own))
+        curve(row[0], along, regrets.values, arm, interval=ratio_over_seeds, **(look | own))
     along, log_ratios = curves_by_seed(here, varied, LOG_RATIO.mean())
     _, log_dimensions = curves_by_seed(here, varied, LOG_DIMENSIONS.mean())
     theory = np.exp(means(log_dimensions.values))
-    for axis, x in ((panels[1], along), (panels[2], theory)):
+    for axis, x in ((row[1], along), (row[2], theory)):
         curve(axis, x, log_ratios.values, label, interval=ratio_over_seeds, color=THIRD, **look)

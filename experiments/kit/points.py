@@ -17,6 +17,7 @@ import polars.selectors as cs
 from matplotlib.figure import Figure
 
 from experiments.kit.findings import Finding, decided
+from experiments.kit.plots import over_all
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.sweep import folder_at, load
 from gvgap_jax.sweep.records import folder_tables
@@ -82,7 +83,7 @@ def figures(module, records: Records) -> Iterator[tuple[str, Figure | pl.DataFra
     for point in points(module, records):
         for title, drawn in module.draw(point.records).items():
             if isinstance(drawn, Figure) and point.settings:
-                drawn.suptitle(": ".join(filter(None, (words(point.settings), drawn.get_suptitle()))), fontsize=8)
+                over_all(drawn, words(point.settings))
             yield title + point.suffix, drawn
 
 

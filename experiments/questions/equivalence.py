@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.colors import LogNorm
@@ -20,7 +19,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL, Finding, Question
 from experiments.kit.intervals import estimate, largest
 from experiments.kit.per_seed import by_seed
-from experiments.kit.plots import style
+from experiments.kit.plots import entitle, name_axes, panels
 from experiments.kit.presets import disjoint
 from gvgap_jax import HeldOut, TokenTree, algorithms, divergence, metrics, preferences, tasks, verifiers
 from gvgap_jax.losses import weighted_mean
@@ -144,22 +143,21 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     distances = records["distances"]
     sizes = sorted(distances["pairs"].unique())
     means = distances.group_by("pairs", "policy_order", "verifier_order").agg(pl.col("kl").mean())
-    with style(2.6):
-        figure, grid = plt.subplots(1, len(sizes), squeeze=False, sharey=True, layout="compressed")
-        for axis, pairs in zip(grid[0], sizes, strict=True):
-            here = means.filter(pairs=pairs)
-            table = here.pivot("verifier_order", index="policy_order", values="kl").sort("policy_order")
-            orders = table["policy_order"].to_list()
-            values = table.select(str(order) for order in orders).to_numpy()
-            image = axis.imshow(values.clip(FLOOR), norm=LogNorm(FLOOR, 10), cmap="cividis", origin="lower")
-            axis.set_xticks(range(len(orders)), orders)
-            axis.set_yticks(range(len(orders)), orders)
-            axis.set(title=f"{pairs:,} pairs", xlabel="order of the reward models")
-            axis.grid(False)
-            for (row, column), value in np.ndenumerate(values):
-                dark = value < 1e-3
-                axis.text(column, row, "< 1e-6" if value < 1e-6 else f"{value:.2g}", ha="center", va="center",
-                          fontsize=6, color="white" if dark else "black")  # fmt: skip
-        grid[0, 0].set_ylabel("order of the policies")
-        figure.colorbar(image, ax=grid[0].tolist(), label="KL(RLHF ‖ DPO), nats", shrink=0.8)
+    figure, grid = panels(1, len(sizes), 2.2)
+    for axis, pairs in zip(grid[0], sizes, strict=True):
+        here = means.filter(pairs=pairs)
+        table = here.pivot("verifier_order", index="policy_order", values="kl").sort("policy_order")
+        orders = table["policy_order"].to_list()
+        values = table.select(str(order) for order in orders).to_numpy()
+        image = axis.imshow(values.clip(FLOOR), norm=LogNorm(FLOOR, 10), cmap="cividis", origin="lower", aspect="auto")
+        axis.set_xticks(range(len(orders)), orders)
+        axis.set_yticks(range(len(orders)), orders)
+        entitle(axis, "", distances.filter(pairs=pairs))
+        axis.grid(False)
+        for (row, column), value in np.ndenumerate(values):
+            dark = value < 1e-3
+            axis.text(column, row, "<1e-6" if value < 1e-6 else f"{value:.1g}", ha="center", va="center",
+                      fontsize=5, color="white" if dark else "black")  # fmt: skip
+    name_axes(grid, "order of reward models [tokens]", "order of policies [tokens]")
+    figure.colorbar(image, ax=grid[0].tolist(), label="KL(RLHF ‖ DPO) [nats]", shrink=0.8)
     return {"equivalence": figure}

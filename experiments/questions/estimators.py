@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jax.flatten_util import ravel_pytree
@@ -24,7 +23,19 @@ from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question
 from experiments.kit.intervals import estimate, geometric, mean
 from experiments.kit.per_seed import PerSeed, curves_by_seed, each_seed
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, style
+from experiments.kit.plots import (
+    BLACK,
+    DPO,
+    FOURTH,
+    PALE,
+    RLHF,
+    THIRD,
+    curve_of,
+    entitle,
+    legend_below,
+    name_axes,
+    panels,
+)
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import task_of
 from gvgap_jax import TokenTree, losses, metrics, online, policies, preferences, rollouts, tasks
@@ -283,18 +294,22 @@ CAPTIONS = {
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     """The errors of estimates and the ends of runs; bars are 95 % intervals over seeds."""
     estimates = records["estimates"]
-    with style(2.9):
-        figure, (left, right) = plt.subplots(1, 2)
-        for axis in (left, right):
-            axis.set(xscale="log", yscale="log")
-        _curves(left, estimates, "estimator", "prompts", "error")
-        sizes = np.array(sorted(estimates["prompts"].unique()))
-        left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
-        left.set(xlabel="prompts N of a batch", ylabel="relative error of the estimate")
-        if "runs" in records:
-            _curves(right, records["runs"], "method", "responses", "regret")
-        right.set(xlabel="responses drawn by the run", ylabel="KL(π‖π*) at its end [nats]")
-        legend_below(figure, 4)
+    figure, grid = panels(1, 2, 2.2, "none", "none")
+    left, right = grid[0]
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log")
+    _curves(left, estimates, "estimator", "prompts", "error")
+    sizes = np.array(sorted(estimates["prompts"].unique()))
+    left.plot(sizes, 2 * sizes**-0.5, color="0.45", linestyle="--", linewidth=1, label=r"$\propto 1/\sqrt{N}$")
+    entitle(left, "estimates of one gradient", estimates)
+    name_axes(grid[:, :1], "batch N [prompts]", "error of the estimate [share of its size]")
+    if "runs" in records:
+        _curves(right, records["runs"], "method", "responses", "regret")
+        entitle(right, "ends of runs", records["runs"])
+        name_axes(grid[:, 1:], "drawn by the run [responses]", "KL(π‖π*) at its end [nats]")
+    else:
+        right.remove()
+    legend_below(figure)
     return {"estimators": figure, "estimators_bias_and_variance": bias_and_variance(estimates)}
 
 

@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import polars as pl
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
@@ -27,7 +26,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL, REGRET, Finding, Question, equality
 from experiments.kit.intervals import estimate
 from experiments.kit.per_seed import paired
-from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, legend_below, style
+from experiments.kit.plots import BLACK, DPO, RLHF, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, online, policies, preferences, soft_rl, tasks, verifiers
@@ -225,18 +224,17 @@ CAPTIONS = {
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """One panel a class of reward models."""
     fits = records["fits"]
-    with style(2.8):
-        figure, panels = plt.subplots(1, 2, sharey=True)
-        for axis, equal in zip(panels, (True, False), strict=True):
-            axis.set(xscale="log", yscale="log", xlabel="online samples of the second stage")
-            axis.set_title("reward models as rich as policies" if equal else "simple reward models")
-            here = fits.filter((pl.col("order") == pl.col("horizon")) == equal)
-            sampled, exact = here.filter(pl.col("responses") > 0), here.filter(responses=0)
-            curve_of(axis, sampled, "responses", "regret", "RLHF, sampled second stage", color=RLHF)
-            _level(axis, exact, "regret_exact", "RLHF, exact second stage", BLACK, "--")
-            _level(axis, exact, "regret", "offline DPO", DPO, "-")
-        panels[0].set_ylabel("regret KL(π‖π*) [nats]")
-        legend_below(figure)
+    figure, grid = panels(1, 2, 2.2)
+    for axis, equal in zip(grid[0], (True, False), strict=True):
+        axis.set(xscale="log", yscale="log")
+        here = fits.filter((pl.col("order") == pl.col("horizon")) == equal)
+        entitle(axis, "reward models as rich as policies" if equal else "simple reward models", here)
+        sampled, exact = here.filter(pl.col("responses") > 0), here.filter(responses=0)
+        curve_of(axis, sampled, "responses", "regret", "RLHF, sampled second stage", color=RLHF)
+        _level(axis, exact, "regret_exact", "RLHF, exact second stage", BLACK, "--")
+        _level(axis, exact, "regret", "offline DPO", DPO, "-")
+    name_axes(grid, "second stage [sampled responses]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return {"h1_information": figure}
 
 

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
@@ -33,7 +32,7 @@ from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_REWARD, Finding, Question, equality
 from experiments.kit.intervals import estimate, mean
 from experiments.kit.per_seed import PerSeed, each_seed, paired
-from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, legend_below, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIN, THIRD, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, soft_rl, verifiers
@@ -259,17 +258,17 @@ GAPS = {
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Frontiers and gaps over beta, one column a regulariser; bars are 95 % intervals over seeds."""
     fits = records["fits"]
-    with style(4.2):
-        figure, grid = plt.subplots(2, len(REGULARISERS), sharex="row", sharey="row", squeeze=False)
-        for column, regulariser in zip(grid.T, REGULARISERS, strict=True):
-            here = fits.filter(regulariser=regulariser)
-            column[0].set(title=TITLES.get(regulariser, regulariser), xlabel="√KL(π‖π_ref) [√nats]")
-            column[1].set_xlabel("beta [reward per nat]")
-            _frontiers(column[0], here)
-            _gaps(column[1], here)
-        grid[0, 0].set(xlim=(0, None), ylabel="gold reward E r")
-        grid[1, 0].set_ylabel("difference of J [reward]")
-        legend_below(figure, columns=2)
+    figure, grid = panels(2, len(REGULARISERS), 1.9, sharex="row", sharey="row")
+    for column, regulariser in zip(grid.T, REGULARISERS, strict=True):
+        here = fits.filter(regulariser=regulariser)
+        _frontiers(column[0], here)
+        _gaps(column[1], here)
+        for axis in column:
+            entitle(axis, TITLES.get(regulariser, regulariser), here)
+    grid[0, 0].set_xlim(0, None)
+    name_axes(grid[:1], "√KL(π‖π_ref) [√nats]", "gold reward E r [reward]")
+    name_axes(grid[1:], "beta [reward per nat]", "difference of J [reward]")
+    legend_below(figure)
     return {"h2_regularisation": figure}
 
 

@@ -25,7 +25,6 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
@@ -37,7 +36,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
 from experiments.kit.intervals import largest, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, paired
-from experiments.kit.plots import DPO, PALE, RLHF, curve, legend_below, style
+from experiments.kit.plots import DPO, PALE, RLHF, curve, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -54,6 +53,7 @@ QUESTION = Question(
         "More prompts for the online arm change its win rate from 56.1 to 56.6 and from 60.8 to 61.2, a second epoch "
         "DPO's from 49.7 to 52.2 (arXiv 2503.01067)."
     ),
+    figure="win rates with prompts of which there are no pairs (prompt augmentation)",
     axes=("steps",),
 )
 
@@ -300,25 +300,27 @@ JUDGED = {"with_pairs": "with\npairs", "without_pairs": "without\npairs", "all":
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regret by the number of steps, and by the prompts that are judged; bars are 95 % intervals over seeds."""
     fits = records["fits"]
-    with style(2.8):
-        figure, (left, right) = plt.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        without, with_more = (two_stage(fits, augmented) for augmented in (0, 1))
-        offline = fits.filter(arm="DPO")
-        arms = (
-            ("offline DPO", offline, {"color": DPO, "marker": "s"}),
-            ("two-stage RLHF, RL over prompts with pairs", without, {"color": RLHF, "marker": "o"}),
-            ("two-stage RLHF, RL over all prompts", with_more, {"color": PALE, "marker": "^"}),
-        )
-        for place, (label, rows, look) in enumerate(arms):
-            if place < 2:
-                _steps(left, rows, label, look)
-            _prompts(right, rows.filter(steps=OPTIMUM), label, look | {"place": place})
-        left.set_yscale("log")
-        left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
-        left.set(title="optimisation", xlabel="steps of gradient descent", ylabel="regret KL(π‖π*) [nats]")
-        right.set(title="prompt augmentation, at the end", xlabel="prompts judged")
-        legend_below(figure, columns=2)
+    figure, grid = panels(1, 2, 2.2, sharex="none", ratios=(3, 2))
+    left, right = grid[0]
+    without, with_more = (two_stage(fits, augmented) for augmented in (0, 1))
+    offline = fits.filter(arm="DPO")
+    arms = (
+        ("offline DPO", offline, {"color": DPO, "marker": "s"}),
+        ("two-stage RLHF, RL over prompts with pairs", without, {"color": RLHF, "marker": "o"}),
+        ("two-stage RLHF, RL over all prompts", with_more, {"color": PALE, "marker": "^"}),
+    )
+    for place, (label, rows, look) in enumerate(arms):
+        if place < 2:
+            _steps(left, rows, label, look)
+        _prompts(right, rows.filter(steps=OPTIMUM), label, look | {"place": place})
+    left.set_yscale("log")
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
+    entitle(left, "optimisation", fits)
+    entitle(right, "prompt augmentation, at the end", fits)
+    name_axes(grid[:, :1], "gradient descent [steps]", "regret KL(π‖π*) [nats]")
+    name_axes(grid[:, 1:], "which are judged [prompts]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return {"h3_optimisation": figure}
 
 

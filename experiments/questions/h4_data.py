@@ -31,7 +31,7 @@ from experiments.kit.fields import check, check_gold_order
 from experiments.kit.findings import EQUAL_NATS, REGRET, Finding, Question, equality
 from experiments.kit.intervals import change, estimate, mean, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired
-from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, legend_below, means, style
+from experiments.kit.plots import BLACK, DPO, RLHF, curve, curve_of, entitle, legend_below, means, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
@@ -43,6 +43,7 @@ QUESTION = Question(
     label="H4",
     claim="RLHF stays ahead on the same pairs, narrow or broad: its advantage is not one of broader data.",
     reported="With pairs from the SFT policy alone the gap persists: win rates 56.8, 58.8, 65.2 (arXiv 2503.01067).",
+    figure="win rates with pairs of SFT responses alone",
     axes=("tilt", "pairs"),
 )
 
@@ -265,21 +266,16 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
 
 def _regrets(fits: pl.DataFrame, predicted: pl.DataFrame) -> Figure:
     tilts = sorted(fits["tilt"].unique(), reverse=True)
-    columns = min(len(tilts), 4)
-    rows = -(-len(tilts) // columns)
-    with style(2.1 * rows + 0.6):
-        figure, grid = plt.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-        for axis in grid.flat[len(tilts) :]:
-            axis.set_axis_off()
-        for axis, tilt in zip(grid.flat, tilts, strict=False):
-            axis.set_xscale("log", base=2)
-            axis.set(yscale="log", title=_title(tilt), xlabel="labelled pairs n")
-            _panel(axis, fits.filter(tilt=tilt), predicted.filter(tilt=tilt))
-        shown = fits["regret"].to_numpy()
-        grid[0, 0].set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
-        for axis in grid[:, 0]:
-            axis.set_ylabel("regret KL(π‖π*) [nats]")
-        legend_below(figure, columns=2)
+    figure, grid = panels(1, len(tilts), 1.9)
+    for axis, tilt in zip(grid[0], tilts, strict=True):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        _panel(axis, fits.filter(tilt=tilt), predicted.filter(tilt=tilt))
+        entitle(axis, _title(tilt), fits.filter(tilt=tilt))
+    shown = fits["regret"].to_numpy()
+    grid[0, 0].set_ylim(0.5 * np.nanquantile(shown, 0.01), 2 * np.nanmax(shown))
+    name_axes(grid, "labels n [pairs]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return figure
 
 
@@ -303,19 +299,20 @@ def _panel(axis, fits: pl.DataFrame, predicted: pl.DataFrame) -> None:
 
 def _gaps(both: pl.DataFrame, predicted: pl.DataFrame) -> Figure:
     tilts, highest = sorted(both["tilt"].unique(), reverse=True), []
-    with style(2.9):
-        figure, axis = plt.subplots()
-        axis.set_xscale("log", base=2)
-        axis.axhline(0, color="0.6", linewidth=0.8)
-        shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
-        for tilt, shade, marker in zip(tilts, shades, itertools.cycle(MARKERS), strict=False):
-            pairs, measured = curves_by_seed(both.filter(tilt=tilt), "pairs", pl.col("gap").mean())
-            curve(axis, pairs, measured.values, _title(tilt), marker=marker, color=shade)
-            _, expected = curves_by_seed(predicted.filter(tilt=tilt), "pairs", pl.col("predicted_gap").mean())
-            axis.plot(pairs, means(expected.values), color=shade, linestyle=":", linewidth=1, zorder=1)
-            highest.append(means(measured.values))
-        axis.set_ylim(min(-0.05, 1.3 * np.nanmin(highest)), 1.4 * np.nanmax(highest))
-        axis.plot([], [], color="0.4", linestyle=":", linewidth=1, label=r"$\Delta d_\mathrm{eff}/(2n)$")
-        axis.set(xlabel="labelled pairs n", ylabel="regret of DPO less RLHF's [nats]")
-        legend_below(figure, columns=5)
+    figure, grid = panels(1, 1, 2.4)
+    axis = grid[0, 0]
+    axis.set_xscale("log", base=2)
+    axis.axhline(0, color="0.6", linewidth=0.8)
+    shades = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(tilts)))
+    for tilt, shade, marker in zip(tilts, shades, itertools.cycle(MARKERS), strict=False):
+        pairs, measured = curves_by_seed(both.filter(tilt=tilt), "pairs", pl.col("gap").mean())
+        curve(axis, pairs, measured.values, _title(tilt), marker=marker, color=shade)
+        _, expected = curves_by_seed(predicted.filter(tilt=tilt), "pairs", pl.col("predicted_gap").mean())
+        axis.plot(pairs, means(expected.values), color=shade, linestyle=":", linewidth=1, zorder=1)
+        highest.append(means(measured.values))
+    axis.set_ylim(min(-0.05, 1.3 * np.nanmin(highest)), 1.4 * np.nanmax(highest))
+    axis.plot([], [], color="0.4", linestyle=":", linewidth=1, label=r"$\Delta d_\mathrm{eff}/(2n)$")
+    entitle(axis, "by which pairs are labelled", both)
+    name_axes(grid, "labels n [pairs]", "regret of DPO less RLHF's [nats]")
+    legend_below(figure)
     return figure

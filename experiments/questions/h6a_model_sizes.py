@@ -29,7 +29,7 @@ from experiments.kit.fields import COIN, check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question
 from experiments.kit.intervals import change, estimate, mean
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed
-from experiments.kit.plots import BLACK, DPO, curve, legend_below, name_below, row_name, style
+from experiments.kit.plots import BLACK, DPO, curve, entitle, legend_below, name_axes, panels, row_name
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -288,7 +288,7 @@ CAPTIONS = {
         "Dotted: a coin; crosses: no picking; orange: a reward model of labels by coin flips."
     ),
 }
-SIZES = {"policy_order": "tokens it looks back on", "policy_width": "width of the transformer"}
+SIZES = {"policy_order": "tokens looked back on", "policy_width": "numbers a token"}
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
@@ -298,26 +298,25 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     policy_size, verifier_size = sizes(fits)
     numbers, orders = (sorted(fits[name].unique()) for name in ("pairs", verifier_size))
     shades = plt.get_cmap("viridis")(np.linspace(0.85, 0.1, len(orders)))
-    with style(1.7 * len(rows) + 0.6):
-        figure, grid = plt.subplots(len(rows), len(numbers), squeeze=False, sharex=True, sharey="row")
-        for row, axes in zip(rows, grid, strict=True):
-            for axis, pairs in zip(axes, numbers, strict=True):
-                here = fits.filter(pairs=pairs, **row)
-                for order, shade in zip(orders, shades, strict=True):
-                    chosen = here.filter(pl.col(verifier_size) == order, informed=1)
-                    label = f"reward model of {verifier_size.removeprefix('verifier_')} {order}"
-                    _curve(axis, chosen, "win_rate_best", label, color=shade)
-                look = {"color": DPO, "marker": "s", "linestyle": "--"}
-                _curve(axis, here.filter(informed=0), "win_rate_best", "of coin-flip labels, any size", **look)
-                _curve(axis, here, "win_rate_first", "one response, not picked", color=BLACK, marker="x")
-                axis.axhline(50, color="0.4", linestyle=":", linewidth=0.8)
-                if policy_size == "policy_width":
-                    axis.set_xscale("log", base=2)
-                axis.set_xticks(sorted(fits[policy_size].unique()))
-                axis.set_title(f"{pairs:,} labelled pairs")
-            axes[0].set_ylabel(f"{row_name(row, rows)}\nwin rate of best of {row['samples']} [%]")
-        name_below(grid, f"size of the policy: {SIZES[policy_size]}")
-        legend_below(figure)
+    figure, grid = panels(len(rows), len(numbers), sharey="row")
+    for row, axes in zip(rows, grid, strict=True):
+        for axis, pairs in zip(axes, numbers, strict=True):
+            here = fits.filter(pairs=pairs, **row)
+            for order, shade in zip(orders, shades, strict=True):
+                chosen = here.filter(pl.col(verifier_size) == order, informed=1)
+                label = f"reward model of {verifier_size.removeprefix('verifier_')} {order}"
+                _curve(axis, chosen, "win_rate_best", label, color=shade)
+            look = {"color": DPO, "marker": "s", "linestyle": "--"}
+            _curve(axis, here.filter(informed=0), "win_rate_best", "of coin-flip labels, any size", **look)
+            _curve(axis, here, "win_rate_first", "one response, not picked", color=BLACK, marker="x")
+            axis.axhline(50, color="0.4", linestyle=":", linewidth=0.8)
+            if policy_size == "policy_width":
+                axis.set_xscale("log", base=2)
+            axis.set_xticks(sorted(fits[policy_size].unique()))
+            entitle(axis, "", here)
+    names = [f"{row_name(row, rows)}\nbest of {row['samples']}, win rate [%]" for row in rows]
+    name_axes(grid, f"policy size [{SIZES[policy_size]}]", names)
+    legend_below(figure)
     return {"h6a_model_sizes": figure}
 
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.kit import gap
 from experiments.kit.findings import Finding, Question
-from experiments.kit.gap import draw_series
+from experiments.kit.gap import draw_bars, draw_series
 from experiments.kit.plots import slices
 from experiments.kit.presets import disjoint
 from gvgap_jax.sweep import Grid
@@ -69,13 +69,20 @@ CAPTIONS = {
         "tables, as complex as policies. Right: the ratio of regrets against the ratio of effective dimensions, which "
         "theory says it is for many pairs. Points are geometric means over seeds, bars 95 % intervals."
     ),
+    "h6c_verifier_order_bars": (
+        "Regret (KL from the policy to the optimal one; less is better) of offline DPO and of two-stage RLHF by the "
+        "order of gold reward and verifiers (how many token positions they read together), geometric means over seeds "
+        "with 95 % intervals. The last order is a full table: there verifying is as hard as generating, as with the "
+        "reward ROUGE-L against a hidden reference, for which arXiv 2503.01067 reported .354 against .352: no gap."
+    ),
 }
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
-    """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels a horizon."""
+    """Regrets, their ratio, and the ratio against that of effective dimensions; a row of panels a horizon; and bars."""
     words = {"horizon": "H =", "gold_order": "gold and verifier order [tokens]"}
-    by_vocabulary = slices(records["gaps"], ["vocabulary"])
-    return {
-        f"h6c_verifier_order{name}": draw_series(gaps, "horizon", "gold_order", words) for name, gaps in by_vocabulary
-    }
+    figures = {}
+    for name, gaps in slices(records["gaps"], ["vocabulary"]):
+        figures[f"h6c_verifier_order{name}"] = draw_series(gaps, "horizon", "gold_order", words)
+        figures[f"h6c_verifier_order_bars{name}"] = draw_bars(gaps, "horizon", "gold_order", words)
+    return figures

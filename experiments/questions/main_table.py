@@ -12,10 +12,10 @@ until the gradient is as good as 0; on transformers, where no gradient certifies
 say stop, and one more arm's reward model has the policy's own backbone.
 """
 
+import textwrap
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -24,7 +24,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import Finding, Question, equality
 from experiments.kit.intervals import estimate
 from experiments.kit.per_seed import paired
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, bars, entitle, name_axes, name_points, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, OF, of_arm
 from experiments.questions.main_table_arms import ARMS, BATCH, Program, arms, scene_of
@@ -170,8 +170,14 @@ CAPTIONS = {
         "% intervals over seeds). Right: the same against the floating-point operations spent. Orange: offline; blue: "
         "two-stage RL; green: online DPO. Arms marked optimum are solved until the gradient is as good as 0; numbers "
         "name the same arms on both sides."
-    )
+    ),
+    "main_table_bars": (
+        "Probability that a response has more gold reward than a human one, ties one half, of the methods that arXiv "
+        "2503.01067 compares, means over seeds with 95 % intervals; dashed: as good as humans. Reported there for "
+        "summaries, models of 1.4B parameters, in this order: 26.2, 49.7, 52.2, 56.1 and 59.3 %."
+    ),
 }
+REPORTED = ("SFT", "DPO", "DPO, 2 epochs", "online DPO from SFT", "online DPO from DPO")
 MEASURED = ("win_rate", "objective", "gold_reward", "kl_to_reference", "regret", "responses", "flops")
 
 
@@ -179,7 +185,19 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     """The figure at the middling number of pairs, and the whole table with intervals."""
     table = by_arm(records["tables"])
     sizes = sorted(table["pairs"].unique())
-    return {"main_table": _win_rates(table.filter(pairs=sizes[len(sizes) // 2])), "main_table_numbers": numbers(table)}
+    middling = table.filter(pairs=sizes[len(sizes) // 2])
+    figures = {"main_table": _win_rates(middling), "main_table_bars": _bars(middling)}
+    return figures | {"main_table_numbers": numbers(table)}
+
+
+def _bars(table: pl.DataFrame) -> Figure:
+    shown = [estimate(table.filter(arm=arm), 100 * pl.col("win_rate").mean()).at() for arm in REPORTED]
+    figure, grid = panels(1, 1, 2.2)
+    bars(grid[0, 0], [textwrap.fill(arm, 10) for arm in REPORTED], {"": ([_colour(arm) for arm in REPORTED], shown)})
+    grid[0, 0].axhline(50, color="0.45", linestyle="--", linewidth=1)
+    entitle(grid[0, 0], "against human responses", table)
+    name_axes(grid, "responses of [method]", "win rate [%]")
+    return figure
 
 
 def numbers(table: pl.DataFrame) -> pl.DataFrame:
@@ -203,20 +221,22 @@ def _colour(arm: str) -> str:
 
 def _win_rates(table: pl.DataFrame) -> Figure:
     arms = table["arm"].unique(maintain_order=True).to_list()
-    ranks = table.group_by("arm").agg(pl.col("win_rate").mean()).sort("win_rate", "arm")["arm"].to_list()
-    with style(3.4):
-        figure, (left, right) = plt.subplots(1, 2, width_ratios=(1.5, 1), sharex=False)
-        for number, arm in enumerate(arms, start=1):
-            here = table.filter(arm=arm)
-            wins, flops = estimate(here, 100 * pl.col("win_rate").mean()).at(), here["flops"].mean()
-            spread = [[wins.estimate - wins.low], [wins.high - wins.estimate]]
-            left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
-            if flops:
-                right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=4)
-                look = {"xytext": (4 if ranks.index(arm) % 2 else -9, 2), "textcoords": "offset points"}
-                right.annotate(number, (flops, wins.estimate), **look, fontsize=6)
-        left.set_yticks(range(-1, -len(arms) - 1, -1), [f"{arm}  {number}" for number, arm in enumerate(arms, 1)])
-        left.axvline(50, color="0.45", linestyle="--", linewidth=1)
-        left.set_xlabel(f"win rate against human responses [%], {table['pairs'][0]:,} pairs")
-        right.set(xscale="log", xlabel="floating-point operations", ylabel="win rate [%]")
+    figure, grid = panels(1, 2, 3.2, "none", "none", ratios=(1.5, 1))
+    (left, right), spent = grid[0], {}
+    for number, arm in enumerate(arms, start=1):
+        here = table.filter(arm=arm)
+        wins, flops = estimate(here, 100 * pl.col("win_rate").mean()).at(), here["flops"].mean()
+        spread = [[wins.estimate - wins.low], [wins.high - wins.estimate]]
+        left.errorbar(wins.estimate, -number, xerr=spread, color=_colour(arm), marker="o", markersize=4)
+        if flops:
+            right.errorbar(flops, wins.estimate, yerr=spread, color=_colour(arm), marker="o", markersize=3)
+            spent[str(number)] = (flops, wins.estimate)
+    left.set_yticks(range(-1, -len(arms) - 1, -1), [f"{arm}  {number}" for number, arm in enumerate(arms, 1)])
+    left.axvline(50, color="0.45", linestyle="--", linewidth=1)
+    right.set_xscale("log")
+    entitle(left, "win rates", table)
+    entitle(right, "and what they cost", table)
+    name_axes(grid[:, :1], "against human responses [%]", "method [number]")
+    name_axes(grid[:, 1:], "spent [floating-point operations]", "win rate [%]")
+    name_points(right, spent)
     return figure

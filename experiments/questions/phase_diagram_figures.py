@@ -2,7 +2,6 @@
 
 from typing import Any, NamedTuple
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.colors import SymLogNorm
@@ -11,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from experiments.kit.findings import EQUAL
 from experiments.kit.intervals import estimate
-from experiments.kit.plots import name_below, style
+from experiments.kit.plots import entitle, legend_below, name_axes, over_all, panels, room
 from experiments.kit.problems import TRAINED
 from experiments.questions import phase_diagram_records
 
@@ -52,6 +51,7 @@ class Slice(NamedTuple):
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     """Heat maps of the mean gap for each family of gold rewards, the collapse, and tables of what contradicts them."""
     points = phase_diagram_records.summary(phase_diagram_records.gaps(records))
+    seeds = records["fits"]["seed"].n_unique()
     figures = {
         "phase_diagram_collapse": _collapse(records),
         "phase_diagram_disagreements": phase_diagram_records.disagreements(records),
@@ -61,9 +61,9 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
         suffix = "" if task == "interactions" else f"_{task}"
         here = points.filter(task=task)
         if "interactions" in here["policy"]:
-            figures[f"phase_diagram{suffix}"] = _classes(here)
+            figures[f"phase_diagram{suffix}"] = _classes(here, seeds)
         if "tabular" in here["policy"]:
-            figures[f"phase_diagram_horizons{suffix}"] = _horizons(here)
+            figures[f"phase_diagram_horizons{suffix}"] = _horizons(here, seeds)
     return figures
 
 
@@ -89,7 +89,7 @@ def _golds(points: pl.DataFrame) -> list[Slice]:
     return [Slice(f"gold {order}", {"gold_order": order}) for order in _values(points, "gold_order")]
 
 
-def _classes(points: pl.DataFrame) -> Figure:
+def _classes(points: pl.DataFrame, seeds: int) -> Figure:
     """Every class of policies against every class of reward models, at one horizon and beta."""
     horizon, beta = _main_horizon(points), _middle_beta(points)
     here = points.filter(horizon=horizon, beta=beta)
@@ -99,17 +99,19 @@ def _classes(points: pl.DataFrame) -> Figure:
         for k in _values(here.filter(policy="interactions"), "policy_order")
     ]
     stripes.append(Slice("tabular", {"policy": "tabular"}))
-    return _heat_maps(here, _golds(here), columns, stripes, "policies", f"{_gold(points)}, H = {horizon}, β = {beta:g}")
+    title = f"{_gold(points)}, H = {horizon}, β = {beta:g}, {seeds} seeds"
+    return _heat_maps(here, _golds(here), columns, stripes, "policies [class]", title)
 
 
-def _horizons(points: pl.DataFrame) -> Figure:
+def _horizons(points: pl.DataFrame, seeds: int) -> Figure:
     """Tabular policies: every horizon at one beta, and every other beta at one horizon."""
     here, horizon, beta = points.filter(policy="tabular"), _main_horizon(points), _middle_beta(points)
     settings = [(each, beta) for each in _values(here, "horizon")]
     settings += [(horizon, each) for each in _values(here, "beta") if each != beta]
     columns = [Slice(f"H = {h}, β = {b:g}", {"horizon": h, "beta": b}) for h, b in settings]
     stripes = [Slice(f"{k}", {"verifier_order": k}) for k in _values(here, "verifier_order")]
-    return _heat_maps(here, _golds(here), columns, stripes, "verifier order", f"{_gold(points)}, tabular policies")
+    title = f"{_gold(points)}, tabular policies, {seeds} seeds"
+    return _heat_maps(here, _golds(here), columns, stripes, "verifiers [order]", title)
 
 
 def _heat_maps(
@@ -118,38 +120,27 @@ def _heat_maps(
     pairs = _values(points, "pairs")
     most = max(float(np.nanmax(np.abs(points["gap"].to_numpy()))), 2 * SMALL)
     norm = SymLogNorm(SMALL, vmin=-most, vmax=most)
-    with style(max(2.5, 0.9 + (0.3 + 0.14 * len(stripes)) * len(rows))):
-        figure, grid = plt.subplots(len(rows), len(columns), squeeze=False, sharex=True)
-        image = None
-        for row, axes in zip(rows, grid, strict=True):
-            for column, axis in zip(columns, axes, strict=True):
-                axis.set_yticks([])
-                shown = points.filter(**row.fixed, **column.fixed)
-                if len(shown):
-                    image = _heat_map(axis, shown, stripes, pairs, norm)
-                else:
-                    axis.set(frame_on=False, ylim=(-0.5, len(stripes) - 0.5))
-                    axis.tick_params(length=0)
-                    axis.grid(False)
-            axes[0].set_yticks(range(len(stripes)), [stripe.name for stripe in stripes])
-            axes[0].set_ylabel(row.name)
-        for column, axis in zip(columns, grid[0], strict=True):
+    figure, grid = panels(len(rows), len(columns), max(1.0, 0.5 + 0.14 * len(stripes)))
+    ticks, image = range(0, len(pairs), -(-len(pairs) // int(3 * room(grid[0, 0])))), None
+    for row, axes in zip(rows, grid, strict=True):
+        for column, axis in zip(columns, axes, strict=True):
+            shown = points.filter(**row.fixed, **column.fixed)
+            if not len(shown):
+                axis.remove()
+                continue
+            image = _heat_map(axis, shown, stripes, pairs, norm)
             axis.set_title(column.name)
-        ticks = range(0, len(pairs), -(-len(pairs) // 4))
-        for axis in grid.flat:
             axis.set_xticks(list(ticks), [f"{pairs[tick]:,}" for tick in ticks])
-            axis.tick_params(labelsize=6)
-        name_below(grid, "labelled pairs n")
-        figure.supylabel(label, fontsize=8)
-        figure.suptitle(f"regret of DPO less that of two-stage RLHF, {title}", fontsize=8)
-        assert image is not None
-        bar = figure.colorbar(image, ax=grid, shrink=0.7, aspect=30)
-        bar.set_label("nats; blue: RLHF is better")
-        handles = [
-            Line2D([], [], color="black", linewidth=0.8, label="measured: the interval starts to exclude 0"),
-            Line2D([], [], color=PREDICTED, linewidth=1.4, linestyle=DASHES, label="predicted: the sign changes"),
-        ]
-        figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
+            axis.set_yticks(range(len(stripes)), [stripe.name for stripe in stripes])
+    name_axes(grid, "labels n [pairs]", [f"{row.name}\n{label}" for row in rows])
+    over_all(figure, f"regret of DPO less that of two-stage RLHF, {title}")
+    assert image is not None
+    figure.colorbar(image, ax=figure.axes, shrink=0.7, aspect=30, label="blue: RLHF is better [nats]")
+    measured = {"color": "black", "linewidth": 0.8, "label": "measured: the interval starts to exclude 0"}
+    predicted = {"color": PREDICTED, "linewidth": 1.4, "linestyle": DASHES, "label": "predicted: the sign changes"}
+    for look in (measured, predicted):
+        figure.axes[0].add_line(Line2D([], [], **look))
+    legend_below(figure)
     return figure
 
 
@@ -180,33 +171,32 @@ def _outline(axis, values: np.ndarray, **look) -> None:
 def _collapse(records: dict[str, pl.DataFrame]) -> Figure:
     """Regret against fitted pairs over effective dimension, and the ratio of regrets against that of dimensions."""
     fits, ratios = phase_diagram_records.collapse(records), phase_diagram_records.ratios(records)
-    with style(2.9):
-        figure, (left, right) = plt.subplots(1, 2)
-        x, y = "log_pairs_a_dimension", "log_regret"
-        for (arm, policy), (label, colour, marker) in FAMILIES.items():
-            means = _means(fits.filter(arm=arm, policy=policy), phase_diagram_records.ARM, x, y)
-            left.scatter(*means, s=7, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
-        _curve(left, fits, x, y, increasing=False)
-        span = np.exp([fits[x].to_numpy().min(initial=0), fits[x].to_numpy().max(initial=0)])
-        left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory, $d_\mathrm{eff}/(2n)$")
-        off = phase_diagram_records.off_the_curve(records)
-        if len(off):
-            where = TRAINED * off["pairs"] / off["effective_dimension"]
-            left.scatter(
-                where, off["regret"], s=30, facecolor="none", edgecolor="black", linewidth=0.6, label="off the curve"
-            )
-        left.set_xlabel(r"fitted pairs over effective dimension, $n\,/\,d_\mathrm{eff}$")
-        left.set(ylabel="regret KL(π‖π*) [nats]", title=_explained(fits, y))
-        x, y = "log_dimensions", "log_ratio"
-        right.scatter(*_means(ratios, phase_diagram_records.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
-        _curve(right, ratios, x, y, increasing=True)
-        span = np.exp([ratios[x].to_numpy().min(initial=0), ratios[x].to_numpy().max(initial=0)])
-        right.plot(span, span, color="0.4", linestyle=":", label="theory, equal ratios")
-        right.set(xlabel=r"$d_\mathrm{eff}$ of DPO / of RLHF", ylabel="regret of DPO / of RLHF")
-        right.set_title(_explained(ratios, y))
-        for axis in (left, right):
-            axis.set(xscale="log", yscale="log")
-            axis.legend(fontsize=6, frameon=False, loc="lower left" if axis is left else "upper left")
+    figure, grid = panels(1, 2, 2.4, "none", "none")
+    left, right = grid[0]
+    for axis in (left, right):
+        axis.set(xscale="log", yscale="log")
+    x, y = "log_pairs_a_dimension", "log_regret"
+    for (arm, policy), (label, colour, marker) in FAMILIES.items():
+        means = _means(fits.filter(arm=arm, policy=policy), phase_diagram_records.ARM, x, y)
+        left.scatter(*means, s=7, color=colour, marker=marker, linewidth=0, alpha=0.6, label=label)
+    _curve(left, fits, x, y, increasing=False)
+    span = np.exp([fits[x].to_numpy().min(initial=0), fits[x].to_numpy().max(initial=0)])
+    left.plot(span, 1 / (2 * span), color="0.4", linestyle=":", label=r"theory: $d_\mathrm{eff}/(2n)$, equal ratios")
+    off = phase_diagram_records.off_the_curve(records)
+    if len(off):
+        where = TRAINED * off["pairs"] / off["effective_dimension"]
+        ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.6}
+        left.scatter(where, off["regret"], s=30, label="off the curve", **ring)
+    entitle(left, _explained(fits, y), fits)
+    name_axes(grid[:, :1], r"fitted pairs over $d_\mathrm{eff}$ [times]", "regret KL(π‖π*) [nats]")
+    x, y = "log_dimensions", "log_ratio"
+    right.scatter(*_means(ratios, phase_diagram_records.POINT, x, y), s=7, color="#009E73", linewidth=0, alpha=0.6)
+    _curve(right, ratios, x, y, increasing=True)
+    span = np.exp([ratios[x].to_numpy().min(initial=0), ratios[x].to_numpy().max(initial=0)])
+    right.plot(span, span, color="0.4", linestyle=":")
+    entitle(right, _explained(ratios, y), ratios)
+    name_axes(grid[:, 1:], r"$d_\mathrm{eff}$ of DPO / of RLHF [times]", "regret of DPO / of RLHF [times]")
+    legend_below(figure)
     return figure
 
 

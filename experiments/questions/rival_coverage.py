@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import polars as pl
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
@@ -22,7 +21,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, answered
 from experiments.kit.intervals import Estimate, change, estimate
 from experiments.kit.per_seed import by_seed
-from experiments.kit.plots import DPO, PALE, RLHF, curve_of, legend_below, name_below, style
+from experiments.kit.plots import DPO, PALE, RLHF, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -234,9 +233,9 @@ ARMS = {
     "RLHF table": ("two-stage RLHF, full-table verifier", PALE, "^"),
 }
 COLUMNS = {
-    "excess": "mass on the unseen\nbeyond that of π*",
-    "regret": "regret KL(π‖π*) [nats]",
-    "gold_reward": "gold reward",
+    "excess": "on the unseen, beyond π*\n[probability]",
+    "regret": "regret KL(π‖π*)\n[nats]",
+    "gold_reward": "gold reward\n[reward]",
 }
 
 
@@ -245,16 +244,15 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     fits = arms(records["fits"])
     sizes = sorted(fits["pairs"].unique())
     rows = [(penalty, pairs) for penalty in PENALTIES for pairs in (sizes[0], sizes[-1])[: len(sizes)]]
-    with style(1.45 * len(rows) + 0.6):
-        figure, grid = plt.subplots(len(rows), len(COLUMNS), squeeze=False, sharex=True)
-        for row, (penalty, pairs) in zip(grid, rows, strict=True):
-            here = fits.filter(penalties=penalty, pairs=pairs)
-            for axis, (name, label) in zip(row, COLUMNS.items(), strict=True):
-                _panel(axis, here, name)
-                axis.set_ylabel(label)
-            row[1].set_title(f"{pairs:,} pairs, penalty {penalty}")
-        name_below(grid, "share of responses withheld")
-        legend_below(figure)
+    figure, grid = panels(len(rows), len(COLUMNS), 1.5, sharey="none")
+    for row, (penalty, pairs) in zip(grid, rows, strict=True):
+        here = fits.filter(penalties=penalty, pairs=pairs)
+        for axis, name in zip(row, COLUMNS, strict=True):
+            _panel(axis, here, name)
+            entitle(axis, f"penalty {penalty}", here)
+    for number, label in enumerate(COLUMNS.values()):
+        name_axes(grid[:, number : number + 1], "withheld [share of responses]", label)
+    legend_below(figure)
     return {"rival_coverage": figure}
 
 

@@ -25,7 +25,6 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
@@ -34,7 +33,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question, equality
 from experiments.kit.intervals import Estimate, estimate, mean
 from experiments.kit.per_seed import PerSeed, by_seed, paired
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, legend_below, style
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.questions.rival_implicit_worlds import Program, judge_cycles, judge_tokens
 from gvgap_jax import TokenTree, preferences
@@ -302,36 +301,34 @@ def _arms(tokens: pl.DataFrame) -> Sequence[tuple[str, pl.Expr, str, dict]]:
 
 def _tokens(tokens: pl.DataFrame) -> Figure:
     shares = sorted(tokens["test_share"].unique())
-    with style(2.5):
-        figure, grid = plt.subplots(1, len(shares), squeeze=False, sharey=True)
-        for axis, share in zip(grid[0], shares, strict=True):
-            axis.set_xscale("log", base=2)
-            axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
-            for arm, which, label, look in _arms(tokens):
-                here = tokens.filter(which, arm=arm, test_share=share)
-                curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
-            axis.set(title=f"{share:.3g} of responses are tested tokens", xlabel="labelled pairs n")
-        grid[0, 0].set_ylabel("accuracy on tested tokens")
-        legend_below(figure, 2)
+    figure, grid = panels(1, len(shares), 1.9)
+    for axis, share in zip(grid[0], shares, strict=True):
+        axis.set_xscale("log", base=2)
+        axis.axhline(0.5, color="0.6", linewidth=0.8, zorder=1)
+        for arm, which, label, look in _arms(tokens):
+            here = tokens.filter(which, arm=arm, test_share=share)
+            curve_of(axis, here, "pairs", "accuracy_tested", label, **look)
+        entitle(axis, f"{share:.3g} of responses are tested tokens", tokens.filter(test_share=share))
+    name_axes(grid, "labels n [pairs]", "accuracy on tested tokens [share]")
+    legend_below(figure)
     return figure
 
 
 def _cycles(cycles: pl.DataFrame) -> Figure:
     cycles = cycles.filter(pairs=cycles["pairs"].max())
     masses = sorted(cycles["reference_mass"].unique())
-    with style(2.6):
-        figure, grid = plt.subplots(1, len(masses), squeeze=False, sharey=True)
-        for axis, mass in zip(grid[0], masses, strict=True):
-            axis.set_xscale("log", base=2)
-            axis.set_yscale("log")
-            dpo, rlhf = (cycles.filter(reference_mass=mass, arm=arm) for arm in ("DPO", "RLHF"))
-            dashed, gold = {"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "x"}
-            curve_of(axis, dpo, "beta", "accuracy", "accuracy of DPO's reward", color=DPO, **dashed)
-            curve_of(axis, dpo, "beta", "mass", "written by DPO", color=DPO, marker="s")
-            curve_of(axis, rlhf, "beta", "mass", "written by RL, one-parameter verifier", color=RLHF)
-            curve_of(axis, rlhf, "beta", "mass_gold", "written by RL, gold reward", color=BLACK, **gold)
-            axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
-            axis.set(title=f"reference mass of cycles {mass:.3g}", xlabel="beta [reward per nat]")
-        grid[0, 0].set_ylabel(f"accuracy, probability\n{cycles['pairs'][0]:,} pairs")
-        legend_below(figure, 3)
+    figure, grid = panels(1, len(masses), 1.9)
+    for axis, mass in zip(grid[0], masses, strict=True):
+        axis.set_xscale("log", base=2)
+        axis.set_yscale("log")
+        dpo, rlhf = (cycles.filter(reference_mass=mass, arm=arm) for arm in ("DPO", "RLHF"))
+        dashed, gold = {"linestyle": "--", "marker": "s"}, {"linestyle": ":", "marker": "x"}
+        curve_of(axis, dpo, "beta", "accuracy", "accuracy of DPO's reward", color=DPO, **dashed)
+        curve_of(axis, dpo, "beta", "mass", "written by DPO", color=DPO, marker="s")
+        curve_of(axis, rlhf, "beta", "mass", "written by RL, one-parameter verifier", color=RLHF)
+        curve_of(axis, rlhf, "beta", "mass_gold", "written by RL, gold reward", color=BLACK, **gold)
+        axis.axhline(mass, color="0.6", linewidth=0.8, zorder=1, label="reference policy")
+        entitle(axis, f"reference mass of cycles {mass:.3g}", cycles.filter(reference_mass=mass))
+    name_axes(grid, "beta [reward per nat]", "accuracy, cycles written [probability]")
+    legend_below(figure)
     return figure

@@ -1,13 +1,24 @@
 """What the records of misspecified classes say, and their figures: gold reward over three arms, regret on trees."""
 
-import matplotlib.pyplot as plt
 import polars as pl
 from matplotlib.figure import Figure
 
 from experiments.kit.findings import REGRET, Finding, answered, equality
 from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, paired
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, curve_of, legend_below, name_below, style
+from experiments.kit.plots import (
+    BLACK,
+    DPO,
+    FOURTH,
+    PALE,
+    RLHF,
+    THIRD,
+    curve_of,
+    entitle,
+    legend_below,
+    name_axes,
+    panels,
+)
 
 POLICIES = {0: "one parameter", 1: "every policy"}  # over three arms, by the number ``free``
 REFERENCE_REWARD = 1.0  # mean reward of the three arms
@@ -116,10 +127,10 @@ CAPTIONS = {
     ),
 }
 CASES = {  # whether policies and reward models hold the gold reward
-    (False, True): "policies\ntoo small",
-    (True, False): "reward models\ntoo small",
-    (True, True): "both hold\nthe gold reward",
-    (False, False): "both\ntoo small",
+    (False, True): "policies too small",
+    (True, False): "reward models too small",
+    (True, True): "both hold the gold reward",
+    (False, False): "both too small",
 }
 COLOURS = (THIRD, FOURTH, PALE, BLACK)
 MARKERS = "osv^D"
@@ -137,20 +148,18 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
 
 def _arms(arms: pl.DataFrame) -> Figure:
     betas = sorted(arms["beta"].unique())
-    panels = [(free, skew) for free in POLICIES for skew in sorted(arms["skew"].unique())]
-    with style(1.7 * len(betas) + 0.6):
-        figure, grid = plt.subplots(len(betas), len(panels), squeeze=False, sharex=True, sharey=True)
-        for row, beta in zip(grid, betas, strict=True):
-            for axis, (free, skew) in zip(row, panels, strict=True):
-                here = arms.filter(pl.col("skew") == skew, pl.col("beta") == beta, free=free)
-                axis.set_xscale("log", base=2)
-                curve_of(axis, here, "pairs", "gold_reward_dpo", "offline DPO", color=DPO, marker="s")
-                curve_of(axis, here, "pairs", "gold_reward_rlhf", "two-stage RLHF", color=RLHF, linestyle="--")
-                axis.axhline(REFERENCE_REWARD, color="0.45", linestyle=":", label="reference policy")
-                axis.set_title(f"{POLICIES[free]}\ncompared (1, 1, {skew:g}) times")
-            row[0].set_ylabel("gold reward" + (f", β = {beta:g}" if len(betas) > 1 else ""))
-        name_below(grid, "labelled pairs n")
-        legend_below(figure)
+    shown = [(free, skew) for free in POLICIES for skew in sorted(arms["skew"].unique())]
+    figure, grid = panels(len(betas), len(shown))
+    for row, beta in zip(grid, betas, strict=True):
+        for axis, (free, skew) in zip(row, shown, strict=True):
+            here = arms.filter(pl.col("skew") == skew, pl.col("beta") == beta, free=free)
+            axis.set_xscale("log", base=2)
+            curve_of(axis, here, "pairs", "gold_reward_dpo", "offline DPO", color=DPO, marker="s")
+            curve_of(axis, here, "pairs", "gold_reward_rlhf", "two-stage RLHF", color=RLHF, linestyle="--")
+            axis.axhline(REFERENCE_REWARD, color="0.45", linestyle=":", label="reference policy")
+            entitle(axis, f"{POLICIES[free]}, compared (1, 1, {skew:g}) times", here)
+    name_axes(grid, "labels n [pairs]", [f"gold reward, β = {beta:g} [reward]" for beta in betas])
+    legend_below(figure)
     return figure
 
 
@@ -160,28 +169,29 @@ def _orders(fits: pl.DataFrame, limits: pl.DataFrame) -> Figure:
     tasks = fits.select(task).unique().sort(task).to_dicts()
     present = set(fits.select("holds_policy", "holds_reward").iter_rows())
     cases = [case for case in CASES if case in present]
-    with style(2.4 * len(tasks) + 0.4):
-        figure, grid = plt.subplots(len(tasks), len(cases), squeeze=False, sharex=True, sharey="row")
-        for row, point in zip(grid, tasks, strict=True):
-            for axis, case in zip(row, cases, strict=True):
-                which = point | dict(zip(("holds_policy", "holds_reward"), case, strict=True))
-                _panel(axis, fits.filter(**which), limits.filter(**which))
-                axis.set_title(CASES[case])
-            about = f"H = {point['horizon']}, gold order {point['gold_order']}"
-            row[0].set_ylabel(f"regret of DPO - RLHF [nats]\n{about}, β = {point['beta']:g}")
-        name_below(grid, "labelled pairs n")
+    orders = sorted(fits.select("policy_order", "verifier_order").unique().iter_rows())
+    figure, grid = panels(len(tasks), len(cases), 2.0, sharey="row")
+    for row, point in zip(grid, tasks, strict=True):
+        for axis, case in zip(row, cases, strict=True):
+            which = point | dict(zip(("holds_policy", "holds_reward"), case, strict=True))
+            _panel(axis, fits.filter(**which), limits.filter(**which), orders)
+            entitle(axis, CASES[case], fits.filter(**which))
+    about = [f"H = {each['horizon']}, gold order {each['gold_order']}, β = {each['beta']:g}" for each in tasks]
+    name_axes(grid, "labels n [pairs]", [f"{each}\nregret of DPO - RLHF [nats]" for each in about])
+    legend_below(figure)
     return figure
 
 
-def _panel(axis, fits: pl.DataFrame, limits: pl.DataFrame) -> None:
+def _panel(axis, fits: pl.DataFrame, limits: pl.DataFrame, orders: list[tuple[int, int]]) -> None:
+    """The curves of a case; ``orders`` of policies and reward models that any case has, so that looks are the same."""
     axis.set_xscale("log", base=2)
     axis.axhline(0, color="0.45", linewidth=0.6)
-    orders = sorted(fits.select("policy_order", "verifier_order").unique().iter_rows())
     for index, (policy, verifier) in enumerate(orders):
         point = {"policy_order": policy, "verifier_order": verifier}
+        if not len(fits.filter(**point)):
+            continue
         look = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
-        curve_of(axis, fits.filter(**point), "pairs", "gap", f"{policy}, {verifier}", **look)
+        label = f"policies of order {policy}, reward models of {verifier}"
+        curve_of(axis, fits.filter(**point), "pairs", "gap", label, **look)
         limit = estimate(limits.filter(**point), pl.col("gap").mean()).at().estimate
         axis.axhline(limit, color=look["color"], linestyle="--", linewidth=0.8)
-    if orders:
-        axis.legend(title="orders: policy, reward", fontsize=5, title_fontsize=5, ncols=1 + len(orders) // 4)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
@@ -22,7 +21,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_REWARD, Finding, Question
 from experiments.kit.intervals import largest, mean
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, together
-from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, legend_below, means, name_below, style
+from experiments.kit.plots import BLACK, DPO, PALE, RLHF, curve, entitle, legend_below, means, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import problem_of, task_of
 from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
@@ -291,17 +290,15 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
 
 def _panels(records: dict[str, pl.DataFrame]) -> Figure:
     sizes = sorted(records["frontiers"]["pairs"].unique())
-    with style(4.6):
-        figure, grid = plt.subplots(2, len(sizes), squeeze=False, sharex=True, sharey=True)
-        for row, method in zip(grid, STRENGTHS, strict=True):
-            for axis, pairs in zip(row, sizes, strict=True):
-                here = {table: rows.filter(pairs=pairs) for table, rows in records.items() if table != "gold"}
-                _panel(axis, method, here, records["gold"])
-                axis.set_title(f"{method}, {pairs:,} pairs")
-            row[0].set_ylabel("reward beyond the reference's")
-        name_below(grid, "d = √KL(π‖reference) [√nats]")
-        grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(means(points(records["gold"], "RL", "gold").values)))
-        legend_below(figure)
+    figure, grid = panels(2, len(sizes), 2.0)
+    for row, method in zip(grid, STRENGTHS, strict=True):
+        for axis, pairs in zip(row, sizes, strict=True):
+            here = {table: rows.filter(pairs=pairs) for table, rows in records.items() if table != "gold"}
+            _panel(axis, method, here, records["gold"])
+            entitle(axis, method, here["frontiers"])
+    name_axes(grid, "d = √KL(π‖reference) [√nats]", "beyond the reference's [reward]")
+    grid[0, 0].set_ylim(-0.3, 1.25 * np.nanmax(means(points(records["gold"], "RL", "gold").values)))
+    legend_below(figure)
     return figure
 
 

@@ -21,17 +21,16 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
+from experiments.kit import plots
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
 from experiments.kit.intervals import Estimate, estimate, geometric, mean
 from experiments.kit.per_seed import by_seed, curves_by_seed, paired, side_by_side
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, curve_of, legend_below, name_below, slices, style
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import HELD_OUT_EVERY, TRAINED
 from gvgap_jax import TokenTree, algorithms, complexity, divergence, losses, policies, preferences, verifiers
@@ -310,11 +309,11 @@ CAPTIONS = {
 }
 
 _LOOK = {
-    ONE: {"color": DPO, "marker": "s"},
-    REVERSE: {"color": RLHF},
-    DISTILLED: {"color": BLACK, "marker": "x", "linestyle": "none"},
-    FIXED: {"color": FOURTH, "marker": "^"},
-    GROWING: {"color": PALE, "marker": "v", "linestyle": "--"},
+    ONE: {"color": plots.DPO, "marker": "s"},
+    REVERSE: {"color": plots.RLHF},
+    DISTILLED: {"color": plots.BLACK, "marker": "x", "linestyle": "none"},
+    FIXED: {"color": plots.FOURTH, "marker": "^"},
+    GROWING: {"color": plots.PALE, "marker": "v", "linestyle": "--"},
 }
 _WAYS = {"reverse_kl": "KL(π‖π*) [nats]", "forward_kl": "KL(π*‖π) [nats]"}
 _TITLES = {TABLE: "rewards: full table", FEATURES: "rewards: few features"}
@@ -322,21 +321,19 @@ _TITLES = {TABLE: "rewards: full table", FEATURES: "rewards: few features"}
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Curves of the five arms with 95 % intervals over seeds; a figure for each size of the fixed sample."""
-    of_size = slices(records["fits"], ["fixed"])
+    of_size = plots.slices(records["fits"], ["fixed"])
     return {f"rival_plateau{name}": _panels(fits, records["dimensions"]) for name, fits in of_size}
 
 
 def _panels(fits: pl.DataFrame, dimensions: pl.DataFrame) -> Figure:
     """One row a direction of the KL, one column a class."""
-    with style(4.4):
-        figure, grid = plt.subplots(len(_WAYS), len(_TITLES), squeeze=False, sharex=True, sharey=True)
-        for axes, (way, label) in zip(grid, _WAYS.items(), strict=True):
-            for axis, (rewards, title) in zip(axes, _TITLES.items(), strict=True):
-                _panel(axis, fits.filter(rewards=rewards), dimensions.filter(rewards=rewards), way)
-                axis.set_title(title if way == "reverse_kl" else "")
-            axes[0].set_ylabel(label)
-        name_below(grid, "labelled pairs n")
-        legend_below(figure)
+    figure, grid = plots.panels(len(_WAYS), len(_TITLES), 1.9)
+    for axes, way in zip(grid, _WAYS, strict=True):
+        for axis, (rewards, title) in zip(axes, _TITLES.items(), strict=True):
+            _panel(axis, fits.filter(rewards=rewards), dimensions.filter(rewards=rewards), way)
+            plots.entitle(axis, title, fits.filter(rewards=rewards))
+    plots.name_axes(grid, "labels n [pairs]", list(_WAYS.values()))
+    plots.legend_below(figure)
     return figure
 
 
@@ -345,6 +342,6 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame, way: str) -> None
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, look in _LOOK.items():
-        curve_of(axis, fits.filter(arm=arm), "pairs", way, arm, **look)
+        plots.curve_of(axis, fits.filter(arm=arm), "pairs", way, arm, **look)
     predicted = estimate(dimensions, pl.col("effective_dimension").mean()).at().estimate / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, label=r"$d_\mathrm{eff}/(2n)$", zorder=1)

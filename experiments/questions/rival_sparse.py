@@ -18,7 +18,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from jaxtyping import Array, Float
@@ -28,7 +27,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, REGRET, Finding, Question, equality
 from experiments.kit.intervals import Estimate, change, estimate, geometric
 from experiments.kit.per_seed import PerSeed, by_seed, paired, side_by_side
-from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, legend_below, name_below, style
+from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
@@ -290,18 +289,16 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     fits, dimensions = records["fits"], records["dimensions"]
     rows = [fits.filter(horizon=horizon) for horizon in sorted(fits["horizon"].unique())]
     columns = max(len(row["terms"].unique()) for row in rows)
-    with style(1.9 * len(rows) + 0.9):
-        figure, grid = plt.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
-        for axes, row in zip(grid, rows, strict=True):
-            terms = sorted(row["terms"].unique())
-            for axis in axes[len(terms) :]:
-                axis.set_axis_off()
-            for axis, count in zip(axes, terms, strict=False):
-                _panel(axis, row.filter(terms=count), dimensions.filter(horizon=row["horizon"][0], terms=count))
-                axis.set_title(f"{count} of {row['interactions'][0]} terms")
-            axes[0].set_ylabel("regret KL(π‖π*) [nats]")
-        name_below(grid, "labelled pairs n")
-        legend_below(figure)
+    figure, grid = panels(len(rows), columns, 1.9)
+    for axes, row in zip(grid, rows, strict=True):
+        terms = sorted(row["terms"].unique())
+        for axis in axes[len(terms) :]:
+            axis.remove()
+        for axis, count in zip(axes, terms, strict=False):
+            _panel(axis, row.filter(terms=count), dimensions.filter(horizon=row["horizon"][0], terms=count))
+            entitle(axis, f"{count} of {row['interactions'][0]} terms", row.filter(terms=count))
+    name_axes(grid, "labels n [pairs]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return {"rival_sparse": figure}
 
 

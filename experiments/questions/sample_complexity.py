@@ -20,7 +20,7 @@ from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, Finding, Question, equality
 from experiments.kit.intervals import Estimate, estimate, geometric
 from experiments.kit.per_seed import PerSeed, by_seed, curves_by_seed, paired, together
-from experiments.kit.plots import BLACK, DPO, curve_of, legend_below, name_below, style
+from experiments.kit.plots import BLACK, DPO, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, preferences, verifiers
@@ -260,17 +260,15 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     fits, dimensions = records["fits"], records["dimensions"]
     horizons = sorted(fits["horizon"].unique())
     columns = max(len(gold_orders(horizon)) for horizon in horizons)
-    with style(1.9 * len(horizons) + 0.9):
-        figure, grid = plt.subplots(len(horizons), columns, squeeze=False, sharex=True, sharey="row")
-        for row, horizon in zip(grid, horizons, strict=True):
-            for axis in row[len(gold_orders(horizon)) :]:
-                axis.set_axis_off()
-            for axis, (gold, name) in zip(row, gold_orders(horizon).items(), strict=False):
-                _panel(axis, fits, dimensions, horizon, gold)
-                axis.set_title(f"H = {horizon}: {name} gold, order {gold}")
-            row[0].set_ylabel("regret KL(π‖π*) [nats]")
-        name_below(grid, "labelled pairs n")
-        legend_below(figure)
+    figure, grid = panels(len(horizons), columns, 1.9, sharey="row")
+    for row, horizon in zip(grid, horizons, strict=True):
+        for axis in row[len(gold_orders(horizon)) :]:
+            axis.remove()
+        for axis, (gold, name) in zip(row, gold_orders(horizon).items(), strict=False):
+            _panel(axis, fits, dimensions, horizon, gold)
+            entitle(axis, f"H = {horizon}: {name} gold, order {gold}", fits.filter(horizon=horizon, gold_order=gold))
+    name_axes(grid, "labels n [pairs]", "regret KL(π‖π*) [nats]")
+    legend_below(figure)
     return {"sample_complexity": figure}
 
 

@@ -20,7 +20,6 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -30,7 +29,7 @@ from experiments.kit.fields import COIN, check
 from experiments.kit.findings import EQUAL_SHARE, Finding, Question, answered
 from experiments.kit.intervals import change, estimate
 from experiments.kit.per_seed import by_seed, curves_by_seed
-from experiments.kit.plots import curve, legend_below, style
+from experiments.kit.plots import curve, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import OF, of_arm
 from experiments.questions.token_tasks_arms import (
@@ -277,7 +276,6 @@ LOOKS = {
     SIMPLE: {"color": plots.RLHF, "marker": "o"},
     GOLD: {"color": plots.BLACK, "marker": "x"},
 }
-COLUMNS = 4
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
@@ -286,18 +284,13 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     families = [family for family in FAMILIES if family in table["family"]]
     if not families:
         return {}
-    rows, columns = -(-len(families) // COLUMNS), min(len(families), COLUMNS)
-    with style(2.1 * rows + 0.6):
-        figure, grid = plt.subplots(rows, columns, squeeze=False, sharey=True)
-        for axis in grid.flat[len(families) :]:
-            axis.set_axis_off()
-        for axis, family in zip(grid.flat, families, strict=False):
-            _panel(axis, table.filter(family=family))
-            kind = "checking is easy" if FAMILIES[family].easy else "no simple verifier"
-            axis.set_title(f"{family.replace('_', ' ')}\n({kind})")
-        for axis in grid[:, 0]:
-            axis.set_ylabel("share of the possible gain of J")
-        legend_below(figure, columns=4)
+    figure, grid = panels(1, len(families), 1.9, sharex="none")
+    for axis, family in zip(grid[0], families, strict=True):
+        _panel(axis, table.filter(family=family))
+        kind = "checking is easy" if FAMILIES[family].easy else "no simple verifier"
+        entitle(axis, f"{family.replace('_', ' ')} ({kind})", table.filter(family=family))
+    name_axes(grid, "labels n [pairs]", "gain of J [share of the possible]")
+    legend_below(figure)
     return {"token_tasks": figure}
 
 
@@ -310,4 +303,3 @@ def _panel(axis, table: pl.DataFrame) -> None:
         curve(axis, places, shown.values, arm, **look)
         axis.set_xticks(range(len(pairs)), [f"{number:,}" for number in pairs])
     axis.set_xlim(-0.5, len(pairs) - 0.5)
-    axis.set_xlabel("labelled pairs n")

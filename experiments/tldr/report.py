@@ -3,7 +3,6 @@
 from itertools import combinations
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from experiments import tldr
 from experiments.kit.findings import SIMULTANEOUS, Finding, Question, decided, tally
 from experiments.kit.intervals import MANY, Estimate, mean
 from experiments.kit.per_seed import of_values
-from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, save, style
+from experiments.kit.plots import BLACK, DPO, RLHF, THIRD, name_axes, panels, save
 from experiments.kit.terminal import console
 from experiments.report.evidence import Evidence, Listing, Picture, png_of, words_of
 from experiments.report.page import page
@@ -150,17 +149,16 @@ def figure(tables: Records) -> Figure:
     """Win rates of every arm, a panel a judge."""
     table = summary(tables)
     names = table["judge"].unique(maintain_order=True).to_list()
-    with style(height=1.6):
-        drawn, panels = plt.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)
-        for panel, judge in zip(panels[0], names, strict=True):
-            rows = table.filter(judge=judge)
-            for place, row in enumerate(rows.reverse().iter_rows(named=True)):
-                bar = [[row["win_rate"] - row["low"]], [row["high"] - row["win_rate"]]]
-                panel.errorbar(row["win_rate"], place, xerr=bar, fmt="o", markersize=3, color=_colour(row["arm"]))
-            panel.axvline(50, linestyle="--", linewidth=0.8, color="grey")
-            panel.set_yticks(range(len(rows)), [_words(arm) for arm in rows["arm"].reverse()])
-            panel.set_title(_words(judge))
-            panel.set_xlabel("win rate against humans, %")
+    drawn, grid = panels(1, len(names), 1.6)
+    for panel, judge in zip(grid[0], names, strict=True):
+        rows = table.filter(judge=judge)
+        for place, row in enumerate(rows.reverse().iter_rows(named=True)):
+            bar = [[row["win_rate"] - row["low"]], [row["high"] - row["win_rate"]]]
+            panel.errorbar(row["win_rate"], place, xerr=bar, fmt="o", markersize=3, color=_colour(row["arm"]))
+        panel.axvline(50, linestyle="--", linewidth=0.8, color="grey")
+        panel.set_yticks(range(len(rows)), [_words(arm) for arm in rows["arm"].reverse()])
+        panel.set_title(_words(judge))
+    name_axes(grid, "against humans [win rate, %]", "responses of [method]")
     return drawn
 
 

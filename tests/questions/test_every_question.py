@@ -7,14 +7,16 @@ import pickle
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import polars as pl
 import polars.selectors as cs
 import pytest
+from matplotlib.figure import Figure
 
 from experiments.cli import main as command
 from experiments.cli.figures import draw
 from experiments.cli.listing import list_everything
-from experiments.kit import backends, fields, intervals
+from experiments.kit import backends, fields, intervals, plots, points
 from experiments.kit.findings import decided
 from experiments.kit.presets import PRESET_NAMES
 from experiments.kit.terminal import console
@@ -23,6 +25,8 @@ from gvgap_jax import policies, verifiers
 from gvgap_jax.sweep import Grid, load, make_plan
 from gvgap_jax.sweep.cells import batches
 from tests.helpers import in_less_than_single_precision, products
+from tests.kit.boxes import overlaps, without_unit
+from tests.questions import made_up as results
 from tests.questions.conftest import products_of
 
 ON_TRANSFORMERS = [name for name, module in questions().items() if backends.has_transformer(module)]
@@ -108,6 +112,28 @@ def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_p
     figures = [path for path in paths if path.suffix != ".csv"]
     assert all(path.stat().st_size > 5000 for path in figures)
     assert all(path.name.startswith(tuple(questions()[name].CAPTIONS)) for path in figures)
+
+
+@every_question
+@pytest.mark.parametrize("width", plots.WIDTHS)
+def test_letters_in_figures_do_not_overlap_and_axes_have_units(records, name, width):
+    module = questions()[name]
+    of_standard = results.records(module, dataclasses.replace(module.PRESETS["standard"], seeds=3))
+    for frames in (tables_of(records(name)), of_standard):
+        faultless(module, frames, width)
+
+
+def faultless(module, frames, width):
+    """Every panel of every figure at a width: letters apart, units on all axes, pairs and seeds said."""
+    with plots.at_width(width):
+        for title, figure in points.figures(module, frames):
+            if isinstance(figure, Figure):
+                assert not overlaps(figure), title
+                assert not without_unit(figure), title
+                panels = [axis for axis in figure.axes if axis.get_subplotspec() is not None]
+                words = [" ".join((axis.get_title(), figure.get_suptitle())) for axis in panels]
+                assert all(" seeds" in text for text in words), title
+                plt.close(figure)
 
 
 def made_up(run):
