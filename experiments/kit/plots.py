@@ -1,7 +1,7 @@
 """One look for all figures: the width of a paper's column or page, readable type, colours safe for the colour-blind."""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -155,7 +155,7 @@ def curve_of(axis, rows: pl.DataFrame, x: str, column: str, label: str, **look) 
     curve(axis, at, curves.values, label, **look)
 
 
-def bars(axis, groups: Sequence[str], arms: dict[str, tuple[str | list[str], list[Interval]]]) -> None:
+def bars(axis, groups: Sequence[str], arms: Mapping[str, tuple[str | list[str], list[Interval]]]) -> None:
     """Bars with 95 % intervals and their numbers: for each group one an arm, of a colour or of one a group."""
     wide, crowded = 0.8 / len(arms), len(groups) * len(arms) > 4 * room(axis)
     for place, (label, (colour, intervals)) in enumerate(arms.items()):

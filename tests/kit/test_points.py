@@ -124,7 +124,7 @@ def test_settings_that_differ_between_seeds_are_refused():
 
 def test_every_point_has_a_figure_that_names_it():
     def draw(records):
-        figure = plt.figure(figsize=(1, 1))
+        figure = plt.figure(figsize=(2, 1))
         figure.suptitle("regret")
         return {"fits": figure, "numbers": records["fits"].select(pl.col("value").mean())}
 
