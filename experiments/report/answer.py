@@ -12,7 +12,7 @@ from experiments.kit.backends import BackendName, named
 from experiments.kit.findings import Finding
 from experiments.questions import questions
 from experiments.report.evidence import Evidence, Picture, png_of
-from experiments.report.words import between, described, number, shown_command
+from experiments.report.words import between, described, number
 
 
 class Headline(NamedTuple):
@@ -148,17 +148,18 @@ def sentence(headline: Headline, evidence: Evidence) -> Markup:
     """What the evidence says, with its number; or the command that would make it say something."""
     finding = finding_of(headline, evidence)
     if finding is None:
-        return Markup("{} is not measured yet: {}").format(headline.what, shown_command(evidence))
+        why = f"is not in the records of preset {evidence.preset}" if evidence.readable else "is not measured yet"
+        command = evidence.command.partition(" --preset")[0] if evidence.readable else evidence.command
+        return Markup("{} {}: <code>{}</code>").format(headline.what, why, command)
     outcome, _, why = finding.verdict.partition(" within")[0].partition(": ")
     outcome = outcome if outcome == "undecided" or not why else f"{outcome}: {why}"
-    value = Markup("<b>{}</b> ({})").format(
-        f"{number(finding.interval.estimate)} {finding.unit}".strip(), between(finding)
-    )
+    estimate = f"{number(finding.interval.estimate)} {finding.unit}".strip()
+    value = Markup("<b>{}</b> ({})").format(estimate, between(finding))
     said = Markup(headline.says[outcome]).format(value=value)
     failing = sum(not each.passes for each in evidence.controls)
     doubts = [why] if outcome == "undecided" and why else []
-    doubts += [f"{failing} of this experiment's {len(evidence.controls)} controls did not pass"] if failing else []
-    return said + Markup(" ({})").format("; ".join(doubts)) if doubts else said
+    doubts += [f"{failing} of the {len(evidence.controls)} controls did not pass"] if failing else []
+    return Markup("{} ({}).").format(Markup(said.removesuffix(".")), "; ".join(doubts)) if doubts else said
 
 
 def picture(evidence: Evidence) -> Picture | None:

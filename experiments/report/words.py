@@ -67,11 +67,6 @@ def described(evidence: Evidence, picture: Picture) -> str:
     return f"Figure. What it shows: {finding.claim}: {found} ({between(finding)}), {finding.verdict}."
 
 
-def shown_command(evidence: Evidence) -> Markup:
-    """The command that makes what is missing."""
-    return Markup("<code>{}</code>").format(evidence.command)
-
-
 class Bar(NamedTuple):
     """Places in percent of a small picture's width: an interval, its estimate, the bound or a margin's ends, theory."""
 

@@ -57,13 +57,17 @@ def watched(chromium) -> Iterator[Callable]:
 
 
 def sticks_out(page) -> list[str]:
-    """What makes a page scroll sideways: each element that ends right of the window and does not scroll itself."""
+    """What makes a page scroll sideways: each element whose content ends right of the window and does not scroll."""
     return page.evaluate(
-        """() => document.documentElement.scrollWidth <= window.innerWidth ? [] :
-          [...document.body.querySelectorAll("*")]
-            .filter(each => each.getBoundingClientRect().right > window.innerWidth + 1)
-            .filter(each => { for (let up = each.parentElement; up; up = up.parentElement)
-              if (["auto", "scroll", "hidden", "clip"].includes(getComputedStyle(up).overflowX)) return false;
-              return true; })
-            .map(each => each.outerHTML.slice(0, 120))"""
+        """() => {
+          const most = document.documentElement.clientWidth;
+          const right = (each) => { const of = document.createRange(); of.selectNodeContents(each);
+            return Math.max(of.getBoundingClientRect().right, each.getBoundingClientRect().right); };
+          const boxed = (each) => { for (let up = each; up; up = up.parentElement)
+            if (["auto", "scroll", "hidden", "clip"].includes(getComputedStyle(up).overflowX)) return true;
+            return false; };
+          if (document.documentElement.scrollWidth <= most) return [];
+          return [...document.body.querySelectorAll("*")].filter((each) => right(each) > most + 1 && !boxed(each))
+            .map((each) => each.outerHTML.slice(0, 120));
+        }"""
     )
