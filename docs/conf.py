@@ -8,6 +8,8 @@ import re
 import sys
 import typing
 
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.domains.python import PyObject
 
@@ -28,7 +30,8 @@ html_show_copyright = False
 exclude_patterns = ["_build", "jupyter_execute"]
 templates_path = ["_templates"]
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
+html_math_renderer = "mathml"
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
@@ -106,8 +109,15 @@ def is_type_variable(app, domain, node):
     return True if isinstance(getattr(sys.modules.get(module), name, None), typing.TypeVar) else None
 
 
+def as_mathml(translator, node):
+    """A formula as MathML, which browsers draw themselves: no script is loaded, and none from a network."""
+    translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
 def setup(app):
-    """What is called while docstrings are read."""
+    """What is called while docstrings are read and pages are written."""
+    app.add_html_math_renderer("mathml", (as_mathml, None), (as_mathml, None))
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("autodoc-process-docstring", link_names)

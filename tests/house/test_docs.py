@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import pkgutil
 import re
 from pathlib import Path
@@ -13,13 +14,28 @@ import theory
 from tests.house.test_readme import ROOT, missing
 
 DOCS = ROOT / "docs"
-PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "_build" not in page.parts]
-TEXTS = {page.relative_to(DOCS).with_suffix("").as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+MADE = {"_build", "jupyter_execute", "modules"}
+PAGES = [page for page in sorted([*DOCS.rglob("*.md"), *DOCS.rglob("*.ipynb")]) if MADE.isdisjoint(page.parts)]
+NOTEBOOKS = [page for page in PAGES if page.suffix == ".ipynb"]
 BESIDE = {path.name: path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("*.md"))}  # README and its like
+FORMULA = re.compile(r"\$\$(.+?)\$\$|\$([^$\n]+(?:\n[^$\n]+)?)\$", re.DOTALL)
 CELL = re.compile(r"```(?:\{code-cell\}|python).*?\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\((?!https?:)([^)\s]+)\)")
 ROLE = re.compile(r"\{(?:func|class|meth|mod|data|attr)\}`~?([\w.]+)`")
+NO_DOCUMENT = re.compile(r"```.*?```", re.DOTALL)
 NOT_PYTHON = re.compile(r"^(%|:\w+:).*$", re.MULTILINE)
+
+
+def text_of(page):
+    """A page as Markdown; the code of a notebook as cells."""
+    if page.suffix == ".md":
+        return page.read_text(encoding="utf-8")
+    cells = json.loads(page.read_text(encoding="utf-8"))["cells"]
+    fences = {"markdown": "{}", "code": "```{{code-cell}} python3\n{}\n```"}
+    return "\n\n".join(fences[cell["cell_type"]].format("".join(cell["source"])) for cell in cells)
+
+
+TEXTS = {page.relative_to(DOCS).with_suffix("").as_posix(): text_of(page) for page in PAGES}
 
 
 def toctrees(page, text):
@@ -97,6 +113,21 @@ def test_tables_made_from_records_name_no_folder_of_the_machine_that_made_them(p
 def test_what_the_cells_of_a_page_use_is_there(page):
     source = NOT_PYTHON.sub("", "\n".join(CELL.findall(TEXTS[page])))
     assert not missing(source)
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.name)
+def test_notebooks_store_no_outputs_and_are_formed_as_others_read_them(page):
+    notebook = json.loads(page.read_text(encoding="utf-8"))
+    pytest.importorskip("nbformat").validate(notebook)
+    assert not any(cell.get("outputs") or cell.get("execution_count") for cell in notebook["cells"])
+
+
+@pytest.mark.parametrize("page", [page for page, text in TEXTS.items() if "$" in NO_DOCUMENT.sub("", text)])
+def test_formulas_need_no_script_to_be_drawn(page):
+    written = pytest.importorskip("docutils.utils.math.latex2mathml").tex2mathml
+    formulas = ["".join(found) for found in FORMULA.findall(NO_DOCUMENT.sub("", TEXTS[page]))]
+    assert all(written(formula).startswith("<math") for formula in formulas)
+    assert "mathjax" not in (DOCS / "conf.py").read_text()
 
 
 def test_the_reference_names_every_module_once():
