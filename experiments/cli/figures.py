@@ -7,10 +7,13 @@ from experiments.cli.arguments import known_experiment
 from experiments.kit import points
 from experiments.kit.backends import BackendName, named, on_backend
 from experiments.kit.plots import Format, Width, at_width, save
-from experiments.kit.presets import PRESET_NAMES, default_folder
+from experiments.kit.presets import default_folder
 from experiments.kit.terminal import console
 from experiments.questions import questions
+from experiments.report.evidence import chosen
 from gvgap_jax.runtime.files import explained
+from gvgap_jax.sweep import folder_at
+from gvgap_jax.sweep.look import MANIFEST
 
 
 def figures(
@@ -26,7 +29,7 @@ def figures(
     Args:
       name: an experiment, or ``all`` for every experiment that has records.
       backend: whose records they are.
-      records: folder of the records; the default folder with the most thorough preset if left out.
+      records: folder of the records; if left out, the most thorough ones that are complete, in results or shipped.
       out: folder of the figures.
       format: of the files, one or several.
       width: of a paper in two columns that the figures fill: one column (3.25 inches) or the page (6.75 inches).
@@ -34,7 +37,7 @@ def figures(
     names = list(on_backend(questions(), backend)) if name == "all" else [known_experiment(name, backend)]
     drawn = []
     for each in names:
-        folder = records or _latest_folder(each, backend)
+        folder = records or _folder_of(each, backend)
         if folder is None and name == "all":
             option = "" if backend == "tree" else f" --backend {backend}"
             console.print(f"{each}: no records yet; make them with: python -m experiments run {each}{option}")
@@ -63,6 +66,6 @@ def draw(
         return [path for title, figure in drawn for path in save(figure, out, named(title, backend), formats)]
 
 
-def _latest_folder(name: str, backend: BackendName) -> str | None:
-    folders = [default_folder(name, preset, backend=backend) for preset in reversed(PRESET_NAMES)]
-    return next((folder for folder in folders if Path(folder).exists()), None)
+def _folder_of(name: str, backend: BackendName) -> str | None:
+    folder = chosen(name, on_backend(questions(), backend)[name], backend=backend).folder
+    return folder if (folder_at(folder) / MANIFEST).exists() else None

@@ -7,6 +7,7 @@ from rich.markup import escape
 
 from experiments.cli.arguments import parsed
 from experiments.cli.bench import bench
+from experiments.cli.compare import compare
 from experiments.cli.doctor import doctor
 from experiments.cli.figures import figures
 from experiments.cli.folders import compact, status
@@ -17,6 +18,7 @@ from experiments.cli.quickstart import quickstart
 from experiments.cli.rehearse import rehearse
 from experiments.cli.report import report
 from experiments.cli.run import run
+from experiments.cli.ship import ship, verify
 from experiments.kit.terminal import PROGRAM, console, names, printable
 from gvgap_jax.runtime.messages import unknown
 
@@ -28,7 +30,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "figures": figures,
     "report": report,
     "predict": answer,
+    "compare": compare,
     "compact": compact,
+    "ship": ship,
+    "verify": verify,
     "inspect": inspect,
     "doctor": doctor,
     "quickstart": quickstart,

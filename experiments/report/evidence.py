@@ -15,6 +15,7 @@ from experiments.kit import points
 from experiments.kit.backends import BackendName, named
 from experiments.kit.findings import DECIDED_NONE, Finding, Question, doubtful
 from experiments.kit.presets import PRESET_NAMES, RESULTS, default_folder
+from experiments.kit.shipped import shipped
 from gvgap_jax.runtime.files import Folder
 from gvgap_jax.runtime.provenance import environment
 from gvgap_jax.sweep import folder_at, plan_in
@@ -98,27 +99,49 @@ def gather(
 ) -> Evidence:
     """The evidence of one experiment under the folder ``root``: that of ``preset``; ``module`` is it on that backend.
 
-    Without a preset, that of the most thorough one whose records are complete and not stale.
+    As ``chosen`` chooses it.
     """
-    presets = [each for each in PRESET_NAMES if preset in (None, each) and each in module.PRESETS]
-    folders = {each: default_folder(name, each, root, backend) for each in presets}
-    plans = {each: (named(name, backend), module, module.PRESETS[each]) for each in presets}
-    troubles = {each: trouble(folder_at(folders[each]), plans[each]) for each in presets}
-    there = [each for each in presets if _exists(folder_at(folders[each]))] or [preset or "quick"]
-    chosen = next((each for each in reversed(there) if not troubles[each]), there[-1])
-    notes = [
-        f"Records of the preset {each} are there too, but: {' '.join(troubles[each])}"
-        for each in there
-        if PRESET_NAMES.index(each) > PRESET_NAMES.index(chosen)
-    ]
+    chosen_preset, folder, problems, notes = chosen(name, module, root, preset, backend)
     question, setting = words_of(module)
-    folder, problems = folders[chosen], list(troubles[chosen])
     option = "" if backend == "tree" else f" --backend {backend}"
-    command = f"python -m experiments run {name}{option} --preset {chosen}"
-    command += f" --out {folder}" if root != RESULTS else ""
+    command = f"python -m experiments run {name}{option} --preset {chosen_preset}"
+    command += f" --out {default_folder(name, chosen_preset, root, backend)}" if root != RESULTS else ""
     words = question, setting, module.QUESTION, module.CAPTIONS
-    evidence = Evidence(name, backend, *words, chosen, folder, command, problems, notes, [], [], [], {})
+    evidence = Evidence(name, backend, *words, chosen_preset, folder, command, problems, notes, [], [], [], {})
     return evidence if problems else with_records(evidence, module)
+
+
+class Chosen(NamedTuple):
+    """Which records stand for an experiment; ``problems`` and ``notes`` as those of its ``Evidence``."""
+
+    preset: str
+    folder: str
+    problems: list[str]
+    notes: list[str]
+
+
+def chosen(name: str, module, root: str = RESULTS, preset: str | None = None, backend: BackendName = "tree") -> Chosen:
+    """The records of the most thorough preset that are complete and not stale; of one preset where it is given.
+
+    Those under ``root`` come before those that are shipped with the project.
+    """
+    found = []  # from the least to the most wanted
+    for each in [each for each in PRESET_NAMES if preset in (None, each) and each in module.PRESETS]:
+        local = folder_at(default_folder(name, each, root, backend))
+        for folder in (shipped(name, each, backend), local):
+            if folder is not None and _exists(folder):
+                plan = named(name, backend), module, module.PRESETS[each]
+                found.append((each, str(folder), trouble(folder, plan)))
+    if not found:
+        wanted = preset or "quick"
+        folder = default_folder(name, wanted, root, backend)
+        return Chosen(wanted, folder, trouble(folder_at(folder), ()), [])
+    number = next((number for number in reversed(range(len(found))) if not found[number][2]), len(found) - 1)
+    notes = [
+        f"Records of the preset {each} are there too, but: {' '.join(problems)}"
+        for each, _, problems in found[number + 1 :]
+    ]
+    return Chosen(*found[number], notes)
 
 
 def words_of(module) -> tuple[str, str]:

@@ -35,7 +35,7 @@ def test_commands_are_found_everywhere():
     assert len(commands()) > 50
     assert {command[0] for command in commands()} == {
         "list", "run", "status", "figures", "report", "predict", "compact", "inspect", "doctor", "quickstart",
-        "bench", "rehearse",
+        "bench", "rehearse", "compare", "ship", "verify",
     }  # fmt: skip
 
 
