@@ -35,15 +35,10 @@ def toy(**changes):
     parts = {name: getattr(toy_experiment, name) for name in ("MEANING", "Config", "cells", "run")}
     parts |= {
         "__doc__": "How large are ``powers``?\n\nNumbers are\nmultiplied.\n\nAll of it.",
-<<<<<<< HEAD
         "QUESTION": Question(
             "H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067.", place=20, axes=("power", "base")
         ),
-        "PRESETS": {"tiny": QUICK, "quick": QUICK, "paper": PAPER, "full": PAPER},
-=======
-        "QUESTION": Question("H2", "Powers are large.", "Said <b>so</b> in arXiv 2503.01067.", axes=("power", "base")),
         "PRESETS": {"tiny": QUICK, "quick": QUICK, "standard": QUICK, "paper": PAPER, "full": PAPER},
->>>>>>> e77666f (wip: shipped records)
         "findings": findings,
         "CAPTIONS": {"toy": "Small and empty."},
         "draw": draw,
