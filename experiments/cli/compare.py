@@ -7,7 +7,7 @@ import polars as pl
 from rich.markup import escape
 
 from experiments.kit import points
-from experiments.kit.backends import on_backend
+from experiments.kit.backends import BackendName, on_backend
 from experiments.kit.comparison import Cells, Difference, compared, settings_of
 from experiments.kit.findings import Finding
 from experiments.kit.presets import BACKEND_NAMES
@@ -42,7 +42,8 @@ def _side(folder: str) -> _Side:
         )
     experiment = seen.manifest["experiment"]
     question, _, other = experiment.partition("-")
-    modules = on_backend(questions(), next((each for each in BACKEND_NAMES if each == other), BACKEND_NAMES[0]))
+    backend: BackendName = next((each for each in BACKEND_NAMES if each == other), "tree")
+    modules = on_backend(questions(), backend)
     if question not in modules:
         raise ValueError(f"{folder}: {unknown('experiment', question, modules)}")
     plan = make_plan(experiment, modules[question], grids_of(seen.manifest)[-1])

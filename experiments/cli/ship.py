@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.markup import escape
@@ -18,7 +19,7 @@ from experiments.questions import questions
 from experiments.report.evidence import trouble
 from gvgap_jax.runtime.files import LOCKS, SET_ASIDE, Folder
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep import Plan, at_once, folder_at, load, make_plan, records
+from gvgap_jax.sweep import Plan, at_once, load, make_plan, records
 from gvgap_jax.sweep.compute import compute, drop_programs
 from gvgap_jax.sweep.plan import Chunk
 
@@ -55,11 +56,11 @@ def ship(results: str = RESULTS) -> None:
     They replace those that are there, of the same experiments.
 
     Args:
-      results: folder of the folders NAME-standard, as ``run NAME --preset standard`` makes them.
+      results: local folder of the folders NAME-standard, as ``run NAME --preset standard`` makes them.
     """
     total = 0
     for each in _experiments():
-        folder = folder_at(default_folder(each.name, SHIPPED, results, each.backend))
+        folder = Path(default_folder(each.name, SHIPPED, results, each.backend))
         problems = trouble(folder, each.plan)
         if problems:
             console.print(f"[yellow]{each.key} not shipped: {escape(' '.join(problems))}[/yellow]", soft_wrap=True)
@@ -75,7 +76,7 @@ def ship(results: str = RESULTS) -> None:
     console.print(f"{total / 1e6:.1f} MB shipped", highlight=False)
 
 
-def _replace(folder: Folder, target: Folder) -> None:
+def _replace(folder: Path, target: Path) -> None:
     """Put a compacted copy of a folder of records in the place of another one."""
     made = target.with_name(f".{target.name}.part")
     for old in (made, target):

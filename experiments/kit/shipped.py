@@ -5,7 +5,6 @@ from pathlib import Path
 from experiments.kit.backends import BackendName
 from experiments.kit.presets import Preset, default_folder
 from gvgap_jax.runtime.files import Folder
-from gvgap_jax.sweep import folder_at
 from gvgap_jax.sweep.look import MANIFEST
 from gvgap_jax.sweep.records import provenances
 
@@ -14,9 +13,9 @@ SHIPPED: Preset = "standard"  # the preset whose records they are
 CORES = 2  # of the machine that costs are stated for
 
 
-def place_of(name: str, backend: BackendName = "tree") -> Folder:
+def place_of(name: str, backend: BackendName = "tree") -> Path:
     """Where the shipped records of an experiment lie, or would lie."""
-    return folder_at(default_folder(name, SHIPPED, str(RECORDS), backend))
+    return Path(default_folder(name, SHIPPED, str(RECORDS), backend))
 
 
 def shipped(name: str, preset: str, backend: BackendName = "tree") -> Folder | None:

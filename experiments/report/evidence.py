@@ -137,11 +137,11 @@ def chosen(name: str, module, root: str = RESULTS, preset: str | None = None, ba
         folder = default_folder(name, wanted, root, backend)
         return Chosen(wanted, folder, trouble(folder_at(folder), ()), [])
     number = next((number for number in reversed(range(len(found))) if not found[number][2]), len(found) - 1)
+    wanted, folder, problems = found[number]
     notes = [
-        f"Records of the preset {each} are there too, but: {' '.join(problems)}"
-        for each, _, problems in found[number + 1 :]
+        f"Records of the preset {each} are there too, but: {' '.join(why)}" for each, _, why in found[number + 1 :]
     ]
-    return Chosen(*found[number], notes)
+    return Chosen(wanted, folder, problems, notes)
 
 
 def words_of(module) -> tuple[str, str]:
