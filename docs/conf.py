@@ -7,9 +7,8 @@ import os
 import re
 import sys
 import typing
+from importlib import resources
 
-from docutils import nodes
-from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.domains.python import PyObject
 
@@ -22,7 +21,9 @@ typing.GENERATING_DOCUMENTATION = project  # jaxtyping then names shapes as they
 author = "the gvgap_jax maintainers"
 html_title = "gvgap_jax"
 html_theme = "furo"
-html_static_path = ["_static"]
+# Formulas without a network. As an extension that package would forbid -j: it alone brings the scripts and letters.
+html_static_path = ["_static", str(resources.files("sphinx-mathjax-offline") / "static")]
+mathjax_path = "mathjax/tex-chtml.js"
 html_css_files = ["site.css"]
 html_theme_options = {"navigation_with_keys": True}
 html_copy_source = False
@@ -30,8 +31,7 @@ html_show_copyright = False
 exclude_patterns = ["_build", "jupyter_execute"]
 templates_path = ["_templates"]
 
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
-html_math_renderer = "mathml"
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
@@ -109,15 +109,8 @@ def is_type_variable(app, domain, node):
     return True if isinstance(getattr(sys.modules.get(module), name, None), typing.TypeVar) else None
 
 
-def as_mathml(translator, node):
-    """A formula as MathML, which browsers draw themselves: no script is loaded, and none from a network."""
-    translator.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
-    raise nodes.SkipNode
-
-
 def setup(app):
-    """What is called while docstrings are read and pages are written."""
-    app.add_html_math_renderer("mathml", (as_mathml, None), (as_mathml, None))
+    """What is called while docstrings are read."""
     app.connect("autodoc-process-signature", as_written)
     app.connect("autodoc-skip-member", leave_out_fields)
     app.connect("autodoc-process-docstring", link_names)
