@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import polars as pl
 from rich.markup import escape
 
 from experiments.kit import points
@@ -117,16 +116,16 @@ def _show_differences(differences: list[Difference]) -> None:
     ordered = sorted(differences, key=lambda each: (each.table, -each.beyond, -abs(each.other - each.one)))
     for name in dict.fromkeys(each.table for each in ordered):
         mine = [each for each in ordered if each.table == name]
-        shown = table(
-            f"{name}: B - A, by number", "number", "beyond noise", "largest: A", "B", "interval of B - A", "at"
-        )
-        shown.columns[-1].justify, shown.columns[-1].no_wrap = "left", False
-        varied = _varied(mine)
+        shown = table(f"{name}: B - A where it is largest", "number", "beyond noise", "A", "B", "interval of B - A")
         for each in mine[:MOST]:
-            where = ", ".join(f"{key} {_short(value)}" for key, value in each.where.items() if key in varied)
-            interval = f"{each.low:.3g} to {each.high:.3g}"
-            beyond = f"{each.beyond:,} of {each.cells:,}"
-            shown.add_row(each.number, beyond, f"{each.one:.4g}", f"{each.other:.4g}", interval, escape(where))
+            where = ", ".join(f"{key} {_short(value)}" for key, value in each.where.items())
+            shown.add_row(
+                escape(f"{each.number} at {where}" if where and each.one != each.other else each.number),
+                f"{each.beyond:,} of {each.cells:,}",
+                f"{each.one:.4g}",
+                f"{each.other:.4g}",
+                f"{each.low:.3g} to {each.high:.3g}",
+            )
         console.print(shown)
         if len(mine) > MOST:
             console.print(f"and {len(mine) - MOST} numbers more, which differ less", highlight=False)
@@ -136,12 +135,6 @@ def _show_differences(differences: list[Difference]) -> None:
             "one side of 0, and the difference is more than solvers' tolerances leave",
             highlight=False,
         )
-
-
-def _varied(differences: list[Difference]) -> set[str]:
-    """Settings that are not the same at all of the cells that are shown."""
-    frame = pl.DataFrame([each.where for each in differences], infer_schema_length=None)
-    return {name for name in frame.columns if frame[name].n_unique() > 1} or set(frame.columns)
 
 
 def _show_findings(one: list[Finding], other: list[Finding]) -> None:

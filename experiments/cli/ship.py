@@ -19,7 +19,7 @@ from experiments.questions import questions
 from experiments.report.evidence import trouble
 from gvgap_jax.runtime.files import LOCKS, SET_ASIDE, Folder
 from gvgap_jax.runtime.provenance import environment
-from gvgap_jax.sweep import Plan, at_once, load, make_plan, records
+from gvgap_jax.sweep import Plan, at_once, load, plan_in, records
 from gvgap_jax.sweep.compute import compute, drop_programs
 from gvgap_jax.sweep.plan import Chunk
 
@@ -100,7 +100,9 @@ def verify(commit: str | None = None) -> None:
         if folder is None:
             continue
         began, count = time.perf_counter(), count + 1
-        wrong = trouble(folder, each.plan) or _differences(folder, make_plan(*each.plan), f"{chosen_by} {each.key}")
+        wrong = trouble(folder, each.plan) or _differences(
+            folder, plan_in(folder, *each.plan), f"{chosen_by} {each.key}"
+        )
         took = f"{time.perf_counter() - began:.0f} s"
         for phrase in wrong:
             console.print(f"[red]{each.key}: {escape(phrase)}[/red]", highlight=False, soft_wrap=True)

@@ -22,7 +22,8 @@ class Difference(NamedTuple):
     Attributes:
       table, number: the column.
       cells, beyond: cells that were compared, and those whose difference is beyond noise.
-      where: settings of the cell with the largest difference, of those that are beyond noise if there are any.
+      where: the cell with the largest difference, of those that are beyond noise if there are any, by the settings that
+        differ between cells.
       one, other: means over the seeds of that cell, in A and in B.
       low, high: interval of the difference there; NaN with fewer than 2 seeds.
     """
@@ -108,7 +109,8 @@ def compared(
     level = 1 - (1 - LEVEL) / (len(both) * len(numbers))
     summed = _paired(one, other, settings, numbers) if paired else _unpaired(one, other, settings, numbers)
     summed = both.join(summed, on=settings, nulls_equal=True, how="left", maintain_order="left")
-    return seen, [_difference(table, name, summed, settings, level) for name in numbers]
+    varied = [name for name in settings if both[name].n_unique() > 1]
+    return seen, [_difference(table, name, summed, varied, level) for name in numbers]
 
 
 def _paired(one: pl.DataFrame, other: pl.DataFrame, settings: Sequence[str], numbers: list[str]) -> pl.DataFrame:
@@ -161,7 +163,7 @@ def _trusted(frame: pl.DataFrame, keys: Sequence[str], numbers: list[str]) -> pl
     return frame.select(*keys, *values)
 
 
-def _difference(table: str, name: str, summed: pl.DataFrame, settings: Sequence[str], level: float) -> Difference:
+def _difference(table: str, name: str, summed: pl.DataFrame, varied: Sequence[str], level: float) -> Difference:
     one, other, error, free = (
         summed[f"{name} {what}"].cast(pl.Float64).fill_null(np.nan).to_numpy()
         for what in ("one", "other", "error", "free")
@@ -172,7 +174,7 @@ def _difference(table: str, name: str, summed: pl.DataFrame, settings: Sequence[
         beyond = (np.abs(apart) > half) & (np.abs(apart) > tolerance(np.maximum(np.abs(one), np.abs(other))))
     size = np.where(np.isnan(apart), -1, np.abs(apart)) + np.where(beyond, np.nanmax(np.abs(apart), initial=0) + 1, 0)
     at = int(np.argmax(size))
-    where = summed.select(settings).row(at, named=True)
+    where = {setting: summed[setting][at] for setting in varied}
     bounds = (float(apart[at] - half[at]), float(apart[at] + half[at]))
     cells = int(np.isfinite(apart).sum())
     return Difference(table, name, cells, int(beyond.sum()), where, float(one[at]), float(other[at]), *bounds)

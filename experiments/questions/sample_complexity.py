@@ -57,7 +57,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (8, 64, 512)}, seeds=2),
         "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=24),
-        "standard": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 14, 2))}, seeds=32),
+        "standard": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 14))}, seeds=32),
         "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
         "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
     }
@@ -67,7 +67,7 @@ TRANSFORMER_PRESETS = disjoint(
     | {
         "tiny": Grid({"horizon": (2,), "pairs": (64, 512)}, seeds=2),
         "quick": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=24),
-        "standard": Grid({"horizon": (4,), "pairs": (128, 512, 2048)}, seeds=32),
+        "standard": Grid({"horizon": (4,), "pairs": (128, 256, 512, 1024, 2048)}, seeds=24),
         "full": Grid({"horizon": (2, 4, 6), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
     }
 )
