@@ -189,9 +189,11 @@ def slices(frame: pl.DataFrame, columns: Sequence[str]) -> Iterator[tuple[str, p
 
 
 def name_points(axis, points: dict[str, tuple[float, float]]) -> None:
-    """A name beside each point, where neither another point nor another name is."""
+    """A name beside each point, where no other point, its bar or its name is."""
     axis.figure.draw_without_rendering()  # where points are follows from the layout
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axis.transData.transform(list(points.values()))]
+    bars = (segment for lines in axis.collections for segment in lines.get_segments())
+    taken += [Bbox(axis.transData.transform(segment)).padded(1) for segment in bars]
     around = [(far * np.cos(angle), far * np.sin(angle)) for far in (7, 11, 16, 24) for angle in np.arange(0, 6.2, 0.4)]
     for name, point in points.items():
         written = axis.annotate(name, point, (0, 0), textcoords="offset points", fontsize=6, ha="center", va="center")
@@ -216,7 +218,17 @@ def legend_below(figure: Figure) -> None:
         if box.width <= figure.bbox.width or columns == 1:
             break
         legend.remove()
+    _close_gaps(figure)
     figure.set_figheight(figure.get_figheight() + box.height / figure.dpi + 0.1)
+
+
+def _close_gaps(figure: Figure) -> None:
+    """Take the height of rows away in which no panel is left."""
+    places = [place for axis in figure.axes if (place := axis.get_subplotspec())]
+    used = {place.rowspan.start for place in places}
+    rows = places[0].get_gridspec()
+    rows.set_height_ratios([1 if row in used else 1e-3 for row in range(rows.nrows)])
+    figure.set_figheight(figure.get_figheight() * len(used) / rows.nrows)
 
 
 def over_all(figure: Figure, words: str) -> None:

@@ -237,6 +237,6 @@ def _win_rates(table: pl.DataFrame) -> Figure:
     entitle(left, "win rates", table)
     entitle(right, "and what they cost", table)
     name_axes(grid[:, :1], "against human responses [%]", "method [number]")
-    name_axes(grid[:, 1:], "spent [floating-point operations]", "win rate [%]")
+    name_axes(grid[:, 1:], "spent [FLOPs]", "win rate [%]")
     name_points(right, spent)
     return figure

@@ -92,6 +92,19 @@ def test_a_row_that_is_too_long_is_broken_and_shares_what_it_shared():
     assert [bool(axis.get_ylabel()) for axis in grid.flat] == [True, False, True, True, False, True]
 
 
+def test_a_row_without_panels_takes_no_height():
+    with plots.at_width("column"):
+        figure, grid = plots.panels(2, 3, 2.0)
+        grid[0, 2].remove()
+        plots.name_axes(grid, "x [1]", "y [1]")
+        grid[0, 0].plot([1], [1], label="a method")
+        plots.legend_below(figure)
+    assert 6 < figure.get_figheight() < 6.5
+    figure.draw_without_rendering()
+    heights = [axis.get_position().height for axis in figure.axes]
+    assert max(heights) < 1.1 * min(heights)
+
+
 def test_a_panel_says_pairs_and_seeds_that_are_usable():
     _, grid = plain()
     assert grid[0, 0].get_title() == "a panel\nn = 512, 2 seeds"
@@ -112,11 +125,15 @@ def test_bars_stand_at_their_estimates():
 
 def test_points_that_are_close_are_named_apart():
     figure, grid = plots.panels(1, 1)
-    points = {str(number): (1 + number / 1000, 1.0) for number in range(8)}
-    grid[0, 0].plot(*zip(*points.values(), strict=True), "o")
+    points = {str(number): (1 + number / 1000, 1.0) for number in range(4)}
+    grid[0, 0].errorbar(*zip(*points.values(), strict=True), yerr=0.03, fmt="o")
     grid[0, 0].set_xlim(0.5, 1.5)
     plots.name_points(grid[0, 0], points)
     assert not overlaps(figure)
+    (lines,) = grid[0, 0].collections
+    bars = [grid[0, 0].transData.transform(segment) for segment in lines.get_segments()]
+    for name in (each.get_window_extent() for each in grid[0, 0].texts):
+        assert all(name.x1 < low[0] or high[0] < name.x0 or name.y0 > high[1] or name.y1 < low[1] for low, high in bars)
 
 
 def test_files_have_the_formats_and_the_width(tmp_path):

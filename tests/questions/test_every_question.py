@@ -18,7 +18,8 @@ from experiments.cli.figures import draw
 from experiments.cli.listing import list_everything
 from experiments.kit import backends, fields, intervals, plots, points
 from experiments.kit.findings import decided
-from experiments.kit.presets import PRESET_NAMES
+from experiments.kit.presets import BACKEND_NAMES, PRESET_NAMES
+from experiments.kit.shipped import shipped
 from experiments.kit.terminal import console
 from experiments.questions import questions
 from gvgap_jax import policies, verifiers
@@ -121,6 +122,16 @@ def test_letters_in_figures_do_not_overlap_and_axes_have_units(records, name, wi
     of_standard = results.records(module, dataclasses.replace(module.PRESETS["standard"], seeds=3))
     for frames in (tables_of(records(name)), of_standard):
         faultless(module, frames, width)
+
+
+@pytest.mark.parametrize("backend", BACKEND_NAMES)
+@every_question
+def test_letters_in_figures_of_shipped_records_do_not_overlap(name, backend):
+    folder = shipped(name, "standard", backend) if name in backends.on_backend(questions(), backend) else None
+    if folder is None:
+        pytest.skip("none are shipped")
+    for width in plots.WIDTHS:
+        faultless(backends.on_backend(questions(), backend)[name], points.records_of(folder), width)
 
 
 def faultless(module, frames, width):
