@@ -192,7 +192,7 @@ def name_points(axis, points: dict[str, tuple[float, float]]) -> None:
     """A name beside each point, where no other point, its bar or its name is."""
     axis.figure.draw_without_rendering()  # where points are follows from the layout
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in axis.transData.transform(list(points.values()))]
-    bars = (segment for lines in axis.collections for segment in lines.get_segments())
+    bars = (segment for lines in axis.collections for segment in lines.get_segments() if len(segment))
     taken += [Bbox(axis.transData.transform(segment)).padded(1) for segment in bars]
     around = [(far * np.cos(angle), far * np.sin(angle)) for far in (7, 11, 16, 24) for angle in np.arange(0, 6.2, 0.4)]
     for name, point in points.items():
