@@ -5,11 +5,14 @@ from pathlib import Path
 from rich.markup import escape
 
 from experiments.kit.backends import on_backend
+from experiments.kit.points import records_of
 from experiments.kit.presets import BACKEND_NAMES, RESULTS, Preset
 from experiments.kit.terminal import console
 from experiments.questions import questions
 from experiments.report import tables as markdown
 from experiments.report.evidence import gather
+from experiments.report.explorer import explorer
+from experiments.report.explorer_points import SOURCES
 from experiments.report.own import own_runs
 from experiments.report.page import page
 from experiments.tldr import records as runs
@@ -42,12 +45,13 @@ def report(
     ]
     root = folder_at(records)
     own = [*own_runs(root), *(tldr.evidence(folder) for folder in runs.folders(root))]
+    known = {each.key: records_of(each.folder) for each in evidence if each.readable and each.key in SOURCES}
     if tables:
         with explained(tables):
             tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(evidence, own), encoding="utf-8")
+        out.write_text(page(evidence, own, explorer(known)), encoding="utf-8")
     for each in (*evidence, *own):
         for problem in each.problems:
             console.print(f"[yellow]{each.key}: {escape(problem)}[/yellow]", highlight=False, soft_wrap=True)

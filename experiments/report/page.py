@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jinja2
-from markupsafe import Markup
 
 from experiments.kit.backends import named
 from experiments.kit.findings import SIMULTANEOUS, Finding, tally
@@ -70,12 +69,13 @@ def sections(evidence: Sequence[Evidence]) -> list[Section]:
     return [Section(each, there.get(named(each.name, "transformer"))) for each in trees]
 
 
-def page(evidence: Sequence[Evidence], own: Sequence[Evidence] = ()) -> str:
-    """The report as HTML in UTF-8; styles and images are in it, and it may load nothing else.
+def page(evidence: Sequence[Evidence], own: Sequence[Evidence] = (), explorer: str = "") -> str:
+    """The report as HTML in UTF-8; styles, images and scripts are in it, and it may load nothing else.
 
     Args:
       evidence: of the experiments; one that states no place in the argument is a reader's own.
       own: what else a reader ran. Nothing of a reader's own counts among the findings.
+      explorer: a fragment of HTML, as ``explorer.explorer`` makes it; no script runs but those in it.
     """
     counted = [each for each in evidence if each.about.counts]
     ordered = sections(counted)
@@ -88,7 +88,8 @@ def page(evidence: Sequence[Evidence], own: Sequence[Evidence] = ()) -> str:
         own=[*sections([each for each in evidence if not each.about.counts]), *(Section(each, None) for each in own)],
         controls=[finding for each in counted for finding in each.controls],
         failing=[(each, finding) for each in counted for finding in each.controls if not finding.passes],
-        explorer=Markup(""),
+        explorer=explorer,
+        scripts=words.permission(explorer),
         simultaneous=SIMULTANEOUS,
         meanings=MEANINGS,
     )

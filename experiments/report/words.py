@@ -1,6 +1,7 @@
 """How numbers, intervals and verdicts are written in a report."""
 
 import base64
+import hashlib
 import re
 from typing import NamedTuple
 
@@ -65,6 +66,13 @@ def described(evidence: Evidence, picture: Picture) -> str:
     finding = evidence.claims[0]
     found = f"{number(finding.interval.estimate)} {finding.unit}".strip()
     return f"Figure. What it shows: {finding.claim}: {found} ({between(finding)}), {finding.verdict}."
+
+
+def permission(fragment: str) -> str:
+    """The scripts of a fragment, by their digests, as a content-security policy lets them run and no others."""
+    scripts = re.findall(r'<script type="module">(.*?)</script>', fragment, re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    return " ".join(f"'sha256-{digest}'" for digest in digests)
 
 
 class Bar(NamedTuple):
