@@ -133,7 +133,7 @@ CAPTIONS = {
     "equivalence": (
         "KL between the policies that two-stage RLHF and offline DPO end at, by the order of both classes (how many "
         "token positions their interactions read together). On the diagonal the classes are equal and so are the "
-        "methods; off it they part."
+        "methods; off it they part. Colours and numbers are means over seeds."
     ),
 }
 

@@ -283,11 +283,11 @@ LOOKS = {
 }
 CAPTIONS = {
     "estimators": (
-        "Left: distance of a sampled estimate from the exact sum over responses, as a share of its size; the "
-        "line falls as one over the root of the number of prompts. Top against bottom is online DPO whose pairs are "
-        "the best and the worst of a few responses. Right: KL from where a sampled run ends to the exact optimum of "
-        "the same reward, against all responses that it drew."
-    )
+        "Left: distance of a sampled estimate from the exact sum over responses, as a share of its size; the line "
+        "falls as one over the root of the number of prompts. Top against bottom is online DPO whose pairs are the "
+        "best and the worst of a few responses. Right: KL from where a sampled run ends to the exact optimum of the "
+        "same reward, against all responses that it drew. Points are means over seeds, bars 95 % intervals."
+    ),
 }
 
 

@@ -244,7 +244,7 @@ CAPTIONS = {
         "Offline preference learning (orange) and two-stage RLHF (blue) under one regulariser and one beta. Top: gold "
         "reward against the distance from the reference policy, one point a beta. Bottom: how much more regularised "
         "reward J RLHF attains; above 0 the gap persists though regularisation is matched. Green: the same difference "
-        "where both arms have the same class, which must be 0."
+        "where both arms have the same class, which must be 0. Points are means over seeds, bars 95 % intervals."
     ),
 }
 LOOKS = {"DPO": ("offline (DPO, f-DPO), all policies", DPO, "s"), "RLHF": ("two-stage RLHF, simple rewards", RLHF, "o")}

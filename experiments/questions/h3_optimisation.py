@@ -291,7 +291,8 @@ CAPTIONS = {
         "Left: regret (KL to the optimal policy) on the prompts with pairs after few to many steps of gradient "
         "descent, and at the end of optimisation: on the tree the optimum of both arms, where neither was easier to "
         "optimise, for transformers where held-out pairs say stop. Right: regret at the end with the RL stage over "
-        "the prompts with pairs, or over all prompts (prompt augmentation)."
+        "the prompts with pairs, or over all prompts (prompt augmentation). Points are means over seeds, bars 95 % "
+        "intervals."
     ),
 }
 JUDGED = {"with_pairs": "with\npairs", "without_pairs": "without\npairs", "all": "all"}

@@ -242,12 +242,12 @@ CAPTIONS = {
         "Regret (KL to the optimal policy) against the number n of labelled pairs, both arms on the same pairs, from "
         "narrow to off-support coverage (panels). Dashed: what theory predicts, d_eff/(2n), with d_eff the effective "
         "dimension of the arm's class under that coverage. If reward models won because they can use broader data, "
-        "the gap would vanish with pairs from the reference policy."
+        "the gap would vanish with pairs from the reference policy. Points are means over seeds, bars 95 % intervals."
     ),
     "h4_data_gap": (
         "The gap itself, regret of DPO less that of RLHF, against the number of pairs, one curve a coverage; dotted: "
-        "the gap that effective dimensions predict. It opens where pairs begin to tell simple rewards apart and closes "
-        "once they tell policies apart."
+        "the gap that effective dimensions predict. It opens where pairs begin to tell simple rewards apart and "
+        "closes once they tell policies apart. Points are means over seeds, bars 95 % intervals."
     ),
 }
 LOOKS = {

@@ -257,16 +257,17 @@ CAPTIONS = {
     "h5_generalisation": (
         "Exact likelihood of labels that a reward model was not fitted to, for pairs of responses of the reference "
         "policy, which the training pairs come from, and of two other policies. Dashed: the gold reward itself, whose "
-        "order is how many token positions it reads together; dotted: a coin."
+        "order is how many token positions it reads together; dotted: a coin. Points are means over seeds, bars 95 % "
+        "intervals."
     ),
     "h5_likelihood_bars": (
         "Exact likelihood of labels in distribution by reward model and gold reward (its order is how many token "
-        "positions it reads together), means over seeds with 95 % intervals; dotted: a coin. arXiv 2503.01067 reported "
-        ".526 (DPO), .567 (local) and .593 (global) at 1.4B parameters."
+        "positions it reads together), means over seeds with 95 % intervals; dotted: a coin. arXiv 2503.01067 "
+        "reported .526 (DPO), .567 (local) and .593 (global) at 1.4B parameters."
     ),
     "h5_best_of_n": (
         "Gold reward of the best of n responses of the reference policy, chosen by each reward model. Dashed: chosen "
-        "by the gold reward."
+        "by the gold reward. Points are means over seeds, bars 95 % intervals."
     ),
 }
 

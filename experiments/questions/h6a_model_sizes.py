@@ -285,7 +285,8 @@ CAPTIONS = {
     "h6a_model_sizes": (
         "How often the best of n responses of a policy beats the human's, by the size of the policy (steps along a "
         "curve) and of the reward model that picks (curves; its order is how many token positions it reads together). "
-        "Dotted: a coin; crosses: no picking; orange: a reward model of labels by coin flips."
+        "Dotted: a coin; crosses: no picking; orange: a reward model of labels by coin flips. Points are means over "
+        "seeds, bars 95 % intervals."
     ),
 }
 SIZES = {"policy_order": "tokens looked back on", "policy_width": "numbers a token"}

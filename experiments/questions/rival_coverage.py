@@ -221,10 +221,10 @@ def _mean(column: str, where: pl.Expr) -> pl.Expr:
 
 CAPTIONS = {
     "rival_coverage": (
-        "Mass on responses that no pair mentions beyond that of the optimal policy, regret (KL to the optimal policy), "
-        "and gold reward, against the share of responses withheld (at 0: the mass on a random 30 % that are "
+        "Mass on responses that no pair mentions beyond that of the optimal policy, regret (KL to the optimal "
+        "policy), and gold reward, against the share of responses withheld (at 0: the mass on a random 30 % that are "
         "mentioned). Coverage explains a gap that opens with that share, and DPO's mass above 0; simple verifiers one "
-        "that is there at 0."
+        "that is there at 0. Points are means over seeds, bars 95 % intervals."
     ),
 }
 ARMS = {

@@ -259,15 +259,17 @@ CAPTIONS = {
     "rival_implicit_tokens": (
         "Accuracy of reward models on pairs of tokens that no training pair names (left), that a few name, and that "
         "half of them name (right). A policy has parameters of its own for every token and says nothing about a new "
-        "one. A head with the same number of parameters and the same reward functions, but features in which tokens of "
-        "a group resemble each other, ranks them: the number of dimensions is not what decides here. "
-        "On transformers: a policy, and a reward model of its backbone that has read all tokens as prompts."
+        "one. A head with the same number of parameters and the same reward functions, but features in which tokens "
+        "of a group resemble each other, ranks them: the number of dimensions is not what decides here. On "
+        "transformers: a policy, and a reward model of its backbone that has read all tokens as prompts. Points are "
+        "means over seeds, bars 95 % intervals."
     ),
     "rival_implicit_cycles": (
         "A policy fitted by DPO to pairs of Hamiltonian cycles and other answers. Its own reward ranks all of them "
         "(orange, dashed), but it writes a cycle (orange, solid) only where the reference policy does (right) or beta "
-        "is small; nor does RL with a learned one-parameter verifier (blue) or with the gold reward (black). Where the "
-        "KL term lets a cycle through, RL with the small verifier writes far more of them than DPO at equal accuracy."
+        "is small; nor does RL with a learned one-parameter verifier (blue) or with the gold reward (black). Where "
+        "the KL term lets a cycle through, RL with the small verifier writes far more of them than DPO at equal "
+        "accuracy. Points are means over seeds, bars 95 % intervals."
     ),
 }
 

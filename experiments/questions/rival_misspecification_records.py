@@ -117,13 +117,13 @@ CAPTIONS = {
     "rival_misspecification_arms": (
         "Gold reward against the number of pairs, in three arms. With one parameter DPO depends on which arms were "
         "compared how often, and may end below the reference, however many pairs there are; two-stage RLHF does not. "
-        "With every policy the two are one."
+        "With every policy the two are one. Points are means over seeds, bars 95 % intervals."
     ),
     "rival_misspecification_orders": (
-        "Regret (KL to the best of all policies) of DPO less that of two-stage RLHF against the number of pairs; above "
-        "0 RLHF is better. Dashed: infinitely many pairs. Classes too small for the gold reward leave a gap that stays "
-        "and whose sign is that of the class that is too small; where both hold it, simple reward models win while "
-        "pairs are few."
+        "Regret (KL to the best of all policies) of DPO less that of two-stage RLHF against the number of pairs; "
+        "above 0 RLHF is better. Dashed: infinitely many pairs. Classes too small for the gold reward leave a gap "
+        "that stays and whose sign is that of the class that is too small; where both hold it, simple reward models "
+        "win while pairs are few. Points are means over seeds, bars 95 % intervals."
     ),
 }
 CASES = {  # whether policies and reward models hold the gold reward

@@ -268,10 +268,10 @@ def _form_finding(model: pl.DataFrame, method: str, where: str) -> Finding:
 
 CAPTIONS = {
     "rival_overoptimisation": (
-        "Reward beyond the reference's against the distance d = sqrt(KL to the reference), as a fitted reward model is "
-        "optimised harder (points: means over seeds at one strength; dashed: the reward model's own score; dotted: the "
-        "form of Gao et al. fitted to the gold reward). Over-optimisation is a gold reward that turns down while the "
-        "proxy goes on rising. Black: the gold reward as its own proxy."
+        "Reward beyond the reference's against the distance d = sqrt(KL to the reference), as a fitted reward model "
+        "is optimised harder (points: means over seeds at one strength; dashed: the reward model's own score; dotted: "
+        "the form of Gao et al. fitted to the gold reward). Over-optimisation is a gold reward that turns down while "
+        "the proxy goes on rising. Black: the gold reward as its own proxy. Bars are 95 % intervals."
     ),
 }
 MODELS = {"simple verifier": ("gold_order", RLHF, "o"), "full-table verifier": ("horizon", PALE, "^")}

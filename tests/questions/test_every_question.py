@@ -113,6 +113,7 @@ def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_p
     figures = [path for path in paths if path.suffix != ".csv"]
     assert all(path.stat().st_size > 5000 for path in figures)
     assert all(path.name.startswith(tuple(questions()[name].CAPTIONS)) for path in figures)
+    assert all("seeds" in caption for caption in questions()[name].CAPTIONS.values())
 
 
 @every_question
