@@ -10,11 +10,11 @@ const ARMS = ["DPO", "RLHF", "ratio"];
 let setting = data.settings[0];
 let chosen = Math.max(...data.parts[setting.pairs]);
 
-/** The setting that keeps the first choices, and as many of the later ones as exist with them. */
-function nearest(at, kept) {
+/** The setting nearest to some choices: axis by axis the chosen value if it exists with those before, else the first. */
+function nearest(at) {
   return at.reduce((left, value, axis) => {
-    const same = left.filter((each) => each.at[axis] === value);
-    return axis < kept || same.length ? same : left;
+    const wanted = left.some((each) => each.at[axis] === value) ? value : left[0].at[axis];
+    return left.filter((each) => each.at[axis] === wanted);
   }, data.settings)[0];
 }
 
@@ -125,7 +125,7 @@ Promise.all(charts).then((made) => {
   selects.forEach((select, axis) => {
     offer(select, axis);
     select.addEventListener("change", () => {
-      setting = nearest(setting.at.with(axis, Number(select.value)), axis + 1);
+      setting = nearest(setting.at.with(axis, Number(select.value)));
       selects.forEach((other, i) => i > axis && offer(other, i));
       show(views);
     });

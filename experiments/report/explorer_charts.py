@@ -41,7 +41,7 @@ def _curves(arms: list[str], name: str) -> list[alt.Chart]:
     shown = shown.encode(color=alt.Color("arm:N", scale=alt.Scale(domain=arms, range=colours), legend=legend))
     y = alt.Y("estimate:Q", title=name, scale=alt.Scale(type="log"))
     dashes = alt.Scale(domain=list(KINDS), range=list(KINDS.values()))
-    lines = alt.Legend(title=None, symbolStrokeColor=INK, symbolStrokeWidth=2, symbolSize=500)
+    lines = alt.Legend(title=None, orient="bottom", symbolStrokeColor=INK, symbolStrokeWidth=2, symbolSize=500)
     kinds = alt.StrokeDash("kind:N", scale=dashes, legend=lines)
     measured = shown.transform_filter("datum.kind == 'measured'")
     # As in the figures, an interval that reaches 0 has no lower end on a logarithmic axis. None at all is a point.

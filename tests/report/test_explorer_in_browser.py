@@ -118,6 +118,9 @@ def test_controls_offer_only_what_was_run(opened, file):
     choose(shown, horizon=2)
     assert [offered(name) for name in ("gold_order", "verifier_order", "beta")] == [["1"], ["1", "2"], ["1"]]
     assert shown.locator("[name=gold_order]").is_disabled()
+    choose(shown, horizon=3)
+    assert shown.locator("[name=beta] option:checked").inner_text() == "1", "a choice is kept where it exists"
+    choose(shown, horizon=2)
     assert drawn(shown)["DPO", 64] == float(
         f"{expected(horizon=2, gold_order=1, verifier_order=1, beta=1.0)['DPO', 64]:.3g}"
     )
@@ -159,6 +162,8 @@ def test_texts_of_a_chart_do_not_overlap(opened, file, viewport):
               .map(([text, box]) => [text, box.left, box.right, box.top, box.bottom])"""
         )
         assert len(boxes) > 8
+        edge = shown.locator(f"#explorer-{chart} svg").bounding_box()
+        assert max(box[2] for box in boxes) <= edge["x"] + edge["width"] + 1
         for one, other in itertools.combinations(boxes, 2):
             wide, high = (min(one[i + 1], other[i + 1]) - max(one[i], other[i]) for i in (1, 3))
             assert wide <= 1 or high <= 3, (one[0], other[0])
