@@ -109,7 +109,7 @@ function show(views) {
     `With ${count(chosen)} pairs the regret of DPO is ${between(dpo)} nats and that of RLHF ${between(rlhf)} nats, ` +
     `a ratio of ${between(ratio)}. ` +
     (ratio[3] === null
-      ? "There is no prediction."
+      ? "There is no prediction of it."
       : `Theory predicts ${number(dpo[3])} and ${number(rlhf[3])} nats, a ratio of ${number(ratio[3])}.`);
   list();
 }

@@ -18,7 +18,8 @@ from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, verdict
 from experiments.kit.intervals import LEAST, Interval, over_seeds, ratio_over_seeds
 from experiments.kit.per_seed import paired, usable
 from experiments.kit.points import Records
-from experiments.questions.phase_diagram_records import gaps, predicted_regret
+from experiments.kit.problems import TRAINED
+from experiments.questions.phase_diagram_records import RANGE, gaps, predicted_regret
 
 AXES = {  # columns that make a setting, and what their controls are called
     "experiment": "experiment",
@@ -189,10 +190,14 @@ def _series(records: Records, policies: str = ALL_POLICIES) -> pl.DataFrame:
 
 
 def _leading(rows: pl.DataFrame, dimension: str) -> pl.Series:
-    """The prediction of classes that hold the gold reward, where the reference's regret is not in the records."""
+    """The prediction of classes that hold the gold reward, where the reference's regret, its cap, is not recorded.
+
+    There is none where the pairs are too few for the leading order, as it would be far above any regret.
+    """
+    enough = TRAINED * pl.col("pairs") > RANGE * pl.col("effective_dimension")
     known = {"floor": 0.0, "reference_regret": math.inf}
     found = rows.select("pairs", effective_dimension=dimension, **{name: pl.lit(x) for name, x in known.items()})
-    return found.select(pl.when(pl.col("effective_dimension").is_not_null()).then(predicted_regret())).to_series()
+    return found.select(pl.when(enough).then(predicted_regret())).to_series()
 
 
 _TRANSFORMERS = {"policies": "transformers"}

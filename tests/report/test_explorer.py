@@ -144,6 +144,9 @@ def test_series_of_horizons_have_verifiers_of_the_gold_order():
     (point,) = found.points
     assert (point.dpo.estimate, point.rlhf.estimate, point.ratio.estimate) == pytest.approx((0.4, 0.1, 4.0))
     assert point.predicted == pytest.approx((0.1, 0.025, 4.0))
+    few = gaps.with_columns(dpo_dimension=81.0)  # of 100 pairs 80 are fitted
+    (found,) = explorer_points.settings({"h6b_horizon": {"gaps": few}})
+    assert [math.isnan(value) for value in found.points[0].predicted] == [True, False, True]
 
 
 def made(*ratios, seeds=SEEDS):
