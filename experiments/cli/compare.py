@@ -41,7 +41,7 @@ def _side(folder: str) -> _Side:
         )
     experiment = seen.manifest["experiment"]
     question, _, other = experiment.partition("-")
-    backend: BackendName = next((each for each in BACKEND_NAMES if each == other), "tree")
+    backend: BackendName = BACKEND_NAMES[BACKEND_NAMES.index(other)] if other in BACKEND_NAMES else "tree"
     modules = on_backend(questions(), backend)
     if question not in modules:
         raise ValueError(f"{folder}: {unknown('experiment', question, modules)}")
