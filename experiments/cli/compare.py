@@ -66,9 +66,10 @@ def _identity(side: _Side) -> dict[str, str]:
 
 
 def compare(a: str, b: str) -> None:
-    """Show what differs between two folders of records, and whether it is beyond noise.
+    """Show what differs between two folders of records.
 
-    Plans, cells, numbers and findings; records that are shipped (experiments/records) are folders like any other.
+    And whether it is beyond noise: plans, cells, numbers and findings. Shipped records (experiments/records) are
+    folders like any other.
 
     Args:
       a: a folder of records.

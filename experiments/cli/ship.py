@@ -51,9 +51,9 @@ def _experiments() -> Iterator[Experiment]:
 
 
 def ship(results: str = RESULTS) -> None:
-    """Take complete records of preset standard into the project, compacted.
+    """Take complete records of preset standard into the project.
 
-    They replace those that are there, of the same experiments.
+    Compacted, they replace those that are there, of the same experiments.
 
     Args:
       results: local folder of the folders NAME-standard, as ``run NAME --preset standard`` makes them.
@@ -87,7 +87,7 @@ def _replace(folder: Path, target: Path) -> None:
 
 
 def verify(commit: str | None = None) -> None:
-    """Compute a piece of every shipped experiment again, and compare it with its records.
+    """Compute a piece of every shipped experiment again, and compare.
 
     Which piece is decided by the commit. Settings must be the same and results within a fit's tolerance.
 

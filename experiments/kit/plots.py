@@ -115,10 +115,13 @@ def name_axes(grid: np.ndarray, x: str = "", y: str | Sequence[str] = "") -> Non
 
 
 class _Plain(LogFormatterSciNotation):
-    """Between powers of ten, where those are few, 0.3 is written so and not as a power."""
+    """Between powers of ten, where those are few, 0.5 is written so and not as a power; fewer the longer the axis."""
 
     def __call__(self, x, pos=None):
-        return super().__call__(x, pos) and f"{x:g}"
+        low, high = sorted(self.axis.get_view_interval())
+        decades = np.log10(high / low)
+        written = "" if decades > 2 else "25" if decades > 0.5 else "23468" if decades > 0.15 else "23456789"
+        return f"{x:g}" if f"{x:e}"[0] in written else ""
 
 
 def _neighbours(axis) -> tuple[Any, Any]:

@@ -126,7 +126,7 @@ def _heat_maps(
     pairs = _values(points, "pairs")
     most = max(float(np.nanmax(np.abs(points["gap"].to_numpy()))), 2 * SMALL)
     norm = SymLogNorm(SMALL, vmin=-most, vmax=most)
-    figure, grid = panels(len(rows), len(columns), max(1.0, 0.5 + 0.14 * len(stripes)))
+    figure, grid = panels(len(rows), len(columns), max(1.25, 0.5 + 0.14 * len(stripes)))
     ticks, image = range(0, len(pairs), -(-len(pairs) // int(3 * room(grid[0, 0])))), None
     for row, axes in zip(rows, grid, strict=True):
         for column, axis in zip(columns, axes, strict=True):

@@ -5,6 +5,7 @@ from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 import polars as pl
 import pytest
@@ -348,7 +349,7 @@ def test_figures_are_drawn_from_records():
     for name in maps:
         drawn = figures[f"phase_diagram{name}"]
         drawn.canvas.draw()
-        phase_diagram_figures.plt.close(drawn)
+        plt.close(drawn)
     for name in tables:
         assert {"pairs", "low", "high"} <= set(figures[f"phase_diagram{name}"].columns)
 
