@@ -118,6 +118,7 @@ class _Plain(LogFormatterSciNotation):
     """Between powers of ten, where those are few, 0.5 is written so and not as a power; fewer the longer the axis."""
 
     def __call__(self, x, pos=None):
+        assert self.axis is not None
         low, high = sorted(self.axis.get_view_interval())
         decades = np.log10(high / low)
         written = "" if decades > 2 else "25" if decades > 0.5 else "23468" if decades > 0.15 else "23456789"
