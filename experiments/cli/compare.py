@@ -1,15 +1,13 @@
 """``python -m experiments compare A B``: what differs between two folders of records, and whether beyond noise."""
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from rich.markup import escape
 
 from experiments.kit import points
-from experiments.kit.backends import BackendName, on_backend
+from experiments.kit.backends import of_name, on_backend
 from experiments.kit.comparison import Cells, Difference, compared, settings_of
-from experiments.kit.findings import Finding
-from experiments.kit.presets import BACKEND_NAMES
+from experiments.kit.findings import Finding, matched
 from experiments.kit.terminal import console, table
 from experiments.questions import questions
 from gvgap_jax.runtime.messages import unknown
@@ -40,8 +38,7 @@ def _side(folder: str) -> _Side:
             "command that makes its records first."
         )
     experiment = seen.manifest["experiment"]
-    question, _, other = experiment.partition("-")
-    backend: BackendName = BACKEND_NAMES[BACKEND_NAMES.index(other)] if other in BACKEND_NAMES else "tree"
+    question, backend = of_name(experiment)
     modules = on_backend(questions(), backend)
     if question not in modules:
         raise ValueError(f"{folder}: {unknown('experiment', question, modules)}")
@@ -53,7 +50,7 @@ def _identity(side: _Side) -> dict[str, str]:
     """What was run and what made it, a text each."""
     stored, grid, makers = side.seen.manifest, side.plan.grid, side.seen.makers.values()
     run = {"experiment": stored["experiment"], "meaning": stored["meaning"]}
-    run |= {name: ", ".join(map(_short, values)) for name, values in grid.axes.items()}
+    run |= {name: ", ".join(map(points.shown, values)) for name, values in grid.axes.items()}
     run |= {"zipped": "; ".join(map(", ".join, grid.zipped)), "seeds": grid.seeds, "first seed": grid.first_seed}
     made = {
         "revision": {made_by["revision"] for made_by in makers},
@@ -119,7 +116,7 @@ def _show_differences(differences: list[Difference]) -> None:
         mine = [each for each in ordered if each.table == name]
         shown = table(f"{name}: B - A where it is largest", "number", "beyond noise", "A", "B", "interval of B - A")
         for each in mine[:MOST]:
-            where = ", ".join(f"{key} {_short(value)}" for key, value in each.where.items())
+            where = ", ".join(f"{key} {points.shown(value)}" for key, value in each.where.items())
             shown.add_row(
                 escape(f"{each.number} at {where}" if where and each.one != each.other else each.number),
                 f"{each.beyond:,} of {each.cells:,}",
@@ -142,15 +139,9 @@ def _show_findings(one: list[Finding], other: list[Finding]) -> None:
     shown = table("findings", "claim", "A", "B")
     for column in shown.columns[1:]:
         column.no_wrap, column.justify = False, "left"
-    for claim, left, right in _side_by_side(one, other):
+    for claim, left, right in matched(one, other):
         shown.add_row(escape(claim), _words(left), _words(right))
     console.print(shown)
-
-
-def _side_by_side(one: list[Finding], other: list[Finding]) -> Iterator[tuple[str, Finding | None, Finding | None]]:
-    left, right = ({each.claim: each for each in findings} for findings in (one, other))
-    for claim in dict.fromkeys([*left, *right]):
-        yield claim, left.get(claim), right.get(claim)
 
 
 def _words(finding: Finding | None) -> str:
@@ -159,7 +150,3 @@ def _words(finding: Finding | None) -> str:
     seen = finding.interval
     unit = f" {finding.unit}" if finding.unit else ""
     return escape(f"{seen.estimate:.3g}{unit} ({seen.low:.3g} to {seen.high:.3g}): {finding.verdict}")
-
-
-def _short(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -113,6 +113,12 @@ def named(name: str, backend: BackendName) -> str:
     return name if backend == "tree" else f"{name}-{backend}"
 
 
+def of_name(experiment: str) -> tuple[str, BackendName]:
+    """The name and the backend of an experiment from what ``named`` calls it."""
+    name = experiment.removesuffix("-transformer")
+    return name, "tree" if name == experiment else "transformer"
+
+
 def on_backend(modules: dict, backend: BackendName) -> dict:
     """Those of the experiments that there are on a backend, by their own names."""
     if backend == "tree":

@@ -223,6 +223,12 @@ def decided(findings: Sequence[Finding]) -> list[Finding]:
     ]
 
 
+def matched(one: Sequence[Finding], other: Sequence[Finding]) -> list[tuple[str, Finding | None, Finding | None]]:
+    """Findings by their claims, in the order of the first ones; what one side alone claims has None on the other."""
+    left, right = ({finding.claim: finding for finding in findings} for findings in (one, other))
+    return [(claim, left.get(claim), right.get(claim)) for claim in left | right]
+
+
 def tally(controls: Sequence[Finding]) -> str:
     """How many controls passed, failed and are undecided, in words: ``3 passed, 1 undecided``."""
     undecided, passed = sum(each.undecided for each in controls), sum(each.passes for each in controls)

@@ -34,7 +34,7 @@ class Point(NamedTuple):
     @property
     def suffix(self) -> str:
         """What tells the names of its figures from those of other points: ``_beta2_horizon3``."""
-        return "".join(f"_{name}{_shown(value)}" for name, value in self.settings.items())
+        return "".join(f"_{name}{shown(value)}" for name, value in self.settings.items())
 
 
 def records_of(folder: str | Path | Folder) -> Records:
@@ -89,7 +89,7 @@ def figures(module, records: Records) -> Iterator[tuple[str, Figure | pl.DataFra
 
 def words(settings: Mapping[str, Any]) -> str:
     """Settings as a claim names them: ``beta 0.25, gold order 2``."""
-    return ", ".join(f"{name.replace('_', ' ')} {_shown(value)}" for name, value in settings.items())
+    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in settings.items())
 
 
 def points(module, records: Records) -> list[Point]:
@@ -156,7 +156,8 @@ def _within(records: Records, settings: dict) -> Point:
     return Point(settings, kept)
 
 
-def _shown(value) -> str:
+def shown(value) -> str:
+    """A value of a setting as it is written: a whole number without its decimal point."""
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -2,7 +2,7 @@
 
 import shlex
 
-from experiments.kit.backends import BackendName, on_backend
+from experiments.kit.backends import BackendName, of_name, on_backend
 from experiments.kit.findings import Question
 from experiments.kit.presets import BACKEND_NAMES, FIRST_SEEDS, default_folder
 from experiments.questions import questions
@@ -39,7 +39,7 @@ def _run_in(folder: Folder, root: Folder) -> Evidence | None:
     except (Damaged, ValueError, OSError) as error:
         return None if of_preset else _unreadable(folder, str(error))
     wanted = stored["experiment"]
-    name, backend = wanted.removesuffix("-transformer"), "transformer" if wanted.endswith("-transformer") else "tree"
+    name, backend = of_name(wanted)
     module = on_backend(questions(), backend).get(name)
     if module is None:
         return (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jinja2
 
 from experiments.kit.backends import named
-from experiments.kit.findings import SIMULTANEOUS, Finding, tally
+from experiments.kit.findings import SIMULTANEOUS, Finding, matched, tally
 from experiments.kit.terminal import MEANINGS
 from experiments.report import words
 from experiments.report.answer import answer
@@ -58,8 +58,7 @@ class Section(NamedTuple):
 
 def side_by_side(tree: Sequence[Finding], transformer: Sequence[Finding]) -> list[Row]:
     """Findings matched by their claims, in the order of the first ones; what one side alone claims keeps its row."""
-    left, right = ({finding.claim: finding for finding in findings} for findings in (tree, transformer))
-    return [Row(claim, left.get(claim), right.get(claim)) for claim in left | right]
+    return [Row(*each) for each in matched(tree, transformer)]
 
 
 def sections(evidence: Sequence[Evidence]) -> list[Section]:
