@@ -25,7 +25,7 @@ def report(
     records: str = RESULTS,
     preset: Preset | None = None,
     out: Path = Path(RESULTS) / "report.html",
-    tables: Path | None = None,
+    tables: tuple[Path, ...] = (),
 ) -> None:
     """Write one HTML page of all findings and figures, from records.
 
@@ -35,9 +35,9 @@ def report(
       records: folder of the experiments' folders NAME-PRESET and NAME-transformer-PRESET, local or in an object store.
       preset: whose records to show; if left out, of each experiment the most thorough ones that are complete.
       out: the page.
-      tables: a Markdown file whose tables, between their markers, are written anew too.
+      tables: Markdown files whose tables, between their markers, are written anew too.
     """
-    text = tables.read_text(encoding="utf-8") if tables else ""
+    texts = {path: path.read_text(encoding="utf-8") for path in tables}
     evidence = [
         gather(name, module, records, preset, backend)
         for backend in BACKEND_NAMES
@@ -46,9 +46,11 @@ def report(
     root = folder_at(records)
     own = [*own_runs(root), *(tldr.evidence(folder) for folder in runs.folders(root))]
     known = {each.key: records_of(each.folder) for each in evidence if each.readable and each.key in SOURCES}
-    if tables:
-        with explained(tables):
-            tables.write_text(markdown.rewritten(text, markdown.tables(evidence)), encoding="utf-8")
+    made = markdown.tables(evidence) if texts else {}
+    asked = {path: markdown.asked_for(str(path), text, made) for path, text in texts.items()}
+    for path, text in texts.items():
+        with explained(path):
+            path.write_text(markdown.rewritten(text, asked[path]), encoding="utf-8")
     with explained(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(page(evidence, own, explorer(known)), encoding="utf-8")

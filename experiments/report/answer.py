@@ -133,20 +133,17 @@ def answer(evidence: Sequence[Evidence]) -> Answer:
     there = {each.key: each for each in evidence}
     told = [(each, there[key]) for each in HEADLINES if (key := named(each.name, each.backend)) in there]
     sentences = [sentence(*pair) for pair in told]
-    numbers = [Number(each.label, finding, of) for each, of in told if each.label and (finding := finding_of(each, of))]
+    numbers = [
+        Number(each.label, finding, of) for each, of in told if each.label and (finding := of.claim_with(*each.parts))
+    ]
     pictured = there.get(PICTURED)
     drawn = picture(pictured) if pictured else None
     return Answer(sentences, numbers, drawn, described(pictured, drawn) if pictured and drawn else "")
 
 
-def finding_of(headline: Headline, evidence: Evidence) -> Finding | None:
-    """The finding that a sentence is made of; None where the records do not have it."""
-    return next((each for each in evidence.claims if all(part in each.claim for part in headline.parts)), None)
-
-
 def sentence(headline: Headline, evidence: Evidence) -> Markup:
     """What the evidence says, with its number; or the command that would make it say something."""
-    finding = finding_of(headline, evidence)
+    finding = evidence.claim_with(*headline.parts)
     if finding is None:
         why = f"is not in the records of preset {evidence.preset}" if evidence.readable else "is not measured yet"
         command = evidence.command.partition(" --preset")[0] if evidence.readable else evidence.command

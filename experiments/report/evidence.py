@@ -88,6 +88,10 @@ class Evidence(NamedTuple):
         """The findings that answer the question; the first one is the headline."""
         return [finding for finding in self.findings if not finding.control]
 
+    def claim_with(self, *parts: str) -> Finding | None:
+        """The first claim that has all of these in its words; the headline for none, and None where there is none."""
+        return next((each for each in self.claims if all(part in each.claim for part in parts)), None)
+
     @property
     def controls(self) -> list[Finding]:
         """The findings that test the experiment itself: their answers are known."""

@@ -111,11 +111,7 @@ class Compared(NamedTuple):
 def compared(evidence: Sequence[Evidence]) -> list[Compared]:
     """The rows of the paper's figures whose experiments are among the evidence."""
     return [
-        Compared(row, [(each, finding) for each in of if (finding := _first(each, row.part))])
+        Compared(row, [(each, finding) for each in of if (finding := each.claim_with(row.part))])
         for row in REPORTED
         if (of := [each for each in evidence if each.name == row.name])
     ]
-
-
-def _first(evidence: Evidence, part: str) -> Finding | None:
-    return next((finding for finding in evidence.claims if part in finding.claim), None)

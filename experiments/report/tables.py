@@ -1,21 +1,46 @@
-"""Tables of a Markdown file that are made from records: verdicts by hypothesis, and the command behind each figure."""
+"""Tables of Markdown files that are made from records: what the first pages quote, verdicts, findings, figures."""
 
 import re
 from collections.abc import Mapping, Sequence
 
 from experiments.kit.findings import Finding, tally
+from experiments.kit.presets import BACKEND_NAMES
 from experiments.kit.terminal import markdown
 from experiments.report.evidence import Evidence
 from experiments.report.page import Section, sections
+from experiments.report.quoted import quoted
+from experiments.report.reported import compared
 from experiments.report.words import between, number
+from gvgap_jax.runtime.messages import unknown
 
+RUN = "python -m experiments "
 END = "<!-- end -->"
 
 
 def tables(evidence: Sequence[Evidence]) -> dict[str, str]:
-    """Name of each table and its Markdown."""
+    """Name of each table and its Markdown: of all experiments, and ``findings NAME`` of each."""
     ordered = sections(evidence)
-    return {"verdicts": _verdicts(ordered), "figures": _figures([section.tree for section in ordered])}
+    return {
+        "quoted": _quoted(evidence),
+        "verdicts": _verdicts(ordered),
+        "reported": _reported(evidence),
+        "figures": _figures([section.tree for section in ordered]),
+    } | {f"findings {section.tree.name}": _findings(section) for section in ordered}
+
+
+def asked_for(name: str, text: str, made: Mapping[str, str]) -> dict[str, str]:
+    """The tables that the text of the file ``name`` has a place for.
+
+    Raises:
+      ValueError: it has a place for none, or for one that there is not.
+    """
+    places = re.findall(r"<!-- table: (.*?) -->", text)
+    if not places:
+        raise ValueError(f"{name} has no place for a table: put <!-- table: quoted --> and {END} where one shall be.")
+    for place in places:
+        if place not in made:
+            raise ValueError(f"{name}: {unknown('table', place, made)}")
+    return {place: made[place] for place in places}
 
 
 def rewritten(text: str, made: Mapping[str, str]) -> str:
@@ -31,6 +56,41 @@ def rewritten(text: str, made: Mapping[str, str]) -> str:
             raise ValueError(f"the file has no place for the table {name!r}: put {start} and {END} where it shall be.")
         text = between_markers.sub(lambda _, new=f"{start}\n{table}\n{END}": new, text)
     return text
+
+
+def _quoted(evidence: Sequence[Evidence]) -> str:
+    rows = [
+        (row.says, _estimate(finding), finding.verdict.partition(":")[0], f"`{of.command.removeprefix(RUN)}`")
+        for row, of, finding in quoted(evidence)
+    ]
+    return markdown(("finding", "number (95 % interval)", "verdict", f"`{RUN.strip()}` …"), rows)
+
+
+def _reported(evidence: Sequence[Evidence]) -> str:
+    rows = []
+    for each in compared(evidence):
+        here = {of.backend: f"{_estimate(finding)}: {each.says(finding)}" for of, finding in each.measured}
+        row = each.reported
+        sides = (here.get(backend, "–") for backend in BACKEND_NAMES)
+        rows.append((row.figure, row.what, row.number, f"`{row.name}`", *sides))
+    return markdown(("figure of the paper", "what", "reported", "experiment", "on trees", "on transformers"), rows)
+
+
+def _findings(section: Section) -> str:
+    headings = ("finding", "on trees", "verdict", "on transformers", "verdict")
+    rows = [
+        (
+            ("control: " if row.either.control else "") + f"{row.either.claim} ({row.either.estimand})",
+            *(text for finding in (row.tree, row.transformer) for text in _beside(finding)),
+        )
+        for row in (*section.claims, *section.controls)
+    ]
+    kept = 5 if section.transformer and section.transformer.readable else 3
+    return markdown(headings[:kept], [row[:kept] for row in rows])
+
+
+def _beside(finding: Finding | None) -> tuple[str, str]:
+    return ("–", "–") if finding is None else (_estimate(finding), _verdict(finding))
 
 
 def _verdicts(ordered: Sequence[Section]) -> str:

@@ -15,6 +15,7 @@ from experiments.cli import report as reporting
 from experiments.kit.findings import Finding, Question
 from experiments.kit.intervals import estimate, mean
 from experiments.kit.per_seed import of_values
+from experiments.kit.presets import BACKEND_NAMES
 from experiments.questions import questions
 from experiments.report import evidence, page, tables, words
 from gvgap_jax.runtime import files
@@ -241,6 +242,57 @@ def test_tables_are_rewritten_between_their_markers(records, tmp_path):
 def test_a_file_without_markers_is_refused():
     with pytest.raises(ValueError, match="no place for the table 'verdicts'"):
         tables.rewritten("# a", {"verdicts": "| a |"})
+    with pytest.raises(ValueError, match=r"page\.md has no place for a table: put <!-- table: "):
+        tables.asked_for("page.md", "# a", {"verdicts": "| a |"})
+    with pytest.raises(ValueError, match=r"page\.md: there is no table 'verdict'; .* Did you mean 'verdicts'"):
+        tables.asked_for("page.md", "<!-- table: verdict --><!-- end -->", {"verdicts": "| a |"})
+
+
+def test_each_file_gets_the_tables_that_it_has_a_place_for(records, tmp_path):
+    one, other = tmp_path / "one.md", tmp_path / "other.md"
+    for path, name in ((one, "verdicts"), (other, "findings toy")):
+        path.write_text(f"a\n<!-- table: {name} -->\n<!-- end -->\nb\n")
+    reported(records, "--tables", str(one), str(other))
+    assert "| primary finding |" in one.read_text()
+    lines = other.read_text().splitlines()
+    assert lines[2] == "| finding | on trees | verdict |"
+    assert any(line.startswith("| squares are large (mean over seeds") for line in lines)
+    assert any(line.startswith("| control: ") for line in lines)
+
+
+def with_findings(name, backend, *findings):
+    """Evidence of a question that has a place in the argument."""
+    about = questions()[name].QUESTION
+    command = f"python -m experiments run {name} --preset quick"
+    return evidence.Evidence(
+        name, backend, "", "", about, {}, "quick", "", command, [], [], list(findings), [], [], {"made": "today"}
+    )
+
+
+def test_the_first_pages_quote_the_finding_of_each_row():
+    """A row takes its own claim and no other, and is left out where nothing was measured."""
+    simple, table, backbone = (
+        CLAIM._replace(claim=f"H=4, {words}", estimate=fixed(low, low + 1))
+        for words, low in (
+            ("simple gold reward (order 1): pairs that DPO needs over those", 1.0),
+            ("full table gold reward (order 4): pairs that DPO needs over those", 2.0),
+            ("simple gold reward (order 1), reward model of the policy's own backbone: the same ratio", 3.0),
+        )
+    )
+    everywhere = [with_findings("sample_complexity", backend, table, backbone, simple) for backend in BACKEND_NAMES]
+    lines = tables.tables(everywhere)["quoted"].splitlines()
+    assert [line.split("|")[2].strip() for line in lines[2:]] == [
+        "1.50 nats (1.00 to 2.00)", "2.50 nats (2.00 to 3.00)", "1.50 nats (1.00 to 2.00)", "3.50 nats (3.00 to 4.00)"
+    ]  # fmt: skip
+    assert "| supported | `run sample_complexity --preset quick` |" in lines[2]
+
+
+def test_what_was_reported_stands_beside_what_was_measured():
+    larger = CLAIM._replace(claim="win rate of DPO less that of SFT", unit="points")
+    smaller = larger._replace(estimate=fixed(-2.0, -1.0))
+    pair = [with_findings("main_table", "tree", larger), with_findings("main_table", "transformer", smaller)]
+    (line,) = [row for row in tables.tables(pair)["reported"].splitlines() if "| DPO less SFT |" in row]
+    assert line.endswith("| 1.50 points (1.00 to 2.00): as reported | −1.50 points (−2.00 to −1.00): not as reported |")
 
 
 def test_the_results_name_figures_that_there_are(tmp_path):

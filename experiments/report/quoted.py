@@ -1,0 +1,56 @@
+"""The findings that the first pages quote: the README's table, and that of the documentation."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from experiments.kit.backends import BackendName, named
+from experiments.kit.findings import Finding
+from experiments.report.answer import PAIRS
+from experiments.report.evidence import Evidence
+
+
+class Quoted(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+      says: what was measured, in the words of somebody who reads of it for the first time.
+      name, backend: the experiment.
+      parts: of the claim of its finding: the first claim that has them all; none for the primary one.
+    """
+
+    says: str
+    name: str
+    backend: BackendName = "tree"
+    parts: tuple[str, ...] = ()
+
+
+QUOTED = (
+    Quoted(
+        "simple gold reward (order 2 of 6): pairs that DPO needs for each pair of RLHF, at equal regret",
+        "sample_complexity", "tree", (PAIRS, "simple gold reward"),
+    ),
+    Quoted("gold reward a full table: the same", "sample_complexity", "tree", (PAIRS, "full table gold reward")),
+    Quoted("the same on small transformers, order 1 of 4", "sample_complexity", "transformer", (PAIRS, "simple gold")),
+    Quoted(
+        "… if the reward model is the policy's own network",
+        "sample_complexity", "transformer", ("simple gold", "own backbone"),
+    ),
+    Quoted("equal classes (Theorem 2.2): largest KL between the two methods' policies", "equivalence"),
+    Quoted("RLHF sampled a million times: regret of the exact second stage less its own", "h1_information"),
+    Quoted(
+        "reward models too simple for the gold reward: regret of DPO less that of RLHF",
+        "phase_diagram", "tree", ("too simple",),
+    ),
+    Quoted(
+        "share of settings in which theory alone says which method is better",
+        "phase_diagram", "tree", ("share of points where theory names the sign",),
+    ),
+    Quoted("online DPO from SFT, one batch round: win rate over DPO (paper: +6.4)", "main_table"),
+)  # fmt: skip
+
+
+def quoted(evidence: Sequence[Evidence]) -> list[tuple[Quoted, Evidence, Finding]]:
+    """The rows whose experiments were measured, with the finding of each."""
+    there = {each.key: each for each in evidence}
+    rows = [(row, there[key]) for row in QUOTED if (key := named(row.name, row.backend)) in there]
+    return [(row, of, finding) for row, of in rows if (finding := of.claim_with(*row.parts))]
