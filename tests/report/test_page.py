@@ -36,6 +36,12 @@ def test_each_question_has_one_card_and_its_links_lead_to_something(shown):
     assert sorted(listed) == sorted(names), "each has a link to itself"
 
 
+def test_the_contents_name_the_explorer_where_there_is_one():
+    with_one, without = (page.page(whole(), explorer=fragment) for fragment in ('<h2 id="explorer">Try</h2>', ""))
+    assert 'href="#explorer"' in with_one
+    assert "#explorer" not in without
+
+
 def test_headings_go_down_one_step_at_a_time(shown):
     found, _ = shown
     assert found.headings[0] == 1
