@@ -40,7 +40,7 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
         "quick": Grid({"horizon": (1, 2, 3, 5), "gold_order": (1, 2), "pairs": (128, 512, 2048)}, seeds=24),
-        "standard": _grid(32, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048)),
+        "standard": _grid(32, {3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048), reference_scale=(0.0, 1.5)),
         "paper": _grid(64, {2: 8, 3: 6}, gold_order=(1, 2), pairs=(128, 512, 2048, 16384)),
         "full": _grid(256, {2: 10, 3: 7}, gold_order=(1, 2, 3), pairs=(128, 512, 2048, 16384, 131072)),
     }

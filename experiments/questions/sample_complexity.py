@@ -57,7 +57,10 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (8, 64, 512)}, seeds=2),
         "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=24),
-        "standard": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 14))}, seeds=32),
+        "standard": Grid(
+            {"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 14)), "reference_scale": (0.0, 1.5)},
+            seeds=32,
+        ),
         "paper": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 17))}, seeds=32),
         "full": Grid({"horizon": (1, 2, 4, 6, 7), "pairs": tuple(2**power for power in range(5, 18))}, seeds=128),
     }

@@ -137,9 +137,8 @@ def _figures(evidence: Sequence[Evidence]) -> str:
         (
             ", ".join(f"`{title}`" for title in each.captions),
             f"`{each.command}`",
-            f"`{each.folder}`",
             each.about.figure or "–",
         )
         for each in evidence
     ]
-    return markdown(("figure", "command", "records", "of the paper"), rows)
+    return markdown(("figure", "command", "of the paper"), rows)
