@@ -4,13 +4,11 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from experiments.kit.backends import on_backend
 from experiments.kit.points import records_of
-from experiments.kit.presets import BACKEND_NAMES, RESULTS, Preset
+from experiments.kit.presets import RESULTS, Preset
 from experiments.kit.terminal import console
-from experiments.questions import questions
 from experiments.report import tables as markdown
-from experiments.report.evidence import gather
+from experiments.report.everything import gather_all
 from experiments.report.explorer import explorer
 from experiments.report.explorer_points import SOURCES
 from experiments.report.own import own_runs
@@ -38,11 +36,7 @@ def report(
       tables: Markdown files whose tables, between their markers, are written anew too.
     """
     texts = {path: path.read_text(encoding="utf-8") for path in tables}
-    evidence = [
-        gather(name, module, records, preset, backend)
-        for backend in BACKEND_NAMES
-        for name, module in on_backend(questions(), backend).items()
-    ]
+    evidence = gather_all(records, preset)
     root = folder_at(records)
     own = [*own_runs(root), *(tldr.evidence(folder) for folder in runs.folders(root))]
     known = {each.key: records_of(each.folder) for each in evidence if each.readable and each.key in SOURCES}
