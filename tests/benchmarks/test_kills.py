@@ -36,6 +36,7 @@ def compared(demonstrated, folder):
     return kills.compare(folder, demonstrated[0].root / "undisturbed")
 
 
+@pytest.mark.slow
 def test_killed_and_shared_runs_end_at_the_same_bits(demonstrated, capsys):
     command, killed, comparisons = demonstrated
     assert len(killed) == KILLS
@@ -49,6 +50,7 @@ def test_killed_and_shared_runs_end_at_the_same_bits(demonstrated, capsys):
     assert "the same" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_altered_number_is_a_difference(demonstrated, copy, capsys):
     path = sorted(copy.glob("*.parquet"))[0]
     table, made_by = files.read_with_maker(path)
@@ -61,6 +63,7 @@ def test_an_altered_number_is_a_difference(demonstrated, copy, capsys):
     assert "different" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_lost_chunk_is_a_difference(demonstrated, copy):
     sorted(copy.glob("*.parquet"))[0].unlink()
     row = compared(demonstrated, copy)
@@ -68,6 +71,7 @@ def test_a_lost_chunk_is_a_difference(demonstrated, copy):
     assert not row.same
 
 
+@pytest.mark.slow
 def test_rows_that_are_there_twice_are_a_difference(demonstrated, copy):
     first = sorted(copy.glob("*.parquet"))[0]
     shutil.copy(first, copy / "distances-0000000000000000.parquet")
@@ -76,6 +80,7 @@ def test_rows_that_are_there_twice_are_a_difference(demonstrated, copy):
     assert row.unexpected == ("distances-0000000000000000.parquet",)
 
 
+@pytest.mark.slow
 def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demonstrated, copy):
     chunk = next(iter(json.loads((copy / MANIFEST).read_text())["chunks"]))
     (copy / files.LOCKS).mkdir(exist_ok=True)
@@ -88,6 +93,7 @@ def test_what_a_killed_process_leaves_is_told_from_what_should_not_be_there(demo
     assert compared(demonstrated, copy).unexpected == (f"set_aside/{chunk}.parquet",)
 
 
+@pytest.mark.slow
 def test_one_bit_of_one_file_is_flipped_and_remembered(copy):
     before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
     assert damage.flip(copy, np.random.default_rng(0)).startswith("bit ")
@@ -122,6 +128,7 @@ def test_a_run_that_fails_names_its_log(tmp_path):
         command.finish(tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_the_command_writes_tables_and_keeps_no_records(demonstrated, tmp_path, monkeypatch):
     monkeypatch.setattr(kills, "demonstrate", lambda command, count: demonstrated[1:])
     command.main(["bench", "kills", "--out", str(tmp_path)])

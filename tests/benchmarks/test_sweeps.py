@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     return out
 
 
+@pytest.mark.slow
 def test_throughput_of_every_chunk_size(folder):
     found = pl.read_csv(folder / "throughput.csv")
     assert set(Throughput._fields) | {"fits_per_second", "limit", "share"} == set(found.columns)
@@ -39,6 +40,7 @@ def test_throughput_of_every_chunk_size(folder):
     assert set(found["limit"]) <= {"call overhead", "slowest fit", "processors"}
 
 
+@pytest.mark.slow
 def test_costs_of_a_run_with_a_cold_and_a_warm_cache(folder):
     found = pl.read_csv(folder / "run_costs.csv")
     assert set(RunCost._fields) | {"compile_share", "overhead_share"} == set(found.columns)
@@ -54,6 +56,7 @@ def test_costs_of_a_run_with_a_cold_and_a_warm_cache(folder):
     assert programs["bytes"].is_between(1, programs["available"]).all()
 
 
+@pytest.mark.slow
 def test_the_machine_is_named(folder):
     assert json.loads((folder / "machine.json").read_text())["cores"] >= 1
 

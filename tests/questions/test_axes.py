@@ -71,6 +71,7 @@ def told(found) -> None:
         assert isinstance(each.remark, str)
 
 
+@pytest.mark.slow
 @every_question
 def test_one_seed_and_one_value_of_a_field_end_in_no_traceback(module_of, name, backend):
     module = module_of(name, backend)
@@ -99,6 +100,7 @@ def test_figures_leave_out_what_no_record_shows(module_of, name, only):
     plt.close("all")
 
 
+@pytest.mark.slow
 @every_question
 def test_nothing_is_averaged_over_a_field_without_a_word(module_of, name, backend):
     """What changes at one value of a field changes the findings that name this value, and no others."""

@@ -14,6 +14,7 @@ from experiments.kit.problems import HELD_OUT_EVERY
 from experiments.questions import questions
 from tests.questions.wiring import another, cells_of, flipped, same, wired
 
+pytestmark = pytest.mark.slow
 # Its methods maximise the gold reward on purpose: it checks the instrument.
 LEARNING = [name for name in questions() if name != "estimators"]
 EVERY = [(name, backend) for backend in ("tree", "transformer") for name in on_backend(questions(), backend)]

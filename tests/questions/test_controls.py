@@ -120,6 +120,7 @@ def controls_of(name, tables, part=""):
     return {row.claim: row.passes for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "part"), BREAKS, ids=lambda part: part.replace(" ", "_")[:40] or "its_control")
 def test_a_control_passes_where_it_holds_and_not_where_it_is_broken(many_seeds, name, part):
     table, broken, *right = BREAKS[name, part]
@@ -138,6 +139,7 @@ def test_a_control_passes_where_it_holds_and_not_where_it_is_broken(many_seeds, 
 KEPT = {key.split()[0] for key in json.loads(GOLDEN.read_text(encoding="utf-8"))["plans"]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(KEPT - BROKEN_ELSEWHERE))
 def test_no_control_is_left_out(many_seeds, name):
     parts = [part for question, part in BREAKS if question == name]

@@ -7,6 +7,7 @@ from experiments.questions import equivalence
 from gvgap_jax.sweep import load
 
 
+@pytest.mark.slow("equivalence")
 def test_equal_classes_end_at_the_same_policy(records):
     distances = load(records("equivalence"), "distances")
     same = distances.filter(pl.col("policy_order") == pl.col("verifier_order"))

@@ -74,6 +74,7 @@ def test_every_field_says_what_it_is(name, backend):
     assert not unsaid
 
 
+@pytest.mark.slow
 @every_question
 def test_records_are_tidy_and_complete(records, name):
     module, folder = questions()[name], records(name)
@@ -87,6 +88,7 @@ def test_records_are_tidy_and_complete(records, name):
     assert any(finding.control for finding in module.findings(frames))
 
 
+@pytest.mark.slow
 @every_question
 def test_no_matrix_product_is_left_to_what_an_accelerator_does_by_default(records, name):
     """Its default is bfloat16 or TF32; a program that multiplies none, as the tree's of single tokens, has no lines."""
@@ -94,6 +96,7 @@ def test_no_matrix_product_is_left_to_what_an_accelerator_does_by_default(record
     assert not in_less_than_single_precision(lines)
 
 
+@pytest.mark.slow
 @every_question
 def test_a_second_run_computes_nothing_and_changes_nothing(records, name, capsys):
     folder = records(name)
@@ -104,6 +107,7 @@ def test_a_second_run_computes_nothing_and_changes_nothing(records, name, capsys
     assert all(load(folder, table).equals(frame) for table, frame in before.items())
 
 
+@pytest.mark.slow
 @every_question
 def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_path, monkeypatch):
     folder = records(name)
@@ -116,6 +120,7 @@ def test_figures_with_captions_are_drawn_from_records_alone(records, name, tmp_p
     assert all("seeds" in caption for caption in questions()[name].CAPTIONS.values())
 
 
+@pytest.mark.slow
 @every_question
 @pytest.mark.parametrize("width", plots.WIDTHS)
 def test_letters_in_figures_do_not_overlap_and_axes_have_units(records, name, width):
@@ -125,6 +130,7 @@ def test_letters_in_figures_do_not_overlap_and_axes_have_units(records, name, wi
         faultless(module, frames, width)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKEND_NAMES)
 @every_question
 def test_letters_in_figures_of_shipped_records_do_not_overlap(name, backend):
@@ -167,6 +173,7 @@ def made_up(run):
     return fake
 
 
+@pytest.mark.slow
 @every_transformer
 def test_what_transformers_record_gives_findings_and_figures(name, tmp_path, monkeypatch):
     if name != "h6c_verifier_order":  # one traces transformers, the others networks that are traced faster
@@ -227,6 +234,7 @@ def test_a_field_that_is_only_passed_on_is_planned_as_if_it_was_walked(name, bac
 ACROSS_SEEDS = ("phase_diagram", "rival_overoptimisation")  # some of their statistics read the other seeds too
 
 
+@pytest.mark.slow
 @every_question
 def test_a_record_that_is_not_ok_decides_nothing(records, name):
     """Garbage in the rows of a seed that is marked changes no estimate, and is counted."""
@@ -257,6 +265,7 @@ def test_every_setting_in_the_records_can_be_named_by_an_estimand(name, backend)
     assert {field.name for field in dataclasses.fields(module.Config)} <= fields.AXES
 
 
+@pytest.mark.slow
 @every_question
 def test_one_finding_is_primary_and_what_is_at_a_bound_has_a_margin(records, name):
     found = decided(questions()[name].findings(tables_of(records(name))))

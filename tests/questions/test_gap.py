@@ -99,6 +99,7 @@ def test_any_grid_has_its_findings(points):
         assert ("above" in directions) == any(horizon > order for horizon, order in points)
 
 
+@pytest.mark.slow("h6c_verifier_order")
 def test_with_verifiers_as_complex_as_policies_only_the_penalty_is_left_between_the_methods(records):
     gaps = load(records("h6c_verifier_order"), "gaps")
     tables, additive = gaps.filter(gold_order=2), gaps.filter(gold_order=1)

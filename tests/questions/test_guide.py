@@ -39,6 +39,7 @@ def printed(commands, project):
     return " ".join(done.stdout.split())
 
 
+@pytest.mark.slow
 def test_the_guide_adds_an_experiment_with_one_file(project):
     add, run, test, report = STEPS
     before = {path for path in (project / "experiments").rglob("*.py")}

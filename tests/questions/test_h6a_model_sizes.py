@@ -14,6 +14,7 @@ from tests import helpers
 from tests.helpers import as_table, exponential
 
 TREE = TokenTree(3, 2)
+of_records = pytest.mark.slow("h6a_model_sizes")
 
 
 @pytest.fixture
@@ -30,6 +31,7 @@ def of_marginals(law):
     return {response: math.prod(marginals[place][token] for place, token in enumerate(response)) for response in law}
 
 
+@of_records
 @pytest.mark.parametrize("policy_order", [0, 1])
 def test_a_policy_of_each_size_writes_like_the_human_as_well_as_it_can(fits, policy_order):
     for row in fits.filter(policy_order=policy_order, verifier_order=1, informed=1).to_dicts():
@@ -45,6 +47,7 @@ def test_a_policy_of_each_size_writes_like_the_human_as_well_as_it_can(fits, pol
         assert row["win_rate_first"] == pytest.approx(wins, abs=1e-3)
 
 
+@of_records
 def test_labels_by_the_gold_reward_pay_and_coin_flips_teach_nothing(fits):
     informed, coins = (fits.filter(verifier_order=2, informed=value) for value in (1, 0))
     assert (informed["gold_reward_best"] > informed["gold_reward_first"] + 0.5).all()
@@ -53,6 +56,7 @@ def test_labels_by_the_gold_reward_pay_and_coin_flips_teach_nothing(fits):
     assert coins["held_out_loss"].to_numpy() == pytest.approx(math.log(2), abs=0.01)
 
 
+@of_records
 def test_every_policy_is_picked_from_by_the_same_reward_model(fits):
     point = ["gold_order", "verifier_order", "informed", "seed"]
     same = fits.group_by(point).agg(pl.col("held_out_loss", "penalty").n_unique(), pl.len())

@@ -46,6 +46,7 @@ def test_a_fit_without_a_number_is_a_failed_seed():
     assert (interval.seeds, interval.failed) == (31, 1)
 
 
+@pytest.mark.slow("sample_complexity")
 def test_lost_chunk_is_computed_again_to_the_same_bits(records, tmp_path):
     folder = shutil.copytree(records("sample_complexity"), tmp_path / "copy")
     before = load(folder, "fits")
@@ -56,6 +57,7 @@ def test_lost_chunk_is_computed_again_to_the_same_bits(records, tmp_path):
     assert load(folder, "fits").equals(before)
 
 
+@pytest.mark.slow("sample_complexity")
 def test_seeds_are_paired_across_arms(records):
     fits = load(records("sample_complexity"), "fits").filter(pl.col("gold_order") == pl.col("order"))
     # Two penalties may tie on the one held-out pair of the smallest data sets: compare equal problems.

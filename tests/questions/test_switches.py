@@ -19,6 +19,8 @@ from gvgap_jax import TokenTree, metrics, policies, verifiers
 from tests import helpers
 from tests.questions.wiring import another, cells_of, same, unchanged, wired
 
+pytestmark = pytest.mark.slow
+
 
 def cell_of(name, backend="tree", numbers=None, **labels):
     """The one cell with these labels, and these numbers."""

@@ -23,6 +23,8 @@ from tests.questions.test_switches import SPREAD, beats, cell_of, kl, regret, so
 from tests.questions.wiring import TOKENS, another, cells_of, same, unchanged, wired
 from theory.rivals import ARMS
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def table():

@@ -158,7 +158,7 @@ class _Watch:
         moved_by = digest(given)
         params = moved(start, moved_by)
         self.fits.append({**given, "kind": kind, "settings": settings, "start": start, "params": params})
-        losses = (digest(given.get(name, 0.0)) for name in ("train", "held_out"))
+        losses = (jnp.asarray(digest(given.get(name, 0.0))) for name in ("train", "held_out"))
         zero = jnp.zeros(())
         return Fit(params, *losses, zero, zero + len(self.fits), jnp.ones((), int), jnp.array(True))
 
@@ -229,9 +229,11 @@ def another(reward):
 
 def present(pairs):
     """Pairs without what those of weight 0 hold, which nobody may read."""
+    pairs = jax.device_get(pairs)
 
     def kept(leaf):
-        return jnp.where((pairs.weight > 0).reshape(-1, *(1,) * (leaf.ndim - 1)), leaf, 0)
+        there = (pairs.weight > 0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.asarray(np.where(there, leaf, np.zeros((), leaf.dtype)))
 
     return jax.tree.map(kept, pairs)
 
@@ -240,12 +242,12 @@ def _fetched(fit: dict) -> dict:
     return {name: value if name in ("kind", "settings") else jax.device_get(value) for name, value in fit.items()}
 
 
-def digest(tree) -> jax.Array:
-    """A number that depends on every number of a pytree."""
-    total = jnp.zeros(())
+def digest(tree) -> float:
+    """A number that depends on every number of a pytree; by NumPy, which compiles nothing for each shape."""
+    total = 0.0
     for place, leaf in enumerate(jax.tree.leaves(tree)):
-        leaf = jnp.nan_to_num(jnp.asarray(leaf, float), nan=77.0, posinf=1e4, neginf=-1e4)
-        total = total + jnp.sum(leaf * (1 + _pattern(leaf, place)))
+        leaf = np.nan_to_num(np.asarray(leaf, float), nan=77.0, posinf=1e4, neginf=-1e4)
+        total += float(np.sum(leaf * (1 + _pattern(leaf, place))))
     return total
 
 
@@ -253,13 +255,14 @@ def moved(params, by):
     """Parameters moved by up to 0.3, in a way that depends on ``by``."""
     leaves, structure = jax.tree.flatten(params)
     leaves = [
-        leaf + 0.3 * jnp.sin(by + 1 + _pattern(leaf, place)).astype(leaf.dtype) for place, leaf in enumerate(leaves)
+        jnp.asarray(leaf + 0.3 * np.sin(by + 1 + _pattern(leaf, place)).astype(leaf.dtype))
+        for place, leaf in enumerate(jax.device_get(leaves))
     ]
     return jax.tree.unflatten(structure, leaves)
 
 
 def _pattern(leaf, place=0):
-    return jnp.sin(0.7 * jnp.arange(math.prod(np.shape(leaf))) + place).reshape(np.shape(leaf))
+    return np.sin(0.7 * np.arange(math.prod(np.shape(leaf))) + place).reshape(np.shape(leaf))
 
 
 def same(left, right) -> bool:

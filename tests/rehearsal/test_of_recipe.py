@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import jax
+import pytest
 import tyro
 
 from experiments.rehearsal.of_recipe import of_recipe
@@ -23,6 +24,7 @@ def listed(*arguments):
     return {each.name: each for each in of_recipe(tyro.cli(options_with(given), args=given), TARGET)}
 
 
+@pytest.mark.slow
 def test_it_is_what_a_whole_run_compiles(tmp_path):
     command = [sys.executable, "-m", "tests.rehearsal.whole_run", str(tmp_path)]
     found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

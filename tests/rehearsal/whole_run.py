@@ -25,6 +25,7 @@ SIZES = ["--dpo.epochs", "1.5", "--steps_a_dispatch", "4", "--evaluation_tempera
 def main(folder: Path) -> None:
     """Run with every compiled program written down, then lower what the rehearsal lists for as many rows."""
     jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_disable_most_optimizations", True)  # what is compiled is compared before them
     keep_compiled_programs()
     arguments = [*OPTIONS, *SIZES, "--out", str(folder / "out")]
     options = tyro.cli(options_with(arguments), args=arguments)

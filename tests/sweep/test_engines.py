@@ -29,6 +29,7 @@ def whole(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow("test_ray_finishes_with_the_same_records_when_a_worker_is_killed")
 def test_ray_finishes_with_the_same_records_when_a_worker_is_killed(tmp_path, whole):
     status, printed = python("-m", "tests.sweep.ray_cluster", tmp_path)
     assert status == 0, printed
@@ -37,6 +38,7 @@ def test_ray_finishes_with_the_same_records_when_a_worker_is_killed(tmp_path, wh
         assert load(tmp_path, table).equals(load(whole, table))
 
 
+@pytest.mark.slow("test_ray_computes_an_experiment_from_the_command_line")
 def test_ray_computes_an_experiment_from_the_command_line(tmp_path):
     arguments = ["-m", "experiments", "run", "equivalence", "--grid.horizon", "2", "--grid.pairs", "8", "--seeds", "2"]
     status, printed = python(*arguments, "--engine", "ray", "--out", tmp_path / "ray")
@@ -45,6 +47,7 @@ def test_ray_computes_an_experiment_from_the_command_line(tmp_path):
     assert load(tmp_path / "ray").equals(load(tmp_path / "local"))
 
 
+@pytest.mark.slow("test_a_signal_lets_ray_finish_its_chunks")
 def test_a_signal_lets_ray_finish_its_chunks(tmp_path):
     """Ray's own handler would abort the process."""
     arguments = ["-m", "experiments", "run", "equivalence", "--engine", "ray", "--grid.horizon", "2"]
@@ -60,6 +63,7 @@ def test_a_signal_lets_ray_finish_its_chunks(tmp_path):
     assert "Go on with: python -m experiments run equivalence --engine ray" in printed
 
 
+@pytest.mark.slow("test_a_device_that_the_cluster_lacks_is_an_error_within_seconds")
 def test_a_device_that_the_cluster_lacks_is_an_error_within_seconds(tmp_path):
     started = time.perf_counter()
     arguments = ["-m", "experiments", "run", "equivalence", "--engine", "ray", "--ray.tpus", "4", "--out", tmp_path]

@@ -249,6 +249,7 @@ def wait_for_chunks(folder, count, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_lets_the_chunk_finish_and_prints_the_command_that_goes_on(tmp_path, cache, uninterrupted, number):
     process = command(*EQUIVALENCE, "--out", tmp_path, **cache)
@@ -264,6 +265,7 @@ def test_a_signal_lets_the_chunk_finish_and_prints_the_command_that_goes_on(tmp_
     same_bits(load(tmp_path, "distances"), uninterrupted)
 
 
+@pytest.mark.slow
 def test_eight_devices_give_the_records_of_one_to_rounding(tmp_path, cache):
     frames = []
     for devices in ("1", "8"):

@@ -16,6 +16,7 @@ from theory.rows import apart, claim, negative_control
 INSTANCES = 6  # both kinds of coverage of every statement, twice
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHECKS)
 def test_every_claim_holds_and_every_negative_control_breaks(name):
     rows = list(CHECKS[name](INSTANCES))

@@ -26,6 +26,8 @@ WRITTEN = {  # the first row as the model sees it
     r"<start_of_turn>model\n⟂",
 }
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", params=chat_checkpoints.KINDS)
 def ran(request, tmp_path_factory):

@@ -52,6 +52,7 @@ def tables(folder):
     return {table: read(folder / "seed-0" / "evaluate" / f"{table}.parquet") for table in TABLES}
 
 
+@pytest.mark.slow
 def test_every_arm_answers_every_question_and_is_judged(done):
     found = tables(done)
     assert set(found["answers"]["arm"]) == set(ARMS)
@@ -61,6 +62,7 @@ def test_every_arm_answers_every_question_and_is_judged(done):
     assert counts["len"].unique().to_list() == [len(found["answers"]) // len(ARMS)]
 
 
+@pytest.mark.slow
 def test_a_gold_verdict_compares_gold_rewards_with_the_human_answer(done):
     found = tables(done)
     dpo = found["answers"].filter(arm="dpo").sort("question")
@@ -69,6 +71,7 @@ def test_a_gold_verdict_compares_gold_rewards_with_the_human_answer(done):
     assert wins == [(reward > human) + (reward == human) / 2 for reward, human in zip(dpo["gold"], humans, strict=True)]
 
 
+@pytest.mark.slow
 def test_the_report_has_its_numbers_from_the_tables(done):
     found = records.evaluated(folder_at(done)).tables
     summary = report.summary(found)
@@ -105,6 +108,7 @@ def test_judges_are_compared_prompt_by_prompt():
     assert bias.interval.estimate == 0.25
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(done, capsys):
     before = {path: path.stat().st_mtime_ns for path in done.glob("seed-0/passes/*")}
     run(done, "--stage", "dpo")
@@ -132,6 +136,7 @@ def a_run_beside(done, capsys, **changes):
     return run, text
 
 
+@pytest.mark.slow
 def test_narrow_pairs_are_sampled_and_labelled_by_the_gold_verifier(done, capsys):
     run, text = a_run_beside(done, capsys, narrow=True)
     pairs = corpus.training_pairs(run, text)
@@ -142,6 +147,7 @@ def test_narrow_pairs_are_sampled_and_labelled_by_the_gold_verifier(done, capsys
     assert "pairs relabelled by gold:" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_word_pairs_have_two_words(done, capsys):
     plain, _ = a_run_beside(done, capsys)
     run, text = a_run_beside(done, capsys, two_words=True)
@@ -151,6 +157,7 @@ def test_two_word_pairs_have_two_words(done, capsys):
     assert {len(answer.split()) for answer in text.decoded(pairs.chosen)} <= {1, 2}
 
 
+@pytest.mark.slow
 def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys):
     run, text = a_run_beside(done, capsys, rouge_l=True)
     pairs, before = corpus.training_pairs(run, text), text.comparisons
@@ -161,6 +168,7 @@ def test_rouge_l_prefers_what_is_nearer_to_the_hidden_human_answer(done, capsys)
     assert not np.array_equal(pairs.chosen, before.data.chosen[: len(chosen)])
 
 
+@pytest.mark.slow
 def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
     run, _ = a_run_beside(done, capsys)
     model = models.trained(run, "sft")
@@ -174,6 +182,7 @@ def test_a_model_goes_through_an_object_store(done, capsys, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_an_endpoint_judges_and_is_asked_once(done, capsys, monkeypatch):
     run, _ = a_run_beside(done, capsys, endpoint=Endpoint(model="judge", prompt_price=1.0))
     asked = []
@@ -217,6 +226,7 @@ def test_the_best_and_the_worst_response_make_a_pair():
     )
 
 
+@pytest.mark.slow
 def test_scores_belong_to_their_pairs(done, capsys):
     run, _ = a_run_beside(done, capsys)
     model, pairs = models.trained(run, "sft"), corpus.prepare(run)[2].pairs
@@ -258,6 +268,7 @@ def test_the_gold_verifier_reads_subject_feeling_and_length():
     assert toy.gold([post], ["my boss " + "and " * 8]).item() == pytest.approx(2 - 2 * toy.LONG)
 
 
+@pytest.mark.slow
 def test_killed_runs_end_at_the_same_numbers(killed_and_undisturbed):
     found = pl.read_csv(killed_and_undisturbed / "kills.csv")
     assert found["status"].to_list() == [-signal.SIGKILL, 128 + signal.SIGTERM]
@@ -265,6 +276,7 @@ def test_killed_runs_end_at_the_same_numbers(killed_and_undisturbed):
         assert tldr_kills.same(killed_and_undisturbed / "killed", killed_and_undisturbed / "undisturbed", table)
 
 
+@pytest.mark.slow
 def test_other_numbers_would_be_seen(killed_and_undisturbed, tmp_path):
     folder = tmp_path / "seed-0" / "evaluate"
     folder.mkdir(parents=True)

@@ -89,6 +89,7 @@ def eight(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow("layouts")
 @pytest.mark.parametrize("name", LAYOUTS)
 def test_every_layout_finds_the_losses_and_gradients_of_one_device(eight, name):
     """Of SFT, a reward model and DPO on transformers whose blocks are computed again in the backward pass."""
@@ -105,6 +106,7 @@ def test_every_layout_finds_the_losses_and_gradients_of_one_device(eight, name):
     assert [said["pieces"][leaf] for leaf in (*blocks, *ends)] == list(wanted[name])
 
 
+@pytest.mark.slow("layouts")
 def test_no_device_holds_the_parameters_of_all_layers_at_once(eight):
     share = {
         name: found["needed"] / found["whole"]
@@ -115,6 +117,7 @@ def test_no_device_holds_the_parameters_of_all_layers_at_once(eight):
     assert share["data"] > 1
 
 
+@pytest.mark.slow("layouts")
 def test_a_state_moves_between_numbers_of_devices(eight):
     found, said = load(eight, "moved")
     start = two_processes.started(two_processes.transformers)
@@ -124,6 +127,7 @@ def test_a_state_moves_between_numbers_of_devices(eight):
     assert found["key"].tolist() == jax.random.key_data(jax.random.split(jax.random.key(3))[1]).tolist()
 
 
+@pytest.mark.slow("layouts")
 @pytest.mark.parametrize("devices", [1, 4])
 @pytest.mark.parametrize("rows", COUNTED)
 def test_every_row_is_drawn_once_a_pass_however_many_devices_share_them(eight, rows, devices):
@@ -155,6 +159,7 @@ def pair(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow("processes")
 def test_two_processes_are_one(pair):
     """A transformer over two processes, each with half of every array and of every batch."""
     launch(pair, {"devices": 2, "calls": [called(pair, "alone", (1, 1, 1), objective="transformer", devices=1)]})
@@ -164,6 +169,7 @@ def test_two_processes_are_one(pair):
     assert said["finished"]
 
 
+@pytest.mark.slow("processes")
 def test_one_of_two_processes_is_terminated_and_both_go_on_later(pair):
     """SIGTERM after the first dispatch; then alone for a second one, in another layout, and together for the third."""
     assert load(pair, "stopped")[1] == {
