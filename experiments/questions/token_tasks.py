@@ -121,7 +121,7 @@ PRESETS = disjoint(
                 "labels": ("gold", COIN, "gold", "gold"),
             },
             (("family", "labels"),),
-            seeds=32,
+            seeds=16,
         ),
         "paper": Grid(
             {

@@ -24,12 +24,20 @@ class Quoted(NamedTuple):
     parts: tuple[str, ...] = ()
 
 
+SKEWED = "reference scale 1.5"  # where a claim of that point says so
 QUOTED = (
     Quoted(
         "simple gold reward (order 2 of 6): pairs that DPO needs for each pair of RLHF, at equal regret",
         "sample_complexity", "tree", (PAIRS, "simple gold reward"),
     ),
-    Quoted("gold reward a full table: the same", "sample_complexity", "tree", (PAIRS, "full table gold reward")),
+    Quoted(
+        "the same, with a skewed reference policy (its logits have a standard deviation of 1.5, and not 0)",
+        "sample_complexity", "tree", (SKEWED, PAIRS, "simple gold reward"),
+    ),
+    Quoted(
+        "gold reward a full table, uniform reference: the same",
+        "sample_complexity", "tree", (PAIRS, "full table gold reward"),
+    ),
     Quoted("the same on small transformers, order 1 of 4", "sample_complexity", "transformer", (PAIRS, "simple gold")),
     Quoted(
         "… if the reward model is the policy's own network",
@@ -44,6 +52,10 @@ QUOTED = (
     Quoted(
         "share of settings in which theory alone says which method is better",
         "phase_diagram", "tree", ("share of points where theory names the sign",),
+    ),
+    Quoted(
+        "the same, with a skewed reference policy",
+        "phase_diagram", "tree", (SKEWED, "share of points where theory names the sign"),
     ),
     Quoted("online DPO from SFT, one batch round: win rate over DPO (paper: +6.4)", "main_table"),
 )  # fmt: skip

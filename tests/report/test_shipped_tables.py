@@ -1,0 +1,44 @@
+"""The pages that quote records quote those that come with the project: their tables are what would be written anew."""
+
+from pathlib import Path
+
+import pytest
+
+from experiments.kit.backends import on_backend
+from experiments.kit.presets import BACKEND_NAMES
+from experiments.kit.shipped import SHIPPED
+from experiments.questions import questions
+from experiments.report import evidence, tables
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "docs/index.md", "docs/results.md", "docs/findings.md")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The tables of the records that come with the project, where nothing was run; no figure is drawn for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("empty"))
+        patch.setattr(evidence, "_draw", lambda *_: ([], []))
+        found = [
+            evidence.gather(name, module, preset=SHIPPED, backend=backend)
+            for backend in BACKEND_NAMES
+            for name, module in on_backend(questions(), backend).items()
+        ]
+    return found, tables.tables(found)
+
+
+def test_records_of_every_experiment_come_with_the_project(made):
+    assert {each.key: each.problems for each in made[0] if each.problems} == {}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_quotes_them(made, page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    asked = tables.asked_for(page, text, made[1])
+    assert text == tables.rewritten(text, asked), f"write it anew: python -m experiments report --tables {page}"
+
+
+def test_the_page_of_findings_has_every_experiment(made):
+    asked = tables.asked_for("findings", (ROOT / "docs/findings.md").read_text(encoding="utf-8"), made[1])
+    assert set(asked) == {f"findings {name}" for name in questions()}
