@@ -19,6 +19,10 @@ import pytest
 def test_of_a_question(name, backend):
     pass
 
+@pytest.mark.slow("h4_data")
+def test_of_its_records():
+    pass
+
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma"])
 def test_of_a_family(family):
@@ -58,11 +62,12 @@ def collected(pytester):
 
 def test_slow_tests_rotate_with_all_of_their_question_and_the_others_stay(collected):
     every = collected()
-    assert len(every) == 6 * 2 + 2 + 1
+    assert len(every) == 6 * 2 + 1 + 2 + 1
     shares = [collected("--commit", f"{number:040x}") - {"test_that_is_fast"} for number in range(SHARES)]
     assert set().union(*shares) == every - {"test_that_is_fast"}
     assert sum(map(len, shares)) == len(every) - 1, "each slow test is in one"
     assert all(name.replace("transformer", "tree") in share for share in shares for name in share)
+    assert all(("test_of_its_records" in share) == ("test_of_a_question[tree-h4_data]" in share) for share in shares)
     assert "test_that_is_fast" in collected("--commit", 40 * "0")
 
 
