@@ -201,7 +201,7 @@ def draw_series(gaps: pl.DataFrame, fixed: str, varied: str, words: dict[str, st
     for axis in grid[0, :2]:
         axis.set_xticks(gaps[varied].unique().sort().to_list())
     effective = r"$d_\mathrm{eff}$ of policies / of verifiers [times]"
-    regrets = ["regret KL(π‖π*) [nats]", *2 * ["regret of DPO / of RLHF [times]"]]
+    regrets = ["regret KL(π‖π*) [nats]", *2 * ["DPO / RLHF regret [times]"]]
     for number, (x, y) in enumerate(zip((words[varied], words[varied], effective), regrets, strict=True)):
         name_axes(grid[:, number : number + 1], x, y)
     legend_below(figure)

@@ -88,8 +88,16 @@ def figures(module, records: Records) -> Iterator[tuple[str, Figure | pl.DataFra
 
 
 def words(settings: Mapping[str, Any]) -> str:
-    """Settings as a claim names them: ``beta 0.25, gold order 2``."""
-    return ", ".join(f"{name.replace('_', ' ')} {shown(value)}" for name, value in settings.items())
+    """Settings as a claim names them: ``beta 0.25, gold order 2, uniform reference``."""
+    return ", ".join(
+        reference_name(value) if name == "reference_scale" else f"{name.replace('_', ' ')} {shown(value)}"
+        for name, value in settings.items()
+    )
+
+
+def reference_name(scale: float) -> str:
+    """A reference policy, by the standard deviation of its logits."""
+    return f"reference of s.d. {scale:g}" if scale else "uniform reference"
 
 
 def points(module, records: Records) -> list[Point]:

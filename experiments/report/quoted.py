@@ -24,7 +24,7 @@ class Quoted(NamedTuple):
     parts: tuple[str, ...] = ()
 
 
-SKEWED = "reference scale 1.5"  # where a claim of that point says so
+SKEWED = "reference of s.d. 1.5"  # where a claim of that point says so
 QUOTED = (
     Quoted(
         "simple gold reward (order 2 of 6): pairs that DPO needs for each pair of RLHF, at equal regret",

@@ -139,3 +139,10 @@ def test_every_point_has_a_figure_that_names_it():
     ((title, _),) = points.figures(question("labels", draw=lambda _: {"one": plt.figure()}), {"fits": fits})
     plt.close("all")
     assert title == "one"
+
+
+def test_a_reference_policy_is_named_by_what_it_is():
+    assert points.words({"gold_order": 2, "beta": 0.25, "reference_scale": 0.0}) == (
+        "gold order 2, beta 0.25, uniform reference"
+    )
+    assert points.words({"reference_scale": 1.5}) == "reference of s.d. 1.5"
