@@ -92,14 +92,12 @@ _SMALL = {
     "interactions": (4,),
     "gold_order": (1, 2, 3, 4),
     "verifier_order": (1, 2, 3, 4),
-    "pairs": (64, 256, 1024, 4096),
-    "beta": (0.5, 1.0, 2.0),
 }
 PRESETS = disjoint(
     {
         "tiny": _grid(2, tabular=(2,), interactions=(2,), gold_order=(1, 2), verifier_order=(1, 2), pairs=(64, 1024)),
-        "quick": _grid(24, **_SMALL),
-        "standard": _grid(24, **_SMALL, reference_scale=(0.0, 1.5)),
+        "quick": _grid(16, **_SMALL, pairs=(64, 512, 4096)),
+        "standard": _grid(24, **_SMALL, pairs=(64, 256, 1024, 4096), beta=(0.5, 1.0, 2.0), reference_scale=(0.0, 1.5)),
         "paper": _grid(
             24,
             tabular=(2, 4, 6),

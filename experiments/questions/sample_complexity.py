@@ -56,7 +56,7 @@ class Config:
 PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "pairs": (8, 64, 512)}, seeds=2),
-        "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=24),
+        "quick": Grid({"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 12))}, seeds=16),
         "standard": Grid(
             {"horizon": (2, 6), "pairs": tuple(2**power for power in range(5, 14)), "reference_scale": (0.0, 1.5)},
             seeds=32,

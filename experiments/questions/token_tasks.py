@@ -110,11 +110,7 @@ PRESETS = disjoint(
         "tiny": Grid(
             {"vocabulary": (4,), "horizon": (2,), "prompt_length": (1,), "pairs": (10,), "steps": (25,)}, seeds=2
         ),
-        "quick": Grid(
-            {"family": ("token_counts", "token_counts", "hidden_reference"), "labels": ("gold", COIN, "gold")},
-            (("family", "labels"),),
-            seeds=24,
-        ),
+        "quick": Grid({"labels": ("gold", COIN), "steps": (75,)}, seeds=16),
         "standard": Grid(
             {
                 "family": ("token_counts", "token_counts", "interactions", "hidden_reference"),
