@@ -165,10 +165,10 @@ def picture(evidence: Evidence) -> Picture | None:
         return None
     first, *_ = evidence.pictures
     module = questions()[evidence.name]
-    (point, *_) = points.points(module, evidence.records)
+    (point, *_) = points.points(module, evidence.records)  # whose figures come first
     longest = max(max(frame["horizon"].unique()) for frame in point.records.values())
     drawn = module.draw({table: frame.filter(pl.col("horizon") == longest) for table, frame in point.records.items()})
     try:
-        return first._replace(png=png_of(drawn[first.title]))
+        return first._replace(png=png_of(drawn[first.title.removesuffix(point.suffix)]))
     finally:
         plt.close("all")

@@ -133,6 +133,23 @@ def test_the_figure_beside_the_answer_is_that_of_the_longest_responses():
     assert drawn.png == expected.png != evidence.pictures[0].png
 
 
+def test_of_several_references_it_is_the_figure_of_the_first():
+    """Figures of several points have names that say which point they are of."""
+    uniform, skewed = (
+        {table: frame.with_columns(reference_scale=pl.lit(scale)) for table, frame in records((6,)).items()}
+        for scale in (0.0, 1.5)
+    )
+    skewed = skewed | {"fits": skewed["fits"].with_columns(pl.col("regret") * 3)}
+    both = {table: pl.concat([uniform[table], skewed[table]]) for table in uniform}
+    evidence = asked("sample_complexity")
+    named = [evidence.pictures[0]._replace(title=f"sample_complexity_reference_scale{scale}") for scale in ("0", "1.5")]
+    drawn = answer.picture(evidence._replace(pictures=named, records=both))
+    plain = evidence.pictures[0]._replace(title="sample_complexity")
+    alone = answer.picture(evidence._replace(pictures=[plain], records=uniform))
+    assert drawn is not None
+    assert drawn.png == alone.png
+
+
 def test_theory_stands_beside_the_ratio_of_pairs():
     simple, *_ = questions()["sample_complexity"].findings(records((6,)))
     assert simple.predicted == pytest.approx(3.0**6 / 3.0**2)
