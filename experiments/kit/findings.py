@@ -72,6 +72,7 @@ class Finding(NamedTuple):
       level: of the interval that is shown and decides.
       primary: the finding that answers the question; the others explore.
       predicted: what theory says the statistic is, without any fit; NaN where it says nothing.
+      point: the settings that it is of, in the words that its claim begins with; empty where there are no others.
     """
 
     claim: str
@@ -84,6 +85,7 @@ class Finding(NamedTuple):
     level: float = LEVEL
     primary: bool = False
     predicted: float = math.nan
+    point: str = ""
 
     @property
     def interval(self) -> Interval:

@@ -64,7 +64,7 @@ def findings(module, records: Records) -> list[Finding]:
             named = words({name: value for name, value in point.settings.items() if name not in free})
             claim = ": ".join(filter(None, (named, each.claim)))
             if free.isdisjoint(point.settings) or claim not in {other.claim for other in told}:
-                told.append(each._replace(claim=claim))
+                told.append(each._replace(claim=claim, point=named))
     return decided(told)
 
 

@@ -56,10 +56,12 @@ HEADLINES = (
         "tree",
         (PAIRS, "simple gold reward"),
         {
-            "supported": f"Where the gold reward is simple, RLHF wins: DPO needs {TIMES}.",
-            "contradicted": f"Where the gold reward is simple, RLHF loses, against the hypothesis: DPO needs {TIMES}.",
-            "undecided": f"Where the gold reward is simple, it is undecided whether RLHF needs fewer pairs: DPO needs "
+            "supported": f"Where the gold reward is simple and the reference policy uniform, RLHF wins: DPO needs "
             f"{TIMES}.",
+            "contradicted": f"Where the gold reward is simple and the reference policy uniform, RLHF loses, against "
+            f"the hypothesis: DPO needs {TIMES}.",
+            "undecided": f"Where the gold reward is simple and the reference policy uniform, it is undecided whether "
+            f"RLHF needs fewer pairs: DPO needs {TIMES}.",
         },
         "How many more pairs DPO needs where the gold reward is simple",
         "pairs of DPO for each pair of RLHF, where the gold reward is simple",
@@ -153,9 +155,10 @@ def sentence(headline: Headline, evidence: Evidence) -> Markup:
     estimate = f"{number(finding.interval.estimate)} {finding.unit}".strip()
     value = Markup("<b>{}</b> ({})").format(estimate, between(finding))
     said = Markup(headline.says[outcome]).format(value=value)
-    failing = sum(not each.passes for each in evidence.controls)
+    controls = [each for each in evidence.controls if each.point in ("", finding.point)]
+    failing = sum(not each.passes for each in controls)
     doubts = [why] if outcome == "undecided" and why else []
-    doubts += [f"{failing} of the {len(evidence.controls)} controls did not pass"] if failing else []
+    doubts += [f"{failing} of the {len(controls)} controls did not pass"] if failing else []
     return Markup("{} ({}).").format(Markup(said.removesuffix(".")), "; ".join(doubts)) if doubts else said
 
 

@@ -68,6 +68,8 @@ def test_a_control_that_does_not_pass_is_said_in_the_sentence():
         1, fixed(2, 3), SIMPLE, controls=(CONTROL, failing)
     )
     assert "did not pass" not in sentence_of(1, fixed(2, 3), SIMPLE, controls=(CONTROL,))
+    elsewhere = CONTROL._replace(estimate=fixed(-9, 9), point="reference of s.d. 1.5")
+    assert "did not pass" not in sentence_of(1, fixed(2, 3), SIMPLE, controls=(CONTROL, elsewhere))
 
 
 def test_where_nothing_was_measured_the_answer_is_five_commands():
