@@ -53,10 +53,6 @@ QUOTED = (
         "share of settings in which theory alone says which method is better",
         "phase_diagram", "tree", ("share of points where theory names the sign",),
     ),
-    Quoted(
-        "the same, with a skewed reference policy",
-        "phase_diagram", "tree", (SKEWED, "share of points where theory names the sign"),
-    ),
     Quoted("online DPO from SFT, one batch round: win rate over DPO (paper: +6.4)", "main_table"),
 )  # fmt: skip
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from experiments.kit.findings import Finding, tally
 from experiments.kit.presets import BACKEND_NAMES
+from experiments.kit.shipped import SHIPPED
 from experiments.kit.terminal import markdown
 from experiments.report.evidence import Evidence
 from experiments.report.page import Section, sections
@@ -59,11 +60,12 @@ def rewritten(text: str, made: Mapping[str, str]) -> str:
 
 
 def _quoted(evidence: Sequence[Evidence]) -> str:
+    shared = f" --preset {SHIPPED}"
     rows = [
-        (row.says, _estimate(finding), finding.verdict.partition(":")[0], f"`{of.command.removeprefix(RUN)}`")
+        (row.says, _estimate(finding), f"`{of.command.removeprefix(RUN).removesuffix(shared)}`")
         for row, of, finding in quoted(evidence)
     ]
-    return markdown(("finding", "number (95 % interval)", "verdict", f"`{RUN.strip()}` …"), rows)
+    return markdown(("finding", "number (95 % interval)", f"`{RUN.strip()}` … `{shared.strip()}`"), rows)
 
 
 def _reported(evidence: Sequence[Evidence]) -> str:

@@ -284,7 +284,7 @@ def test_the_first_pages_quote_the_finding_of_each_row():
     assert [line.split("|")[2].strip() for line in lines[2:]] == [
         "1.50 nats (1.00 to 2.00)", "2.50 nats (2.00 to 3.00)", "1.50 nats (1.00 to 2.00)", "3.50 nats (3.00 to 4.00)"
     ]  # fmt: skip
-    assert "| supported | `run sample_complexity --preset quick` |" in lines[2]
+    assert "| 1.50 nats (1.00 to 2.00) | `run sample_complexity --preset quick` |" in lines[2]
 
 
 def test_what_was_reported_stands_beside_what_was_measured():

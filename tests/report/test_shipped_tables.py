@@ -11,7 +11,7 @@ from experiments.questions import questions
 from experiments.report import evidence, tables
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/index.md", "docs/results.md", "docs/findings.md")
+PAGES = ("README.md", "docs/index.md", "docs/results.md", "docs/findings.md", "docs/findings_rivals.md")
 
 
 @pytest.fixture(scope="module")
@@ -40,5 +40,7 @@ def test_a_page_quotes_them(made, page):
 
 
 def test_the_page_of_findings_has_every_experiment(made):
-    asked = tables.asked_for("findings", (ROOT / "docs/findings.md").read_text(encoding="utf-8"), made[1])
+    asked = tables.asked_for(
+        "findings", (ROOT / "docs/findings.md", "docs/findings_rivals.md").read_text(encoding="utf-8"), made[1]
+    )
     assert set(asked) == {f"findings {name}" for name in questions()}
