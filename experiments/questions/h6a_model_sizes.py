@@ -140,7 +140,7 @@ TRANSFORMER_PRESETS = disjoint(
     {
         "tiny": _grid(2, horizon=(2,), gold_order=(1, 2), policy_width=(2, 4), verifier_width=(4,), pairs=(64,)),
         "quick": _grid(24, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
-        "standard": _grid(32, gold_order=(2, 4), policy_width=(2, 8, 32), verifier_width=(4, 32)),
+        "standard": _grid(24, gold_order=(2, 4), policy_width=(2, 32), verifier_width=(4, 32)),
         "paper": _grid(64, **_PAPER, policy_width=_WIDTHS, verifier_width=_WIDTHS),
         "full": _grid(256, **_FULL, policy_width=(*_WIDTHS, 128), verifier_width=(*_WIDTHS, 128)),
     }
