@@ -89,7 +89,8 @@ def _replace(folder: Path, target: Path) -> None:
 def verify(commit: str | None = None) -> None:
     """Compute a piece of every shipped experiment again, and compare.
 
-    Which piece is decided by the commit. Settings must be the same and results within a fit's tolerance.
+    Which piece is decided by the commit. Settings must be the same and results within a fit's tolerance;
+    of networks, whose rows rounding decides, the means over rows within chance.
 
     Args:
       commit: any text that chooses the pieces; the hash of the commit at hand if left out.
@@ -101,7 +102,7 @@ def verify(commit: str | None = None) -> None:
             continue
         began, count = time.perf_counter(), count + 1
         wrong = trouble(folder, each.plan) or _differences(
-            folder, plan_in(folder, *each.plan), f"{chosen_by} {each.key}"
+            folder, plan_in(folder, *each.plan), f"{chosen_by} {each.key}", by_row=each.backend == "tree"
         )
         took = f"{time.perf_counter() - began:.0f} s"
         for phrase in wrong:
@@ -120,13 +121,14 @@ def verify(commit: str | None = None) -> None:
         sys.exit(1)
 
 
-def _differences(folder: Folder, plan: Plan, chosen_by: str) -> list[str]:
+def _differences(folder: Folder, plan: Plan, chosen_by: str, by_row: bool) -> list[str]:
     piece, first = piece_of(plan, chosen_by)
     table = piece.batch.table
     (computed,) = (result.records for result in compute(at_once.alone(plan.run, piece), [piece], at_once.place()))
     stored = load(folder, table)[first : first + piece.size].select(computed.columns)
     where = f"{piece.name}, rows {piece.start} to {piece.start + piece.size - 1} of its batch"
-    return [f"{where}: {phrase}" for phrase in unlike(computed, stored, settings_of(plan, table, computed.columns))]
+    settings = settings_of(plan, table, computed.columns)
+    return [f"{where}: {phrase}" for phrase in unlike(computed, stored, settings, by_row)]
 
 
 def piece_of(plan: Plan, chosen_by: str) -> tuple[Chunk, int]:

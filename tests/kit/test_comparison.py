@@ -134,3 +134,18 @@ def test_rounding_and_rows_that_nobody_trusts_are_no_difference():
     assert unlike(stored.with_columns(regret=pl.col("regret") + 1), stored, SETTINGS) == []
     trusted = records(range(3))
     assert unlike(trusted.with_columns(regret=pl.col("regret") * 1.001), trusted, SETTINGS) == []
+
+
+def test_of_networks_means_are_compared_and_not_rows():
+    """Other noise in every row is no difference; a shift of all rows is, and so is another setting."""
+    stored, again = records(range(8)), records(range(8), salt=1)
+    assert unlike(again, stored, SETTINGS, by_row=False) == []
+    assert unlike(again, stored, SETTINGS)
+    shifted = again.with_columns(regret=pl.col("regret") + 0.5)
+    (found,) = unlike(shifted, stored, SETTINGS, by_row=False)
+    assert found.startswith("regret is 5.")
+    assert found.endswith("means over 24 rows")
+    other = again.with_columns(pairs=pl.col("pairs") + 1)
+    assert any(each.startswith("pairs is") for each in unlike(other, stored, SETTINGS, by_row=False))
+    half = stored.with_columns(status=pl.when(pl.col("seed") < 4).then(pl.lit("ok")).otherwise(pl.lit("not converged")))
+    assert unlike(half, stored, SETTINGS, by_row=False) == []
