@@ -154,7 +154,8 @@ class Finding(NamedTuple):
     def estimand(self) -> str:
         """What is estimated, and over which settings it is taken within a seed."""
         several = {name: values for name, values in self.estimate.sample.axes.items() if len(values) > 1}
-        axes = (f"{name.replace('_', ' ')} {_listed(values)}" for name, values in several.items())
+        # Sorted, because the axes of statistics that were put together are in the order of a set.
+        axes = (f"{name.replace('_', ' ')} {_listed(values)}" for name, values in sorted(several.items()))
         over = ", ".join(axes)
         return self.estimate.rule.words.format(unit=self.interval.unit) + (
             f"; within a seed over {over}" if over else ""
