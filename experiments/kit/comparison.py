@@ -84,21 +84,27 @@ def unlike(computed: pl.DataFrame, stored: pl.DataFrame, settings: Sequence[str]
     trusted = (computed["status"] == "ok") & (stored["status"] == "ok")
     for name in numbers_of(computed, settings):
         again, there = (frame.filter(trusted)[name].to_numpy().astype(float) for frame in (computed, stored))
-        if by_row:
-            apart = ~((np.abs(again - there) <= tolerance(there)) | (np.isnan(again) & np.isnan(there)))
-            if apart.any():
-                row = int(np.argmax(apart))
-                where = f"in {apart.sum()} of {len(apart)} rows"
-                phrases.append(f"{name} is {again[row]:.6g} and not {there[row]:.6g}, {where}")
-        elif len(again) > 1 and abs(np.mean(again - there)) > _chance(again - there) + tolerance(np.mean(there)):
-            phrases.append(f"{name} is {again.mean():.6g} and not {there.mean():.6g}, means over {len(again)} rows")
+        phrases += [f"{name} is {phrase}" for phrase in (_rows_apart if by_row else _means_apart)(again, there)]
     return phrases
 
 
-def _chance(differences: np.ndarray) -> float:
-    """Half-width of the t interval of a mean, at a level that hundreds of comparisons need."""
-    count = len(differences)
-    return float(stats.t.ppf(1 - CHANCE / 2, count - 1) * np.std(differences, ddof=1) / np.sqrt(count))
+def _rows_apart(again: np.ndarray, there: np.ndarray) -> list[str]:
+    apart = ~((np.abs(again - there) <= tolerance(there)) | (np.isnan(again) & np.isnan(there)))
+    if not apart.any():
+        return []
+    row = int(np.argmax(apart))
+    return [f"{again[row]:.6g} and not {there[row]:.6g}, in {apart.sum()} of {len(apart)} rows"]
+
+
+def _means_apart(again: np.ndarray, there: np.ndarray) -> list[str]:
+    """The t interval is at a level that hundreds of comparisons need."""
+    count, differences = len(again), again - there
+    if count < 2:
+        return []
+    chance = stats.t.ppf(1 - CHANCE / 2, count - 1) * np.std(differences, ddof=1) / np.sqrt(count)
+    if abs(np.mean(differences)) > chance + tolerance(np.mean(there)):
+        return [f"{again.mean():.6g} and not {there.mean():.6g}, means over {count} rows"]
+    return []
 
 
 def compared(
