@@ -153,7 +153,7 @@ def test_presets_are_sound(preset):
     assert {batch.table for batch in found} == {"fits", "dimensions"}
     if preset == "quick":
         assert len(found) <= 9
-        assert 5_000 < sum(batch.size for batch in found) < 25_000
+        assert 3_000 < sum(batch.size for batch in found) < 25_000
 
 
 @pytest.mark.parametrize(
