@@ -1,6 +1,29 @@
-"""The law of few pairs: the regret of a fit, from theory alone.
+"""The law of few pairs: the regret of fits of any class to any number of pairs, from theory alone.
 
-TO BE WRITTEN
+A fit minimises the sum over its n pairs of softplus(-m) plus the ridge w'Lw/2, where m is a pair's margin and g its
+gradient in the parameters w: any verifier class, or the local rewards of a policy class (DPO). R(w) is the regret,
+KL(pi_w || pi*).
+
+*Many pairs.* Let w_L minimise the same with the sum replaced by n times its expectation, H be the Hessian of the
+expected loss there, S the covariance of one pair's score, A = (n H + L)^-1 and C = n A S A. Then the fit is w_L plus
+noise of covariance C (the sandwich: Huber, 1967; van der Vaart, 1998, section 5.3) and
+E R = R(w_L) + tr(R'' C)/2 to leading order. S is not H where the class or the ridge keeps w_L from the gold reward.
+Without either, E R = d_eff / (2n), ``complexity.effective_dimension``.
+
+*Few pairs.* A pair pulls the fit towards its own label: with leverage q = g'Ag its margin inside of the fit is
+m_in = m_out + q sigmoid(-m_in), m_out being that of the fit to all other pairs; and m_out scatters by g'Cg around the
+margin of the mean fit (leave-one-out: El Karoui et al., 2013; for logistic regression Sur and Candes, 2019). So
+expectations are over the pair and its scatter, the score is that of m_in and its curvature k becomes k / (1 + q k),
+which makes w, A and S a fixed point. For a squared loss and Gaussian gradients it is the exact asymptotic of ridge
+regression; as n grows q and the scatter vanish and it is the sandwich. Rare responses, whose q is large, cannot move a
+fit by more than their pairs allow.
+
+*Selection.* All candidates' fits are imagined on common noise, w_k = mean_k + sqrt(n) A_k S_k^(1/2) e; their expected
+losses, expanded around the mean fits, plus Gaussian noise with the covariance that m held-out pairs give them,
+choose one; its regret is exact.
+
+Limits: margins are linear in w within the noise; scatter and selection are Gaussian; S^(1/2) and the noise of imagined
+fits are deterministic draws (``DRAWS``), which leaves a few per cent; a class is not expected to be multimodal.
 """
 
 from collections.abc import Callable
@@ -17,21 +40,23 @@ from gvgap_jax import metrics
 from gvgap_jax.algorithms import PENALTIES
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tasks import Known, Task
-from gvgap_jax.types import Params, TreePolicy, Verifier
+from gvgap_jax.types import Number, Params, TreePolicy, TreeVerifier
 
-STEPS = 2  # of the fixed point at each candidate, which starts where the stronger one before it ended
-NEWTON = 2  # steps towards what a pair does to its own fit
-FAR = 1e30  # more than any inverse curvature
-DRAWS = 256  # imagined fits; more where there are more parameters
+LEAST, MOST = 2, 30  # steps of the fixed point for each candidate, which starts where the one before it ended
+INSIDE = 2  # Newton steps to a margin inside of the fit
+DRAWS = 256  # imagined fits, or twice the parameters if that is more
+FOLLOWING = 10  # natural-gradient steps of a second stage that is held to a class
+FAR = 1e30  # beyond every inverse curvature
+SETTLED = 0.3  # over sqrt(pairs), log odds: a step of the fixed point that moves no margin by more is the last one
 
 
 @dataclass(frozen=True)
 class Linearised:
-    """A class of reward models as the law sees it.
+    """A class as the law sees it, in coordinates that are 0 where the ridge pulls to.
 
     Attributes:
-      leaf_scores: parameters [d], in units of reward and 0 where the ridge pulls to -> rewards of all leaves [X, L].
-      gradients: the same -> [X, L, d].
+      leaf_scores: coordinates [d], in units of reward -> rewards of all leaves [X, L].
+      gradients: coordinates [d] -> [X, L, d].
       dimension: d.
     """
 
@@ -41,16 +66,16 @@ class Linearised:
 
 
 class Prediction(NamedTuple):
-    """What to expect of fits to so many pairs, each array [N] over the numbers of pairs.
+    """What to expect of a fit, one number for each number of pairs [N].
 
     Attributes:
-      regret: mean of KL(pi || pi*) over data sets, in nats.
-      typical: its geometric mean, which is what a mean of log regrets estimates.
-      bias: part of ``regret`` that the mean parameters have.
-      variance: what their fluctuation adds to it.
-      shares: [N, K] probability that each candidate is selected on the held-out pairs.
-      penalty: [N, ...] the candidate that is selected most often.
-      trusted: the law claims to hold.
+      regret: E KL(pi || pi*) over data sets, in nats.
+      typical: the geometric mean over data sets, in nats: what a mean of log regrets estimates.
+      bias: regret of the mean fits, in nats.
+      variance: what the noise of the fits adds to it, in nats.
+      shares: [N, K] probability that selection takes each candidate.
+      penalty: [N, ...] the ridge of the candidate that is taken most often.
+      trusted: the fixed point was found for every candidate that is ever taken, and the regret is a number.
     """
 
     regret: Float[Array, "N"]
@@ -58,34 +83,36 @@ class Prediction(NamedTuple):
     bias: Float[Array, "N"]
     variance: Float[Array, "N"]
     shares: Float[Array, "N K"]
-    penalty: Float[Array, "N *rest"]
+    penalty: Float[Array, "N *ridge"]
     trusted: Bool[Array, "N"]
 
 
 def of_features(features: Float[Array, "X L d"]) -> Linearised:
-    """Reward models linear in ``features``, held by a ridge around 0."""
-    return Linearised(lambda z: features @ z, lambda z: features, features.shape[-1])
+    """Reward models linear in ``features``, whose fits start at 0."""
+    return Linearised(lambda change: features @ change, lambda change: features, features.shape[-1])
 
 
-def of_verifier(verifier: Verifier, params: Params) -> Linearised:
-    """Any class of reward models on a tree, around ``params``, where its fits start."""
-    flat, unravel = ravel_pytree(params)
-
-    def leaf_scores(z):
-        return verifier.leaf_scores(unravel(flat + z / verifier.unit))
-
-    return Linearised(leaf_scores, jax.jacfwd(leaf_scores), flat.size)
+def of_verifier(verifier: TreeVerifier, params: Params) -> Linearised:
+    """Reward models of any class whose fits start at ``params``."""
+    return _linearised(verifier.leaf_scores, params, verifier.unit)
 
 
 def of_policy(policy: TreePolicy, params: Params, known: Known) -> Linearised:
-    """The local rewards of a class of policies, which DPO fits, around ``params``, where its fits start."""
-    flat, unravel = ravel_pytree(params)
-    unit = known.beta * policy.unit
+    """The local rewards of a class of policies whose fits (DPO) start at ``params``."""
 
-    def leaf_scores(z):
-        return known.beta * (policy.leaf_log_probs(unravel(flat + z / unit)) - known.reference)
+    def local_rewards(params: Params):
+        return known.beta * (policy.leaf_log_probs(params) - known.reference)
 
-    return Linearised(leaf_scores, jax.jacfwd(leaf_scores), flat.size)
+    return _linearised(local_rewards, params, known.beta * policy.unit)
+
+
+def _linearised(leaf_scores: Callable[[Params], Float[Array, "X L"]], params: Params, unit: Number) -> Linearised:
+    start, unravel = ravel_pytree(params)
+
+    def of_change(change: Float[Array, "d"]):
+        return leaf_scores(unravel(start + change / unit))
+
+    return Linearised(of_change, jax.jacrev(of_change), start.size)
 
 
 def predict(
@@ -93,135 +120,230 @@ def predict(
     task: Task,
     pairs: Float[Array, "N"],
     held_out: Float[Array, "N"],
-    ridges: Float[Array, "K *rest"] | tuple[float, ...] = PENALTIES,
+    ridges: Float[Array, "K *ridge"] | tuple[float, ...] = PENALTIES,
     coverage: Float[Array, "X L"] | None = None,
+    second_stage: Float[Array, "X L p"] | None = None,
 ) -> Prediction:
-    """see module"""
-    ridges = jnp.asarray(ridges)
-    law = pair_law(task, coverage)
-    return jax.lax.map(lambda nm: _predict(fitted, task, *nm, ridges, law), (pairs, held_out))
+    """Regret of the fit that ``algorithms`` would select, for several numbers of pairs.
+
+    Args:
+      fitted: the class.
+      task: who labels and who judges.
+      pairs: numbers of pairs that are fitted; need not be whole.
+      held_out: numbers of pairs that candidates are selected on.
+      ridges: the candidates, the strongest first: penalties [K] in pairs, as in ``Settings``; or with another
+        geometry than the unit matrix diagonals [K, d] or matrices [K, d, d]. Positive definite.
+      coverage: log-probabilities that responses are drawn from, the reference by default.
+      second_stage: features of the log-linear policies, pi_ref exp(features @ theta / beta), that the second stage is
+        held to (``verifiers.soft_optimal_class`` of a linear class); all policies by default. Other classes of policies
+        are not predicted.
+    """
+    law, candidates = pair_law(task, coverage), jnp.asarray(ridges)
+    matrices = jax.vmap(lambda ridge: _matrix(ridge, fitted.dimension))(candidates)
+
+    def of_numbers(numbers):
+        selected = _select(_candidates(fitted, task, law, numbers[0], matrices), law, numbers[1])
+        scores = jax.vmap(fitted.leaf_scores)(selected.fits)
+        means = jax.vmap(fitted.leaf_scores)(selected.means)
+        if second_stage is not None:
+            scores, means = (_followed(second_stage, task, each) for each in (scores, means))
+        regrets, biases = (jax.vmap(lambda each: regret_of(each, task))(each) for each in (scores, means))
+        regret, bias = jnp.mean(regrets), selected.shares @ biases
+        settled = jnp.all((selected.moves * jnp.sqrt(numbers[0]) < SETTLED) | (selected.shares == 0))
+        taken = candidates[jnp.argmax(selected.shares)]
+        typical = jnp.exp(jnp.mean(jnp.log(regrets)))
+        trusted = settled & jnp.isfinite(regret)
+        return Prediction(regret, typical, bias, regret - bias, selected.shares, taken, trusted)
+
+    return jax.lax.map(of_numbers, (pairs, held_out))
+
+
+def regret_of(scores: Float[Array, "X L"], task: Task) -> Float[Array, ""]:
+    """KL(pi_r || pi*) of the soft-optimal policy of a reward, in nats, averaged over prompts."""
+    return metrics.evaluate(soft_optimal_policy(scores, task.reference, task.beta), task).regret
 
 
 def pair_law(task: Task, coverage: Float[Array, "X L"] | None = None) -> Float[Array, "X L L"]:
-    """Probability that a labelled pair prefers the one response to the other; sums to 1."""
+    """``preferences.population`` as an array: probabilities that a pair prefers one response to the other; sum 1."""
     drawn = jnp.exp(task.reference if coverage is None else coverage)
     wins = jax.nn.sigmoid((task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature)
     return 2 * task.prompt_probs[:, None, None] * drawn[:, :, None] * drawn[:, None, :] * wins
 
 
-class _Moments(NamedTuple):
-    """Mean parameters [d], response to a score (inverse Hessian) [d, d] and covariance of a score [d, d]."""
+class Moments(NamedTuple):
+    """The mean fit [d], its response A to a score [d, d], and the covariance S of one pair's score [d, d]."""
 
     mean: Float[Array, "d"]
     response: Float[Array, "d d"]
     noise: Float[Array, "d d"]
 
 
-def _differences(kernel: Float[Array, "X L L"]) -> Float[Array, "X L L"]:
-    """Variances of all differences of two leaves, from the covariance of leaves."""
-    diagonal = jnp.diagonal(kernel, axis1=1, axis2=2)
-    return jnp.maximum(diagonal[:, :, None] + diagonal[:, None, :] - 2 * kernel, 0.0)
+def fixed_point_step(
+    fitted: Linearised, task: Task, law: Float[Array, "X L L"], pairs: Number, ridge: Float[Array, "d d"], at: Moments
+) -> tuple[Moments, Float[Array, ""]]:
+    """One step towards the moments of fits to so many ``pairs`` under one ridge, and the most it moves a margin.
 
-
-def _form(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d d"]:
-    """sum over pairs of weight * (g_i - g_j) (g_i - g_j)^T."""
-    both = weight + jnp.swapaxes(weight, 1, 2)
-    rest = jnp.sum(both, axis=2)[:, :, None] * gradients - both @ gradients
-    return jnp.einsum("xld,xle->de", gradients, rest)
-
-
-def _pull(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d"]:
-    """sum over pairs of weight * (g_j - g_i): the gradient of the loss."""
-    return jnp.einsum("xld,xl->d", gradients, jnp.sum(weight, axis=1) - jnp.sum(weight, axis=2))
-
-
-def _margins(fitted: Linearised, task: Task, z):
-    scores, gradients = fitted.leaf_scores(z), fitted.gradients(z) / task.temperature
-    return (scores[:, :, None] - scores[:, None, :]) / task.temperature, gradients
-
-
-def _step(fitted: Linearised, task: Task, law, pairs, ridge, moments: _Moments) -> _Moments:
-    """One step of the fixed point."""
-    margin, gradients = _margins(fitted, task, moments.mean)
-    moved = gradients @ moments.response
-    leverage = _differences(jnp.einsum("xld,xkd->xlk", moved, gradients))
-    spread = jnp.sqrt(pairs * _differences(jnp.einsum("xld,xkd->xlk", moved @ moments.noise, moved)))
-    outside = jnp.stack([margin - spread, margin + spread])  # Gauss and Hermite's two nodes
+    The mean takes Newton's step, or log(1 + M) / M of one that would move a margin by M, because the curvature of the
+    loss changes with margins (Bach, 2010, "Self-concordant analysis for logistic regression").
+    """
+    margin, gradients = _margins(fitted, task, at.mean)
+    felt = gradients @ at.response
+    leverage = _of_differences(jnp.einsum("xld,xkd->xlk", felt, gradients))
+    scatter = jnp.sqrt(pairs * _of_differences(jnp.einsum("xld,xkd->xlk", felt @ at.noise, felt)))
+    outside = jnp.stack([margin - scatter, margin + scatter])  # the two nodes of Gauss and Hermite
+    leverage = jnp.stack([leverage, leverage])
     inside = jax.nn.sigmoid(-outside)
-    inside = inside / (1 + leverage[None] * inside * (1 - inside))
-    for _ in range(NEWTON):
-        wrong = jax.nn.sigmoid(-(outside + leverage[None] * inside))
-        inside = inside - (inside - wrong) / (1 + leverage[None] * wrong * (1 - wrong))
-    bend = inside * (1 - inside)
-    miss, square = jnp.mean(inside, axis=0), jnp.mean(inside**2, axis=0)
-    curvature = jnp.mean(bend / (1 + leverage[None] * bend), axis=0)
-    gradient = _pull(gradients, law * miss)
-    response = _inverse(pairs * _form(gradients, law * curvature) + ridge)
-    mean = moments.mean - response @ (pairs * gradient + ridge @ moments.mean)
-    noise = _form(gradients, law * square) - jnp.outer(gradient, gradient)
-    return _Moments(mean, response, noise)
+    inside = inside / (1 + leverage * inside * (1 - inside))
+    for _ in range(INSIDE):
+        wrong = jax.nn.sigmoid(-(outside + leverage * inside))
+        inside = inside - (inside - wrong) / (1 + leverage * wrong * (1 - wrong))
+    curvature = inside * (1 - inside)
+    gradient = _pull(gradients, law * jnp.mean(inside, axis=0))
+    hessian = _form(gradients, law * jnp.mean(curvature / (1 + leverage * curvature), axis=0))
+    noise = _form(gradients, law * jnp.mean(inside**2, axis=0)) - jnp.outer(gradient, gradient)
+    response = _inverse(pairs * hessian + ridge)
+    move = -response @ (pairs * gradient + ridge @ at.mean)
+    moved = gradients @ move
+    most = jnp.max(jnp.max(moved, axis=1) - jnp.min(moved, axis=1))
+    length = jnp.where(most > 0, jnp.log1p(most) / jnp.where(most > 0, most, 1.0), 1.0)
+    return Moments(at.mean + length * move, response, noise), length * most
 
 
-def _inverse(matrix):
-    """Of a positive definite matrix."""
-    size = len(matrix)
-    eye = jnp.eye(size)
-    root = jnp.linalg.cholesky(jnp.block([[matrix, eye], [eye, FAR * eye]]))[size:, :size]
-    return root @ root.T
+class _Candidates(NamedTuple):
+    """Of each of K ridges: the mean fit, B deviations from it, losses of pairs, expected losses, the last move."""
+
+    means: Float[Array, "K d"]
+    deviations: Float[Array, "K B d"]
+    pair_losses: Float[Array, "K X L L"]
+    losses: Float[Array, "K B"]
+    moves: Float[Array, "K"]
 
 
-def _predict(fitted: Linearised, task: Task, pairs, held_out, ridges, law) -> Prediction:
+def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Float[Array, "K d d"]) -> _Candidates:
     size = fitted.dimension
-    design = jnp.asarray(_design(size))
+    directions, eye = jnp.asarray(_directions(size)), jnp.eye(size)
 
-    def candidate(moments: _Moments, ridge):
-        matrix = ridge * jnp.eye(size) if ridge.ndim == 0 else jnp.diag(ridge) if ridge.ndim == 1 else ridge
-        moments, moves = jax.lax.scan(
-            lambda m, _: ((new := _step(fitted, task, law, pairs, matrix, m)), new.mean - m.mean), moments, length=STEPS
-        )
+    def solve(moments: Moments, ridge):
+        def step(state):
+            at, _, count = state
+            return *fixed_point_step(fitted, task, law, pairs, ridge, at), count + 1
+
+        def unfinished(state):
+            _, moved, count = state
+            return (count < LEAST) | ((count < MOST) & (moved > SETTLED / jnp.sqrt(pairs)))
+
+        moments, moved, _ = jax.lax.while_loop(unfinished, step, (moments, jnp.inf, 0))
         margin, gradients = _margins(fitted, task, moments.mean)
         wrong = jax.nn.sigmoid(-margin)
-        jitter = jnp.finfo(margin.dtype).eps * jnp.trace(moments.noise)
-        root = moments.response @ jnp.linalg.cholesky(moments.noise + jitter * jnp.eye(size))
-        change = jnp.sqrt(pairs) * design @ root.T
-        bend = change @ _form(gradients, law * wrong * (1 - wrong))
-        excess = change @ _pull(gradients, law * wrong) + jnp.sum(bend * change, axis=-1) / 2
-        return moments, (moments.mean, change, jax.nn.softplus(-margin), excess, moves[-1] @ matrix @ moves[-1])
+        rounding = jnp.finfo(margin.dtype).eps * jnp.trace(moments.noise)
+        root = moments.response @ jnp.linalg.cholesky(moments.noise + rounding * eye)
+        deviations = jnp.sqrt(pairs) * directions @ root.T
+        losses, hessian = jax.nn.softplus(-margin), _form(gradients, law * wrong * (1 - wrong))
+        excess = deviations @ _pull(gradients, law * wrong) + jnp.sum(deviations @ hessian * deviations, axis=1) / 2
+        return moments, _Candidates(moments.mean, deviations, losses, jnp.sum(law * losses) + excess, moved)
 
-    if ridges.ndim == 1:
-        first = jnp.eye(size) / ridges[0]
-    else:
-        first = jnp.linalg.inv(jnp.diag(ridges[0]) if ridges.ndim == 2 else ridges[0])
-    start = _Moments(jnp.zeros(size), first, jnp.zeros((size, size)))
-    _, (means, changes, losses, excess, moves) = jax.lax.scan(candidate, start, ridges)
-    loss = jnp.einsum("kxij,xij->k", losses, law)
-    relative = losses - losses[jnp.argmin(loss + jnp.mean(excess, axis=1))][None]
+    start = Moments(jnp.zeros(size), _inverse(ridges[0]), jnp.zeros((size, size)))
+    return jax.lax.scan(solve, start, ridges)[1]
+
+
+class _Selected(NamedTuple):
+    """B imagined fits, each the one that its held-out pairs select, and what share of them each candidate has."""
+
+    fits: Float[Array, "B d"]
+    means: Float[Array, "K d"]
+    shares: Float[Array, "K"]
+    moves: Float[Array, "K"]
+
+
+def _select(candidates: _Candidates, law, held_out: Number) -> _Selected:
+    number, draws = candidates.losses.shape
+    best = jnp.argmin(jnp.mean(candidates.losses, axis=1))
+    relative = candidates.pair_losses - candidates.pair_losses[best][None]  # what all share selects nothing
     mean = jnp.einsum("kxij,xij->k", relative, law)
-    covariance = jnp.einsum("kxij,xij,cxij->kc", relative, law, relative) - jnp.outer(mean, mean)
-    jitter = jnp.finfo(mean.dtype).eps * (1 + jnp.trace(covariance))
-    root = jnp.linalg.cholesky(covariance / held_out + jitter * jnp.eye(len(mean)))
-    chance = jnp.asarray(_noise(len(design), len(mean)))
-    selected = jnp.argmin((loss[:, None] + excess).T + chance @ root.T, axis=1)
-    fits = means[selected] + changes[selected, jnp.arange(len(design))]
-    regrets = jax.vmap(lambda z: _regret(fitted.leaf_scores(z), task))(fits)
-    shares = jnp.mean(jax.nn.one_hot(selected, len(mean)), axis=0)
-    regret = jnp.mean(regrets)
-    bias = shares @ jax.vmap(lambda z: _regret(fitted.leaf_scores(z), task))(means)
-    return Prediction(
-        regret, jnp.exp(jnp.mean(jnp.log(regrets))), bias, regret - bias, shares, ridges[jnp.argmax(shares)], jnp.max(moves) < 1
-    )
+    covariance = jnp.einsum("kxij,cxij->kc", relative * law[None], relative) - jnp.outer(mean, mean)
+    rounding = jnp.finfo(mean.dtype).eps * (1 + jnp.trace(covariance))
+    root = jnp.linalg.cholesky(covariance + rounding * jnp.eye(number)) / jnp.sqrt(held_out)
+    chance = jnp.asarray(np.random.default_rng(1).normal(size=(draws, number)), root.dtype)
+    chosen = jnp.argmin(candidates.losses.T + chance @ root.T, axis=1)
+    fits = candidates.means[chosen] + candidates.deviations[chosen, jnp.arange(draws)]
+    return _Selected(fits, candidates.means, jnp.mean(jax.nn.one_hot(chosen, number), axis=0), candidates.moves)
 
 
-def _regret(scores, task: Task):
-    return metrics.evaluate(soft_optimal_policy(scores, task.reference, task.beta), task).regret
-
-
-def _design(size: int) -> np.ndarray:
-    """[draws, d] directions of mean 0 and covariance 1, exactly, and no third moment."""
+def _directions(size: int) -> np.ndarray:
+    """[B, d] whose mean is 0 and covariance the unit matrix, exactly: half are orthogonal, half their mirror."""
     half = max(DRAWS // 2, size)
     orthogonal, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(half, size)))
     return np.concatenate([orthogonal, -orthogonal]) * half**0.5
 
 
-def _noise(draws: int, candidates: int) -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(draws, candidates))
+def _matrix(ridge: Float[Array, "*ridge"], size: int) -> Float[Array, "d d"]:
+    """A penalty, a diagonal or a matrix as a matrix."""
+    return ridge if ridge.ndim == 2 else jnp.diag(jnp.broadcast_to(ridge, size))
+
+
+def _margins(fitted: Linearised, task: Task, change: Float[Array, "d"]):
+    """Margins [X, L, L] of all pairs over the temperature, and gradients [X, L, d] whose differences are theirs."""
+    scores = fitted.leaf_scores(change) / task.temperature
+    return scores[:, :, None] - scores[:, None, :], fitted.gradients(change) / task.temperature
+
+
+def _of_differences(kernel: Float[Array, "X L L"]) -> Float[Array, "X L L"]:
+    """(g_i - g_j)' M (g_i - g_j) of all pairs, from g_i' M g_j."""
+    own = jnp.diagonal(kernel, axis1=1, axis2=2)
+    return jnp.maximum(own[:, :, None] + own[:, None, :] - 2 * kernel, 0.0)
+
+
+def _form(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d d"]:
+    """The sum over pairs of weight (g_i - g_j) (g_i - g_j)'."""
+    both = weight + jnp.swapaxes(weight, 1, 2)
+    return jnp.einsum("xld,xle->de", gradients, jnp.sum(both, axis=2)[:, :, None] * gradients - both @ gradients)
+
+
+def _pull(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d"]:
+    """The gradient of a loss that has slope -weight in each margin."""
+    return jnp.einsum("xld,xl->d", gradients, jnp.sum(weight, axis=1) - jnp.sum(weight, axis=2))
+
+
+def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
+    """Of a positive definite matrix: the Cholesky factor of [[M, 1], [1, FAR]] has the inverse root in its corner.
+
+    XLA's triangular solver takes a hundred times as long as this on a CPU.
+    """
+    size, eye = len(matrix), jnp.eye(len(matrix))
+    corner = jnp.linalg.cholesky(jnp.block([[matrix, eye], [eye, FAR * eye]]))[size:, :size]
+    return corner @ corner.T
+
+
+def _followed(features: Float[Array, "X L p"], task: Task, scores: Float[Array, "B X L"]) -> Float[Array, "B X L"]:
+    """What log-linear policies follow of each reward: that whose soft-optimal policy is their best one.
+
+    Natural-gradient steps, which regress what is left of a reward on the features under the present policy; for the
+    mean reward first, whose Fisher information then serves all of them.
+    """
+
+    def left(theta: Float[Array, "p"], reward: Float[Array, "X L"]):
+        reward = reward - features @ theta
+        weight = jnp.exp(soft_optimal_policy(features @ theta, task.reference, task.beta))
+        centred = reward - jnp.sum(weight * reward, axis=1, keepdims=True)
+        weight = task.prompt_probs[:, None] * weight
+        return weight, jnp.einsum("xlp,xl->p", features, weight * centred)
+
+    def information(weight):
+        mean = jnp.einsum("xl,xlp->xp", weight, features)
+        total = jnp.sum(weight, axis=1)[:, None]
+        centred = features - (mean / jnp.where(total > 0, total, 1.0))[:, None]
+        matrix = jnp.einsum("xl,xlp,xlq->pq", weight, centred, centred)
+        return matrix + jnp.finfo(matrix.dtype).eps * jnp.trace(matrix) * jnp.eye(len(matrix))
+
+    def step(theta, _):
+        weight, slope = left(theta, mean)
+        return theta + _inverse(information(weight)) @ slope, None
+
+    mean = jnp.mean(scores, axis=0)
+    theta, _ = jax.lax.scan(step, jnp.zeros(features.shape[-1]), length=FOLLOWING)
+    inverse = _inverse(information(left(theta, mean)[0]))
+
+    def chord(theta, reward):
+        return jax.lax.scan(lambda each, _: (each + inverse @ left(each, reward)[1], None), theta, length=FOLLOWING)[0]
+
+    return jax.vmap(lambda reward: features @ chord(theta, reward))(scores)
