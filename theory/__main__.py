@@ -23,7 +23,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from gvgap_jax.runtime.messages import print_any_character, unknown
-from theory import equivalence, local_rewards, projections, rates, reduced_class, rivals, spin
+from theory import equivalence, few_pairs, local_rewards, projections, rates, reduced_class, rivals, spin
 from theory.rows import Row
 
 CHECKS = {
@@ -33,6 +33,7 @@ CHECKS = {
     "reduced_class": reduced_class.check,
     "local_rewards": local_rewards.check,
     "rates": rates.check,
+    "few_pairs": few_pairs.check,
     "rivals": rivals.check,
 }
 WORKERS = 2  # programs compile side by side
