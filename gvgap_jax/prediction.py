@@ -28,6 +28,7 @@ fits are deterministic draws (``DRAWS``), which leaves a few per cent; a class i
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -36,17 +37,17 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from gvgap_jax import metrics
+from gvgap_jax import metrics, pair_moments
 from gvgap_jax.algorithms import PENALTIES
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tasks import Known, Task
 from gvgap_jax.types import Number, Params, TreePolicy, TreeVerifier
 
 LEAST, MOST = 2, 30  # steps of the fixed point for each candidate, which starts where the one before it ended
+PATIENT, WILD = 12, 1.0  # steps after which a fixed point whose margins still move by so many log odds is given up
 INSIDE = 2  # Newton steps to a margin inside of the fit
 DRAWS = 256  # imagined fits, or twice the parameters if that is more
 FOLLOWING = 10  # natural-gradient steps of a second stage that is held to a class
-FAR = 1e30  # beyond every inverse curvature
 SETTLED = 0.3  # over sqrt(pairs), log odds: a step of the fixed point that moves no margin by more is the last one
 
 
@@ -75,7 +76,7 @@ class Prediction(NamedTuple):
       variance: what the noise of the fits adds to it, in nats.
       shares: [N, K] probability that selection takes each candidate.
       penalty: [N, ...] the ridge of the candidate that is taken most often.
-      trusted: the fixed point was found for every candidate that is ever taken, and the regret is a number.
+      trusted: the fixed point was found for the candidate of the lowest expected loss and for its neighbours.
     """
 
     regret: Float[Array, "N"]
@@ -138,7 +139,7 @@ def predict(
         held to (``verifiers.soft_optimal_class`` of a linear class); all policies by default. Other classes of policies
         are not predicted.
     """
-    law, candidates = pair_law(task, coverage), jnp.asarray(ridges)
+    law, candidates = pair_moments.pair_law(task, coverage), jnp.asarray(ridges)
     matrices = jax.vmap(lambda ridge: _matrix(ridge, fitted.dimension))(candidates)
 
     def of_numbers(numbers):
@@ -149,10 +150,9 @@ def predict(
             scores, means = (_followed(second_stage, task, each) for each in (scores, means))
         regrets, biases = (jax.vmap(lambda each: regret_of(each, task))(each) for each in (scores, means))
         regret, bias = jnp.mean(regrets), selected.shares @ biases
-        settled = jnp.all((selected.moves * jnp.sqrt(numbers[0]) < SETTLED) | (selected.shares == 0))
         taken = candidates[jnp.argmax(selected.shares)]
         typical = jnp.exp(jnp.mean(jnp.log(regrets)))
-        trusted = settled & jnp.isfinite(regret)
+        trusted = selected.inside & jnp.isfinite(regret)
         return Prediction(regret, typical, bias, regret - bias, selected.shares, taken, trusted)
 
     return jax.lax.map(of_numbers, (pairs, held_out))
@@ -161,13 +161,6 @@ def predict(
 def regret_of(scores: Float[Array, "X L"], task: Task) -> Float[Array, ""]:
     """KL(pi_r || pi*) of the soft-optimal policy of a reward, in nats, averaged over prompts."""
     return metrics.evaluate(soft_optimal_policy(scores, task.reference, task.beta), task).regret
-
-
-def pair_law(task: Task, coverage: Float[Array, "X L"] | None = None) -> Float[Array, "X L L"]:
-    """``preferences.population`` as an array: probabilities that a pair prefers one response to the other; sum 1."""
-    drawn = jnp.exp(task.reference if coverage is None else coverage)
-    wins = jax.nn.sigmoid((task.reward[:, :, None] - task.reward[:, None, :]) / task.temperature)
-    return 2 * task.prompt_probs[:, None, None] * drawn[:, :, None] * drawn[:, None, :] * wins
 
 
 class Moments(NamedTuple):
@@ -188,8 +181,8 @@ def fixed_point_step(
     """
     margin, gradients = _margins(fitted, task, at.mean)
     felt = gradients @ at.response
-    leverage = _of_differences(jnp.einsum("xld,xkd->xlk", felt, gradients))
-    scatter = jnp.sqrt(pairs * _of_differences(jnp.einsum("xld,xkd->xlk", felt @ at.noise, felt)))
+    leverage = pair_moments.of_differences(jnp.einsum("xld,xkd->xlk", felt, gradients))
+    scatter = jnp.sqrt(pairs * pair_moments.of_differences(jnp.einsum("xld,xkd->xlk", felt @ at.noise, felt)))
     outside = jnp.stack([margin - scatter, margin + scatter])  # the two nodes of Gauss and Hermite
     leverage = jnp.stack([leverage, leverage])
     inside = jax.nn.sigmoid(-outside)
@@ -198,10 +191,10 @@ def fixed_point_step(
         wrong = jax.nn.sigmoid(-(outside + leverage * inside))
         inside = inside - (inside - wrong) / (1 + leverage * wrong * (1 - wrong))
     curvature = inside * (1 - inside)
-    gradient = _pull(gradients, law * jnp.mean(inside, axis=0))
-    hessian = _form(gradients, law * jnp.mean(curvature / (1 + leverage * curvature), axis=0))
-    noise = _form(gradients, law * jnp.mean(inside**2, axis=0)) - jnp.outer(gradient, gradient)
-    response = _inverse(pairs * hessian + ridge)
+    gradient = pair_moments.pull(gradients, law * jnp.mean(inside, axis=0))
+    hessian = pair_moments.form(gradients, law * jnp.mean(curvature / (1 + leverage * curvature), axis=0))
+    noise = pair_moments.form(gradients, law * jnp.mean(inside**2, axis=0)) - jnp.outer(gradient, gradient)
+    response = pair_moments.inverse(pairs * hessian + ridge)
     move = -response @ (pairs * gradient + ridge @ at.mean)
     moved = gradients @ move
     most = jnp.max(jnp.max(moved, axis=1) - jnp.min(moved, axis=1))
@@ -210,18 +203,20 @@ def fixed_point_step(
 
 
 class _Candidates(NamedTuple):
-    """Of each of K ridges: the mean fit, B deviations from it, losses of pairs, expected losses, the last move."""
+    """Of each of K ridges: the mean fit, B deviations, losses of pairs, expected losses, whether it was settled."""
 
     means: Float[Array, "K d"]
     deviations: Float[Array, "K B d"]
     pair_losses: Float[Array, "K X L L"]
     losses: Float[Array, "K B"]
-    moves: Float[Array, "K"]
+    settled: Bool[Array, "K"]
 
 
 def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Float[Array, "K d d"]) -> _Candidates:
     size = fitted.dimension
     directions, eye = jnp.asarray(_directions(size)), jnp.eye(size)
+
+    limit = SETTLED / jnp.sqrt(pairs)
 
     def solve(moments: Moments, ridge):
         def step(state):
@@ -230,43 +225,56 @@ def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Floa
 
         def unfinished(state):
             _, moved, count = state
-            return (count < LEAST) | ((count < MOST) & (moved > SETTLED / jnp.sqrt(pairs)))
+            hopeful = (count < MOST) & ((count < PATIENT) | (moved < WILD))
+            return (count < LEAST) | (hopeful & (moved > limit))
 
         moments, moved, _ = jax.lax.while_loop(unfinished, step, (moments, jnp.inf, 0))
+        settled = moved <= limit
         margin, gradients = _margins(fitted, task, moments.mean)
         wrong = jax.nn.sigmoid(-margin)
         rounding = jnp.finfo(margin.dtype).eps * jnp.trace(moments.noise)
         root = moments.response @ jnp.linalg.cholesky(moments.noise + rounding * eye)
         deviations = jnp.sqrt(pairs) * directions @ root.T
-        losses, hessian = jax.nn.softplus(-margin), _form(gradients, law * wrong * (1 - wrong))
-        excess = deviations @ _pull(gradients, law * wrong) + jnp.sum(deviations @ hessian * deviations, axis=1) / 2
-        return moments, _Candidates(moments.mean, deviations, losses, jnp.sum(law * losses) + excess, moved)
+        losses, hessian = jax.nn.softplus(-margin), pair_moments.form(gradients, law * wrong * (1 - wrong))
+        excess = (
+            deviations @ pair_moments.pull(gradients, law * wrong)
+            + jnp.sum(deviations @ hessian * deviations, axis=1) / 2
+        )
+        after = jax.tree.map(partial(jnp.where, settled), moments, start)
+        return after, _Candidates(moments.mean, deviations, losses, jnp.sum(law * losses) + excess, settled)
 
-    start = Moments(jnp.zeros(size), _inverse(ridges[0]), jnp.zeros((size, size)))
+    start = Moments(jnp.zeros(size), pair_moments.inverse(ridges[0]), jnp.zeros((size, size)))
     return jax.lax.scan(solve, start, ridges)[1]
 
 
 class _Selected(NamedTuple):
-    """B imagined fits, each the one that its held-out pairs select, and what share of them each candidate has."""
+    """B imagined fits, each the one that its held-out pairs select, and what share of them each candidate has.
+
+    ``inside``: the best candidate and its neighbours are settled; one that is not is never selected.
+    """
 
     fits: Float[Array, "B d"]
     means: Float[Array, "K d"]
     shares: Float[Array, "K"]
-    moves: Float[Array, "K"]
+    inside: Bool[Array, ""]
 
 
 def _select(candidates: _Candidates, law, held_out: Number) -> _Selected:
     number, draws = candidates.losses.shape
-    best = jnp.argmin(jnp.mean(candidates.losses, axis=1))
+    settled = candidates.settled
+    losses = jnp.where(settled[:, None], candidates.losses, jnp.inf)
+    best = jnp.argmin(jnp.mean(losses, axis=1))
     relative = candidates.pair_losses - candidates.pair_losses[best][None]  # what all share selects nothing
+    relative = jnp.where(settled[:, None, None, None], relative, 0.0)
     mean = jnp.einsum("kxij,xij->k", relative, law)
     covariance = jnp.einsum("kxij,cxij->kc", relative * law[None], relative) - jnp.outer(mean, mean)
     rounding = jnp.finfo(mean.dtype).eps * (1 + jnp.trace(covariance))
     root = jnp.linalg.cholesky(covariance + rounding * jnp.eye(number)) / jnp.sqrt(held_out)
     chance = jnp.asarray(np.random.default_rng(1).normal(size=(draws, number)), root.dtype)
-    chosen = jnp.argmin(candidates.losses.T + chance @ root.T, axis=1)
+    chosen = jnp.argmin(losses.T + chance @ root.T, axis=1)
     fits = candidates.means[chosen] + candidates.deviations[chosen, jnp.arange(draws)]
-    return _Selected(fits, candidates.means, jnp.mean(jax.nn.one_hot(chosen, number), axis=0), candidates.moves)
+    inside = jnp.all(settled | (jnp.abs(jnp.arange(number) - best) > 1))
+    return _Selected(fits, candidates.means, jnp.mean(jax.nn.one_hot(chosen, number), axis=0), inside)
 
 
 def _directions(size: int) -> np.ndarray:
@@ -285,33 +293,6 @@ def _margins(fitted: Linearised, task: Task, change: Float[Array, "d"]):
     """Margins [X, L, L] of all pairs over the temperature, and gradients [X, L, d] whose differences are theirs."""
     scores = fitted.leaf_scores(change) / task.temperature
     return scores[:, :, None] - scores[:, None, :], fitted.gradients(change) / task.temperature
-
-
-def _of_differences(kernel: Float[Array, "X L L"]) -> Float[Array, "X L L"]:
-    """(g_i - g_j)' M (g_i - g_j) of all pairs, from g_i' M g_j."""
-    own = jnp.diagonal(kernel, axis1=1, axis2=2)
-    return jnp.maximum(own[:, :, None] + own[:, None, :] - 2 * kernel, 0.0)
-
-
-def _form(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d d"]:
-    """The sum over pairs of weight (g_i - g_j) (g_i - g_j)'."""
-    both = weight + jnp.swapaxes(weight, 1, 2)
-    return jnp.einsum("xld,xle->de", gradients, jnp.sum(both, axis=2)[:, :, None] * gradients - both @ gradients)
-
-
-def _pull(gradients: Float[Array, "X L d"], weight: Float[Array, "X L L"]) -> Float[Array, "d"]:
-    """The gradient of a loss that has slope -weight in each margin."""
-    return jnp.einsum("xld,xl->d", gradients, jnp.sum(weight, axis=1) - jnp.sum(weight, axis=2))
-
-
-def _inverse(matrix: Float[Array, "d d"]) -> Float[Array, "d d"]:
-    """Of a positive definite matrix: the Cholesky factor of [[M, 1], [1, FAR]] has the inverse root in its corner.
-
-    XLA's triangular solver takes a hundred times as long as this on a CPU.
-    """
-    size, eye = len(matrix), jnp.eye(len(matrix))
-    corner = jnp.linalg.cholesky(jnp.block([[matrix, eye], [eye, FAR * eye]]))[size:, :size]
-    return corner @ corner.T
 
 
 def _followed(features: Float[Array, "X L p"], task: Task, scores: Float[Array, "B X L"]) -> Float[Array, "B X L"]:
@@ -337,11 +318,11 @@ def _followed(features: Float[Array, "X L p"], task: Task, scores: Float[Array, 
 
     def step(theta, _):
         weight, slope = left(theta, mean)
-        return theta + _inverse(information(weight)) @ slope, None
+        return theta + pair_moments.inverse(information(weight)) @ slope, None
 
     mean = jnp.mean(scores, axis=0)
     theta, _ = jax.lax.scan(step, jnp.zeros(features.shape[-1]), length=FOLLOWING)
-    inverse = _inverse(information(left(theta, mean)[0]))
+    inverse = pair_moments.inverse(information(left(theta, mean)[0]))
 
     def chord(theta, reward):
         return jax.lax.scan(lambda each, _: (each + inverse @ left(each, reward)[1], None), theta, length=FOLLOWING)[0]

@@ -14,6 +14,7 @@ from gvgap_jax import (
     algorithms,
     complexity,
     metrics,
+    pair_moments,
     policies,
     prediction,
     preferences,
@@ -52,7 +53,7 @@ def pairs_of(tree, task):
 
 def moments(fitted, task, pairs, ridge, steps=40):
     """The fixed point, from far away."""
-    law = prediction.pair_law(task)
+    law = pair_moments.pair_law(task)
 
     def step(at, _):
         return prediction.fixed_point_step(fitted, task, law, pairs, ridge, at)[0], None
@@ -75,7 +76,7 @@ def by_loops(pairs_of, features, temperature, mean, inside):
 
 
 def test_law_of_pairs_is_the_loop_over_draws_and_labels(task, pairs_of):
-    found = np.asarray(prediction.pair_law(task))
+    found = np.asarray(pair_moments.pair_law(task))
     assert found.sum() == pytest.approx(1)
     for (x, y, z), probability in pairs_of.items():
         assert found[x, y, z] == pytest.approx(probability)
@@ -282,3 +283,22 @@ def test_what_is_no_number_is_not_trusted(task, features):
     broken = task._replace(reward=task.reward.at[0, 0].set(jnp.nan))
     found = prediction.predict(prediction.of_features(features), broken, jnp.array([20.0]), jnp.array([5.0]))
     assert not found.trusted[0]
+
+
+def test_candidates_whose_fixed_point_is_not_found_are_never_selected():
+    """A hardly penalised fit where some responses are hardly ever compared; without a neighbour nothing is trusted."""
+    tree = TokenTree(3, 3)
+    skewed = tasks.interactions(jax.random.key(4), tree, 2, 3.0)
+    full = verifiers.interactions(tree, 3)
+    fitted = prediction.of_verifier(full, full.init(jax.random.key(0)))
+
+    def found(ridges):
+        return prediction.predict(fitted, skewed, jnp.array([4000.0]), jnp.array([1000.0]), ridges)
+
+    lost, whole = found((100.0, 30.0, 10.0, 1.0, 0.01)), found((100.0, 30.0, 10.0, 1.0))
+    assert lost.shares[0, -1] == 0
+    assert lost.trusted[0]
+    np.testing.assert_allclose(lost.typical, whole.typical, rtol=0.05)
+    beside = found((1.0, 0.01))
+    assert beside.shares[0, -1] == 0
+    assert not beside.trusted[0]

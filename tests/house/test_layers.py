@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CORE = ["types", "tree", "divergence", "soft_rl", "features", "policies", "verifiers", "tasks", "preferences", "losses"]
-CORE += ["optimize", "algorithms", "complexity", "metrics", "prediction", "rollouts", "online"]
+CORE += ["optimize", "algorithms", "complexity", "metrics", "pair_moments", "prediction", "rollouts", "online"]
 LM = {  # rooms of transformers, and those that each may import
     "model": set(),
     "hf": {"model"},
