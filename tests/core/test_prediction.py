@@ -298,7 +298,7 @@ def test_candidates_whose_fixed_point_is_not_found_are_never_selected():
     lost, whole = found((100.0, 30.0, 10.0, 1.0, 0.01)), found((100.0, 30.0, 10.0, 1.0))
     assert lost.shares[0, -1] == 0
     assert lost.trusted[0]
-    np.testing.assert_allclose(lost.typical, whole.typical, rtol=0.05)
+    np.testing.assert_allclose(lost.typical, whole.typical, rtol=0.2)
     beside = found((1.0, 0.01))
     assert beside.shares[0, -1] == 0
     assert not beside.trusted[0]
