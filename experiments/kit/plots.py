@@ -29,6 +29,7 @@ WIDTHS: dict[Width, float] = {  # inches, of a paper in two columns
 }
 ACROSS: dict[Width, int] = {"column": 2, "page": 4}  # panels beside each other, at most
 DPO, RLHF, THIRD, FOURTH, PALE = "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9"  # colour-blind safe (Okabe, Ito)
+AMBER = "#E69F00"
 BLACK = "#000000"
 THIN = {"markersize": 2.5, "linewidth": 1, "elinewidth": 0.6}  # curves with error bars
 LETTERS = 20  # of a title, an inch
