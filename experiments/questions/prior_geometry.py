@@ -138,7 +138,9 @@ def cells(config: Config) -> list[Cell]:
         labels: dict[str, str | int] = {"horizon": every, "method": method, "geometry": geometry}
         program = Program(method, USUAL if geometry == USUAL else "interactions", tree, padded)
         prior = {"powers": POWERS.get(geometry, 0), "turned": int(geometry == RANDOM)}
-        made += [Cell("fits", program, labels, shared | prior | {"decay": decay, "order": order}) for decay, order in rows]
+        made += [
+            Cell("fits", program, labels, shared | prior | {"decay": decay, "order": order}) for decay, order in rows
+        ]
     return made
 
 
@@ -279,9 +281,9 @@ CAPTIONS = {
         "Regret (KL to the optimal policy) against the number n of labelled pairs, by the reference policy and by the "
         "gold reward's order (how many token positions it reads together). DPO over all policies with its usual ridge "
         "(red) or a flat one (amber) against RLHF with a simple verifier (blue), and DPO with a ridge that grows with "
-        "the degree of its implicit reward (green), with token sums alone held loosely (pink), and with random features "
-        "of the same spectrum (grey). Decays are chosen on held-out pairs. Points are means over seeds, bars 95 % "
-        "intervals."
+        "the degree of its implicit reward (green), with token sums alone held loosely (pink), and with random "
+        "features of the same spectrum (grey). Decays are chosen on held-out pairs. Points are means over seeds, bars "
+        "95 % intervals."
     ),
     "prior_geometry_decay": (
         "Regret at the most pairs against the decay of the prior's standard deviation with the degree of the implicit "
