@@ -67,6 +67,12 @@ BREAKS = {
     ("h6c_verifier_order", ""): ("gaps", shifted("restricted_regret")),
     ("main_table", ""): ("tables", shifted("restricted MLE, optimum: win_rate", 0.1)),
     ("phase_diagram", ""): ("fits", shifted("regret", arm="RLHF")),
+    ("prior_geometry", "must not be lower"): (
+        "fits", shifted("regret", -0.5, geometry="random features"), put(regret=NOISE.exp()),
+    ),
+    ("prior_geometry", "one degree ridge"): ("fits", shifted("regret", method="RLHF", order=2)),
+    ("prior_geometry", "decay 0"): ("fits", shifted("regret", decay=0.0)),
+    ("prior_geometry", "along interactions"): ("fits", shifted("regret", geometry="random features")),
     ("rival_coverage", "penalty chosen"): (
         "fits", shifted("hole_mass", 0.3, method="DPO"), put(hole_mass=pl.col("optimal_hole_mass") + NOISE),
     ),
