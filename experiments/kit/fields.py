@@ -20,7 +20,7 @@ MOST = {"reference_scale": 10}  # responses of a more skewed policy have probabi
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
-AXES |= {"verifier_width", "task", "policy", "regulariser"}  # columns of records that are settings
+AXES |= {"verifier_width", "task", "policy", "regulariser", "decay"}  # columns of records that are settings
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",

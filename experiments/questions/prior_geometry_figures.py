@@ -31,6 +31,7 @@ from experiments.questions.prior_geometry_records import (
     RLHF_GOLD,
     TOKENS,
     chosen,
+    is_dpo,
     reference_name,
 )
 
