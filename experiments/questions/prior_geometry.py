@@ -21,7 +21,7 @@ import polars as pl
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_TIMES, REGRET, Finding, Question
 from experiments.kit.presets import disjoint
-from experiments.kit.problems import METHODS, problem_of, record_of, task_of
+from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from experiments.questions.prior_geometry_figures import CAPTIONS, draw
 from experiments.questions.prior_geometry_records import (
     DEGREE,
@@ -30,6 +30,7 @@ from experiments.questions.prior_geometry_records import (
     DPO_RANDOM,
     DPO_TOKENS,
     DPO_USUAL,
+    INTERACTIONS,
     RANDOM,
     RESTRICTED,
     RLHF_GOLD,
@@ -42,10 +43,11 @@ from experiments.questions.prior_geometry_records import (
     regret_ratio,
     share_closed,
 )
-from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, metrics, policies, prediction, preferences, verifiers
 from gvgap_jax.features import interaction_basis
 from gvgap_jax.sweep import Cell, Grid
-from gvgap_jax.types import Count, Number, PRNGKey, TreeVerifier
+from gvgap_jax.tasks import Task
+from gvgap_jax.types import Count, Number, PRNGKey, TreePolicy, TreeVerifier
 
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
@@ -83,7 +85,7 @@ ORDERS, REFERENCES = (1, 2, 3, 4), (0.0, 1.5)
 PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (32, 128)}, seeds=2),
-        "quick": Grid({"gold_order": ORDERS, "reference_scale": REFERENCES, "pairs": (128, 512)}, seeds=24),
+        "quick": Grid({"gold_order": (1, 2, 4), "reference_scale": REFERENCES, "pairs": (128, 512)}, seeds=20),
         "standard": Grid(
             {"gold_order": ORDERS, "reference_scale": REFERENCES, "pairs": (32, 128, 512, 2048)}, seeds=32
         ),
@@ -110,7 +112,7 @@ PRESETS = disjoint(
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: method, coordinates (logits or interactions), tree, padded number of pairs."""
+    """What decides a compiled fit: method, coordinates (logits or interactions), tree, padded number of pairs."""
 
     method: str
     coordinates: str
@@ -118,11 +120,22 @@ class Program(NamedTuple):
     pairs: int
 
 
+class Law(NamedTuple):
+    """What decides a compiled prediction: coordinates, tree, and the decays among which held-out pairs choose."""
+
+    coordinates: str
+    tree: TokenTree
+    decays: tuple[float, ...]
+
+
 def cells(config: Config) -> list[Cell]:
-    """DPO in every geometry at every decay; RLHF with the degree ridge at every decay, and of every order, flat."""
+    """DPO in every geometry at every decay; RLHF with the degree ridge at every decay, and of every order, flat.
+
+    And what theory says of four arms.
+    """
     if config.gold_order > config.horizon:
         return []
-    every = config.horizon
+    every, gold = config.horizon, config.gold_order
     ridges = [(decay, every) for decay in DECAYS]
     settings = {
         ("DPO", USUAL): [(1.0, every)],
@@ -137,21 +150,31 @@ def cells(config: Config) -> list[Cell]:
     made = []
     for (method, geometry), rows in settings.items():
         labels: dict[str, str | int] = {"horizon": every, "method": method, "geometry": geometry}
-        program = Program(method, USUAL if geometry == USUAL else "interactions", tree, padded)
+        program = Program(method, USUAL if geometry == USUAL else INTERACTIONS, tree, padded)
         prior = {"powers": POWERS.get(geometry, 0), "turned": int(geometry == RANDOM)}
         made += [
             Cell("fits", program, labels, shared | prior | {"decay": decay, "order": order}) for decay, order in rows
         ]
+    for arm, coordinates, decays, order in (
+        (DPO_USUAL, USUAL, (1.0,), every),
+        (DPO_FLAT, INTERACTIONS, (1.0,), every),
+        (DPO_DEGREE, INTERACTIONS, DECAYS, every),
+        (RLHF_GOLD, INTERACTIONS, (1.0,), gold),
+    ):
+        law = Law(coordinates, tree, decays)
+        made.append(Cell("predictions", law, {"horizon": every, "arm": arm}, shared | {"order": order}))
     return made
 
 
-def run(program: Program, cell: dict) -> dict:
-    """One fit in one geometry, as scalars."""
+def run(program: Program | Law, cell: dict) -> dict:
+    """One fit in one geometry, or the regret that theory says of an arm, as scalars."""
     tree = program.tree
     task, pairs_key, key = task_of(cell, tree)
+    policy, verifier = policies.tabular(tree, tree.conditionals(task.reference)), None
+    if isinstance(program, Law):
+        return predicted(program, cell, task, policy)
     turn_key, fit_key = jax.random.split(key)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    policy, verifier = policies.tabular(tree, tree.conditionals(task.reference)), None
     if program.coordinates != USUAL:
         verifier = rewards(turn_key, tree, cell["decay"], cell["powers"], cell["order"], cell["turned"])
         if program.method == "DPO":
@@ -173,6 +196,22 @@ def rewards(key: PRNGKey, tree: TokenTree, decay: Number, powers: Count, order: 
     turn = jnp.where(turned == 1, jax.random.orthogonal(key, dimension), jnp.eye(dimension))
     scale = jnp.where(degree <= order, decay ** jnp.minimum(degree - 1, powers), 0.0)
     return verifiers.linear(tree, jnp.asarray(features, float) @ (turn * scale[None]))
+
+
+def predicted(law: Law, cell: dict, task: Task, policy: TreePolicy) -> dict:
+    """Mean and geometric mean of the regret over data sets, by the law of few pairs (``gvgap_jax.prediction``)."""
+    pairs = jnp.atleast_1d(cell["pairs"])
+    penalties = jnp.array(algorithms.PENALTIES)
+    if law.coordinates == USUAL:
+        fitted = prediction.of_policy(policy, policy.init(jax.random.key(0)), task.known)
+    else:
+        features, degree = interaction_basis(law.tree, law.tree.horizon)
+        fitted = prediction.of_features(jnp.asarray(features, float) * (degree <= cell["order"])[None, None])
+        scales = jnp.array(sorted(law.decays))[:, None] ** (degree - 1)[None]
+        paths = jnp.stack([penalties, penalties[::-1]])[jnp.arange(len(scales)) % 2]  # on from where the last one ended
+        penalties = (paths[:, :, None] / scales[:, None] ** 2).reshape(-1, len(degree))
+    found = prediction.predict(fitted, task, TRAINED * pairs, (1 - TRAINED) * pairs, penalties)
+    return {name: getattr(found, name)[0] for name in ("regret", "typical", "trusted")}
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:

@@ -7,6 +7,7 @@ from experiments.kit.intervals import Estimate, geometric, ratio_of_means
 from experiments.kit.per_seed import PerSeed, by_seed, paired, side_by_side
 
 USUAL = "logits"  # the geometry of tabular DPO: a ridge on logits of the next token after each prefix
+INTERACTIONS = "interactions"  # coordinates of all other geometries
 DEGREE, TOKENS, RANDOM = "degree", "token sums", "random features"
 RESTRICTED = 0.0  # the limit of decays: no policy but those of sums over single tokens
 DATA = ["horizon", "gold_order", "reference_scale", "pairs", "seed"]  # what tells data sets apart

@@ -109,7 +109,7 @@ def test_two_methods_end_together_in_one_prior_and_at_its_limit(records):
         assert finding.estimate.sample.rows > 0
         assert np.nanmax(finding.estimate.sample.values) < 1e-4, finding.claim
     degree = fits.filter(method="DPO", geometry=arms.DEGREE)
-    apart = arms._equal("", degree.filter(decay=1.0), degree.filter(decay=0.25))
+    apart = arms._equal("", degree.filter(decay=1.0), degree.filter(decay=0.25), ())
     assert np.nanmin(apart.estimate.sample.values) > 0.01
 
 
