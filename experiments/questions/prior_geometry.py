@@ -36,6 +36,7 @@ from experiments.questions.prior_geometry_records import (
     RLHF_GOLD,
     RLHF_ORDER,
     TOKENS,
+    TYPICAL,
     USUAL,
     chosen,
     equalities,
@@ -216,15 +217,13 @@ def predicted(law: Law, cell: dict, task: Task, policy: TreePolicy) -> dict:
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """By reference and gold order, at the most pairs: what the degree ridge gains, and what is left; then controls."""
-    fits = records["fits"]
-    best = chosen(fits.filter(pairs=fits["pairs"].max()))
-    rows, controls = [], []
-    for (scale, gold), here in best.sort("reference_scale", "gold_order").group_by(
-        "reference_scale", "gold_order", maintain_order=True
-    ):
+    fits, point = records["fits"], ["reference_scale", "gold_order"]
+    best, rows, controls = chosen(fits.filter(pairs=fits["pairs"].max())), [], []
+    for (scale, gold), here in best.sort(point).group_by(point, maintain_order=True):
         horizon, pairs = here["horizon"][0], here["pairs"][0]
         where = f"{reference_name(scale)}, gold order {gold} of {horizon}, {pairs:,} pairs"
-        rows += _gains(here, where, simple=gold < horizon)
+        law = records["predictions"].filter(reference_scale=scale, gold_order=gold, pairs=pairs)
+        rows += _gains(here, law, where, simple=gold < horizon)
         if gold < horizon:
             claim = f"{where}: regret of {DPO_RANDOM} of the same spectrum over {DPO_FLAT}, where it must not be lower"
             known = regret_ratio(here, DPO_RANDOM, DPO_FLAT)
@@ -232,16 +231,19 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, *controls, *equalities(fits)]
 
 
-def _gains(here: pl.DataFrame, where: str, simple: bool) -> list[Finding]:
+def _gains(here: pl.DataFrame, law: pl.DataFrame, where: str, simple: bool) -> list[Finding]:
     def ratio(one: str, other: str, direction: str, words: str = "regret") -> Finding:
-        claim = f"{where}: {words} of {one} over {other}"
-        return Finding(claim, regret_ratio(here, one, other), "times", 1.0, direction, margin=EQUAL_TIMES)
+        claim, known = f"{where}: {words} of {one} over {other}", {one, other} <= set(law["arm"])
+        theory = regret_ratio(law, one, other, TYPICAL).at().estimate if known else float("nan")
+        measured = regret_ratio(here, one, other)
+        return Finding(claim, measured, "times", 1.0, direction, margin=EQUAL_TIMES, predicted=theory)
 
     rows = [ratio(DPO_USUAL, DPO_DEGREE, "above" if simple else "at", REGRET)]
     rows.append(ratio(DPO_DEGREE, RLHF_GOLD, "at"))
     if simple:
         claim = f"{where}: share of the log gap between {DPO_USUAL} and {RLHF_GOLD} that a degree ridge closes"
-        rows.append(Finding(claim, share_closed(here), "", 0.5, "above"))
+        theory = share_closed(law, TYPICAL).at().estimate
+        rows.append(Finding(claim, share_closed(here), "", 0.5, "above", predicted=theory))
     rows.append(ratio(RLHF_ORDER, DPO_DEGREE, "at"))
     rows.append(ratio(DPO_FLAT, DPO_DEGREE, "above" if simple else "at"))
     return [*rows, ratio(DPO_TOKENS, DPO_DEGREE, "at")]

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments.kit.intervals import estimate
+from experiments.kit.intervals import geometric, ratio_over_seeds
+from experiments.kit.per_seed import by_seed, curves_by_seed
 from experiments.kit.plots import (
     AMBER,
     BLACK,
@@ -13,9 +15,10 @@ from experiments.kit.plots import (
     FOURTH,
     RLHF,
     THIRD,
-    curve_of,
+    curve,
     entitle,
     legend_below,
+    means,
     name_axes,
     panels,
 )
@@ -26,10 +29,12 @@ from experiments.questions.prior_geometry_records import (
     DPO_RANDOM,
     DPO_TOKENS,
     DPO_USUAL,
+    MEASURED,
     RANDOM,
     RESTRICTED,
     RLHF_GOLD,
     TOKENS,
+    TYPICAL,
     chosen,
     is_dpo,
     reference_name,
@@ -41,13 +46,13 @@ CAPTIONS = {
         "gold reward's order (how many token positions it reads together). DPO over all policies with its usual ridge "
         "(red) or a flat one (amber) against RLHF with a simple verifier (blue), and DPO with a ridge that grows with "
         "the degree of its implicit reward (green), with token sums alone held loosely (pink), and with random "
-        "features of the same spectrum (grey). Decays are chosen on held-out pairs. Points are means over seeds, bars "
-        "95 % intervals."
+        "features of the same spectrum (grey). Decays are chosen on held-out pairs. Dashed: what the law of few pairs "
+        "predicts, where it trusts itself. Points are geometric means over seeds, bars 95 % intervals."
     ),
     "prior_geometry_decay": (
         "Regret at the most pairs against the decay of the prior's standard deviation with the degree of the implicit "
         "reward: from flat (1) towards the restriction to sums over single tokens (dotted, decay 0). Dashed: RLHF with "
-        "a verifier of the gold reward's order. Points are means over seeds, bars 95 % intervals."
+        "a verifier of the gold reward's order. Points are geometric means over seeds, bars 95 % intervals."
     ),
 }
 
@@ -59,15 +64,18 @@ _LOOK = {
     DPO_DEGREE: {"color": THIRD, "marker": "^"},
     RLHF_GOLD: {"color": RLHF},
 }
+LAW = ", by the law of few pairs"
 _GEOMETRIES = {DPO_DEGREE: DEGREE, DPO_TOKENS: TOKENS, DPO_RANDOM: RANDOM}
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """Regret against pairs, and against the decay at the most pairs; a row a reference, a column a gold order."""
     fits = records["fits"]
+    law = records["predictions"].with_columns(pl.col("arm") + LAW, regret=TYPICAL)
+    best = pl.concat([chosen(fits), law], how="diagonal")
     most = fits.filter(pairs=fits["pairs"].max())
     return {
-        "prior_geometry": _figure(chosen(fits), _over_pairs, "labels n [pairs]"),
+        "prior_geometry": _figure(best, _over_pairs, "labels n [pairs]"),
         "prior_geometry_decay": _figure(most, _over_decay, "decay of the prior's s.d. with degree [factor]"),
     }
 
@@ -87,17 +95,27 @@ def _figure(rows: pl.DataFrame, panel: Callable, x: str) -> Figure:
     return figure
 
 
-def _over_pairs(axis, best: pl.DataFrame) -> None:
+def _over_pairs(axis, rows: pl.DataFrame) -> None:
     for arm, look in _LOOK.items():
-        curve_of(axis, best.filter(arm=arm), "pairs", "regret", arm, **look)
+        _curve(axis, rows.filter(arm=arm), "pairs", arm, **look)
+        law = rows.filter(arm=arm + LAW)
+        if len(law):
+            pairs, curves = curves_by_seed(law, "pairs", MEASURED.log().mean())
+            axis.plot(pairs, np.exp(means(curves.values)), color=look["color"], linestyle="--", linewidth=1, zorder=1)
 
 
 def _over_decay(axis, fits: pl.DataFrame) -> None:
     for arm, geometry in _GEOMETRIES.items():
         here = fits.filter(is_dpo, pl.col("decay") > RESTRICTED, geometry=geometry)
-        curve_of(axis, here, "decay", "regret", arm.replace("DPO with", "DPO,"), **_LOOK[arm])
+        _curve(axis, here, "decay", arm.replace("DPO with", "DPO,"), **_LOOK[arm])
     for rows, label, look in (
         (chosen(fits).filter(arm=RLHF_GOLD), RLHF_GOLD, {"color": RLHF, "linestyle": "--"}),
         (fits.filter(decay=RESTRICTED), "decay 0: RLHF with verifiers of order 1", {"color": BLACK, "linestyle": ":"}),
     ):
-        axis.axhline(estimate(rows, pl.col("regret").mean()).at().estimate, label=label, linewidth=1, **look)
+        level = geometric(by_seed(rows, MEASURED.log().mean())).at().estimate
+        axis.axhline(level, label=label, linewidth=1, **look)
+
+
+def _curve(axis, rows: pl.DataFrame, x: str, label: str, **look) -> None:
+    at, curves = curves_by_seed(rows, x, MEASURED.log().mean())
+    curve(axis, at, curves.values, label, interval=ratio_over_seeds, **look)

@@ -45,20 +45,23 @@ def chosen(fits: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def log_ratio(best: pl.DataFrame, one: str, other: str) -> PerSeed:
-    """Log regret of one arm less that of another on the same data, a number a seed."""
-    both = side_by_side(best, (one, other), "regret", DATA)
+MEASURED, TYPICAL = pl.col("regret"), pl.when("trusted").then("typical").otherwise(float("nan"))
+
+
+def log_ratio(rows: pl.DataFrame, one: str, other: str, value: pl.Expr = MEASURED) -> PerSeed:
+    """Log of one arm's value less that of another on the same data, a number a seed."""
+    both = side_by_side(rows.with_columns(value=value), (one, other), "value", DATA)
     return by_seed(both, (pl.col(one).log() - pl.col(other).log()).mean())
 
 
-def regret_ratio(best: pl.DataFrame, one: str, other: str) -> Estimate:
+def regret_ratio(rows: pl.DataFrame, one: str, other: str, value: pl.Expr = MEASURED) -> Estimate:
     """Geometric mean ratio of two arms' regrets, paired by seed."""
-    return geometric(log_ratio(best, one, other))
+    return geometric(log_ratio(rows, one, other, value))
 
 
-def share_closed(best: pl.DataFrame) -> Estimate:
+def share_closed(rows: pl.DataFrame, value: pl.Expr = MEASURED) -> Estimate:
     """How far DPO's log regret comes down to that of RLHF with the gold order, if its ridge grows with degree."""
-    return ratio_of_means(log_ratio(best, DPO_USUAL, DPO_DEGREE), log_ratio(best, DPO_USUAL, RLHF_GOLD))
+    return ratio_of_means(log_ratio(rows, DPO_USUAL, DPO_DEGREE, value), log_ratio(rows, DPO_USUAL, RLHF_GOLD, value))
 
 
 def equalities(fits: pl.DataFrame) -> list[Finding]:

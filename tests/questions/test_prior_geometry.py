@@ -142,9 +142,27 @@ def made_up(changed=None, seeds=18):
     return pl.DataFrame(fits)
 
 
-def found(fits, words, gold=1, reference="uniform reference"):
+THEORY = {arms.DPO_USUAL: 0.0, arms.DPO_FLAT: -0.1, arms.DPO_DEGREE: -1.8, arms.RLHF_GOLD: -2.0}
+
+
+def law(untrusted=()):
+    """What theory predicts of four arms, as log regrets; of some seeds it does not know."""
+    data = made_up().select(arms.DATA).unique().to_dicts()
+    rows = [
+        {**each, "arm": arm, "typical": float(np.exp(9.0 if each["seed"] in untrusted else value)), "regret": 7.0}
+        | {"trusted": each["seed"] not in untrusted, "status": "ok"}
+        for each, (arm, value) in itertools.product(data, THEORY.items())
+    ]
+    return pl.DataFrame(rows)
+
+
+def findings_of(fits, predictions=None):
+    return question.findings({"fits": fits, "predictions": law() if predictions is None else predictions})
+
+
+def found(fits, words, gold=1, reference="uniform reference", predictions=None):
     where = f"{reference}, gold order {gold} of 2, 512 pairs"
-    rows = [row for row in question.findings({"fits": fits}) if row.claim.startswith(where) and words in row.claim]
+    rows = [row for row in findings_of(fits, predictions) if row.claim.startswith(where) and words in row.claim]
     assert len(rows) == 1, [row.claim for row in rows]
     return rows[0]
 
@@ -171,12 +189,20 @@ def test_ratios_are_what_was_put_in(reference):
     assert share.verdict == "supported"
 
 
+@pytest.mark.parametrize("untrusted", [(), (0, 5)], ids=["all", "but two seeds"])
+def test_theory_stands_beside_what_it_speaks_of_where_it_trusts_itself(untrusted):
+    fits, predictions = made_up(), law(untrusted)
+    words = {f"{arms.DPO_USUAL} over {arms.DPO_DEGREE}": np.exp(1.8), "share of the log gap": 0.9}
+    words |= {f"{arms.DPO_DEGREE} over {arms.RLHF_GOLD}": np.exp(0.2), f"{arms.DPO_FLAT} over": np.exp(1.7)}
+    for part, value in words.items():
+        assert found(fits, part, predictions=predictions).predicted == pytest.approx(value), part
+    assert np.isnan(found(fits, f"{arms.DPO_TOKENS} over", predictions=predictions).predicted)
+
+
 def test_a_full_table_gold_reward_has_no_gap_to_close():
     fits = made_up()
     assert found(fits, f"{arms.DPO_USUAL} over {arms.DPO_DEGREE}", gold=2).verdict == "equal within a factor of 1.25"
-    assert not [
-        row.claim for row in question.findings({"fits": fits}) if "share" in row.claim and "order 2" in row.claim
-    ]
+    assert not [row.claim for row in findings_of(fits) if "share" in row.claim and "order 2" in row.claim]
 
 
 def test_a_gap_that_stays_open_is_seen():
