@@ -20,6 +20,7 @@ import polars as pl
 
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_TIMES, REGRET, Finding, Question
+from experiments.kit.points import reference_name
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, TRAINED, problem_of, record_of, task_of
 from experiments.questions.prior_geometry_figures import CAPTIONS, draw
@@ -40,7 +41,6 @@ from experiments.questions.prior_geometry_records import (
     USUAL,
     chosen,
     equalities,
-    reference_name,
     regret_ratio,
     share_closed,
 )

@@ -22,6 +22,7 @@ from experiments.kit.plots import (
     name_axes,
     panels,
 )
+from experiments.kit.points import reference_name
 from experiments.questions.prior_geometry_records import (
     DEGREE,
     DPO_DEGREE,
@@ -37,7 +38,6 @@ from experiments.questions.prior_geometry_records import (
     TYPICAL,
     chosen,
     is_dpo,
-    reference_name,
 )
 
 CAPTIONS = {

@@ -81,8 +81,3 @@ def _equal(words: str, one: pl.DataFrame, other: pl.DataFrame, on=("decay",)) ->
     difference = pl.col("regret").log() - pl.col("regret_other").log()
     same = pl.col("penalty") == pl.col("penalty_other")  # held-out losses can tie to rounding
     return equality(f"{words}, same penalty: largest difference of log regret", both, difference, EQUAL_LOG, where=same)
-
-
-def reference_name(scale: float) -> str:
-    """A reference policy, by the standard deviation of its logits."""
-    return f"reference of s.d. {scale:g}" if scale else "uniform reference"
