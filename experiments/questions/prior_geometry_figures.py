@@ -76,7 +76,7 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     most = fits.filter(pairs=fits["pairs"].max())
     return {
         "prior_geometry": _figure(best, _over_pairs, "labels n [pairs]"),
-        "prior_geometry_decay": _figure(most, _over_decay, "decay of the prior's s.d. with degree [factor]"),
+        "prior_geometry_decay": _figure(most, _over_decay, "decay per degree [factor]"),
     }
 
 
@@ -89,7 +89,7 @@ def _figure(rows: pl.DataFrame, panel: Callable, x: str) -> Figure:
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             panel(axis, here)
-            entitle(axis, f"{reference_name(scale)}, gold order {gold} of {here['horizon'][0]}", here)
+            entitle(axis, f"{reference_name(scale)}, order {gold} of {here['horizon'][0]}", here)
     name_axes(grid, x, "regret KL(π‖π*) [nats]")
     legend_below(figure)
     return figure
@@ -102,6 +102,7 @@ def _over_pairs(axis, rows: pl.DataFrame) -> None:
         if len(law):
             pairs, curves = curves_by_seed(law, "pairs", MEASURED.log().mean())
             axis.plot(pairs, np.exp(means(curves.values)), color=look["color"], linestyle="--", linewidth=1, zorder=1)
+    axis.plot([], [], color="0.4", linestyle="--", linewidth=1, label="the law of few pairs, in each colour")
 
 
 def _over_decay(axis, fits: pl.DataFrame) -> None:

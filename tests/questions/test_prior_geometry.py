@@ -9,7 +9,8 @@ import pytest
 
 from experiments.questions import prior_geometry as question
 from experiments.questions import prior_geometry_records as arms
-from gvgap_jax import TokenTree
+from gvgap_jax import TokenTree, algorithms, prediction
+from gvgap_jax.features import interaction_basis
 from gvgap_jax.sweep import load
 from tests.questions.test_switches import SPREAD, regret, soft, tabular
 from tests.questions.wiring import cells_of, wired
@@ -79,6 +80,43 @@ def test_the_limit_is_a_restriction(order):
     assert of_degree(steep)[0] == pytest.approx(np.sum(params[:6] ** 2))
     nearly = reward_of(params, 1e-6)
     np.testing.assert_allclose(nearly, reward_of(params, 0.0), atol=1e-4)
+
+
+CELL = {"seed": 0, "gold_order": 1, "pairs": 200, "beta": 1.3, "temperature": 0.8, "reference_scale": 0.5}
+
+
+def predicted(coordinates, decays, order, tree=TREE):
+    return question.run(question.Law(coordinates, tree, decays), CELL | {"order": order})
+
+
+def by_the_law(fitted, tree=TREE, penalties=algorithms.PENALTIES):
+    task, _, _ = question.task_of(CELL, tree)
+    return prediction.predict(fitted, task, np.array([160.0]), np.array([40.0]), penalties)
+
+
+@pytest.mark.parametrize(("decay", "order"), [(1.0, 3), (0.25, 3), (1.0, 2)], ids=["flat", "degree", "of order 2"])
+def test_theory_is_asked_of_the_ridge_that_is_fitted(decay, order):
+    """In coordinates in which the geometry's ridge is a plain one, as fits have it, the law says the same."""
+    fitted = prediction.of_verifier(question.rewards(KEY, TREE, decay, 99, order, 0), np.zeros(26))
+    told, expected = predicted(arms.INTERACTIONS, (decay,), order), by_the_law(fitted)
+    assert told["typical"] == pytest.approx(float(expected.typical[0]), rel=1e-4)
+    assert told["regret"] == pytest.approx(float(expected.regret[0]), rel=1e-4)
+    assert told["trusted"]
+
+
+def test_theory_chooses_among_decays_too():
+    steep, flat = (float(predicted(arms.INTERACTIONS, (decay,), 3)["typical"]) for decay in (1 / 16, 1.0))
+    both = predicted(arms.INTERACTIONS, (1.0, 1 / 16), 3)
+    assert steep < float(both["typical"]) < 1.5 * steep < flat
+    assert both["trusted"]
+
+
+def test_theory_of_the_usual_ridge_is_of_logits():
+    """Those of one token are the rewards of responses, on which a flat ridge weighs as their mean square."""
+    tree = TokenTree(3, 1)
+    features, _ = interaction_basis(tree, 1)
+    flat = by_the_law(prediction.of_features(features), tree, tuple(3 * each for each in algorithms.PENALTIES))
+    assert predicted(arms.USUAL, (1.0,), 1, tree)["typical"] == pytest.approx(float(flat.typical[0]), rel=0.1)
 
 
 @pytest.mark.parametrize("method", ["DPO", "RLHF"])
