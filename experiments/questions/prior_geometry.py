@@ -208,9 +208,8 @@ def predicted(law: Law, cell: dict, task: Task, policy: TreePolicy) -> dict:
     else:
         features, degree = interaction_basis(law.tree, law.tree.horizon)
         fitted = prediction.of_features(jnp.asarray(features, float) * (degree <= cell["order"])[None, None])
-        scales = jnp.array(sorted(law.decays))[:, None] ** (degree - 1)[None]
-        paths = jnp.stack([penalties, penalties[::-1]])[jnp.arange(len(scales)) % 2]  # on from where the last one ended
-        penalties = (paths[:, :, None] / scales[:, None] ** 2).reshape(-1, len(degree))
+        scales = jnp.array(law.decays)[:, None, None] ** (degree - 1)[None, None]
+        penalties = (penalties[None, :, None] / scales**2).reshape(-1, len(degree))
     found = prediction.predict(fitted, task, TRAINED * pairs, (1 - TRAINED) * pairs, penalties)
     return {name: getattr(found, name)[0] for name in ("regret", "typical", "trusted")}
 

@@ -89,7 +89,8 @@ def _figure(rows: pl.DataFrame, panel: Callable, x: str) -> Figure:
             axis.set_xscale("log", base=2)
             axis.set_yscale("log")
             panel(axis, here)
-            entitle(axis, f"{reference_name(scale)}, order {gold} of {here['horizon'][0]}", here)
+            order = f"gold order {gold} of {here['horizon'][0]}".replace(" ", "\N{NO-BREAK SPACE}")  # on one line
+            entitle(axis, f"{reference_name(scale)}, {order}", here)
     name_axes(grid, x, "regret KL(π‖π*) [nats]")
     legend_below(figure)
     return figure

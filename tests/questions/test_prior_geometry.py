@@ -105,10 +105,18 @@ def test_theory_is_asked_of_the_ridge_that_is_fitted(decay, order):
 
 
 def test_theory_chooses_among_decays_too():
+    features, degrees = interaction_basis(TREE, 3)
+    ridges = [
+        [penalty / decay ** (2 * (degree - 1)) for degree in degrees.tolist()]
+        for decay in (1.0, 1 / 16)
+        for penalty in algorithms.PENALTIES
+    ]
+    told = predicted(arms.INTERACTIONS, (1.0, 1 / 16), 3)
+    expected = by_the_law(prediction.of_features(features), penalties=np.array(ridges))
+    assert told["typical"] == pytest.approx(float(expected.typical[0]), rel=1e-6)
     steep, flat = (float(predicted(arms.INTERACTIONS, (decay,), 3)["typical"]) for decay in (1 / 16, 1.0))
-    both = predicted(arms.INTERACTIONS, (1.0, 1 / 16), 3)
-    assert steep < float(both["typical"]) < 1.5 * steep < flat
-    assert both["trusted"]
+    assert 0.95 * steep < float(told["typical"]) < 1.5 * steep < flat
+    assert told["trusted"]
 
 
 def test_theory_of_the_usual_ridge_is_of_logits():
