@@ -218,7 +218,10 @@ def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Floa
 
     limit = SETTLED / jnp.sqrt(pairs)
 
-    def solve(moments: Moments, ridge):
+    def solve(before, ridge):
+        moments, weight, settled = before
+        tried = settled | (jnp.trace(ridge) >= weight)  # where a ridge was too weak, a weaker one is
+
         def step(state):
             at, _, count = state
             return *fixed_point_step(fitted, task, law, pairs, ridge, at), count + 1
@@ -226,7 +229,7 @@ def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Floa
         def unfinished(state):
             _, moved, count = state
             hopeful = (count < MOST) & ((count < PATIENT) | (moved < WILD))
-            return (count < LEAST) | (hopeful & (moved > limit))
+            return tried & ((count < LEAST) | (hopeful & (moved > limit)))
 
         moments, moved, _ = jax.lax.while_loop(unfinished, step, (moments, jnp.inf, 0))
         settled = moved <= limit
@@ -240,11 +243,11 @@ def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Floa
             deviations @ pair_moments.pull(gradients, law * wrong)
             + jnp.sum(deviations @ hessian * deviations, axis=1) / 2
         )
-        after = jax.tree.map(partial(jnp.where, settled), moments, start)
+        after = jax.tree.map(partial(jnp.where, settled), moments, start), jnp.trace(ridge), settled
         return after, _Candidates(moments.mean, deviations, losses, jnp.sum(law * losses) + excess, settled)
 
     start = Moments(jnp.zeros(size), pair_moments.inverse(ridges[0]), jnp.zeros((size, size)))
-    return jax.lax.scan(solve, start, ridges)[1]
+    return jax.lax.scan(solve, (start, jnp.zeros(()), jnp.array(True)), ridges)[1]
 
 
 class _Selected(NamedTuple):

@@ -12,6 +12,7 @@ LEAST = {
     "vertices": 3,  # of a cycle
     "reference_scale": 0,
     "unseen": 0,
+    "replicate": 0,
 }
 LEAST |= dict.fromkeys(("horizon", "prompt_length", "gold_order", "policy_order", "verifier_order"), 1)
 LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples", "steps", "terms", "width"), 1)
@@ -20,7 +21,7 @@ MOST = {"reference_scale": 10}  # responses of a more skewed policy have probabi
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
-AXES |= {"verifier_width", "task", "policy", "regulariser", "decay"}  # columns of records that are settings
+AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate"}  # columns of records that are settings
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",
