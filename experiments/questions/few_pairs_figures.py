@@ -4,9 +4,8 @@ import numpy as np
 import polars as pl
 from matplotlib.figure import Figure
 
-from experiments.kit.intervals import mean
 from experiments.kit.per_seed import OK
-from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, entitle, legend_below, name_axes, panels
+from experiments.kit.plots import BLACK, DPO, FOURTH, PALE, RLHF, THIRD, entitle, legend_below, means, name_axes, panels
 from experiments.kit.points import reference_name
 from experiments.questions.few_pairs_records import (
     LAW,
@@ -15,9 +14,7 @@ from experiments.questions.few_pairs_records import (
     SETTING,
     TODAY,
     beside,
-    ceiling,
     explained,
-    share_of_ceiling,
 )
 
 CAPTIONS = {
@@ -74,10 +71,9 @@ def variance(fits: pl.DataFrame) -> pl.DataFrame:
     for (scale,), here in fits.sort("reference_scale").group_by("reference_scale", maintain_order=True):
         for part, of_part in PARTS.items():
             chosen = here.filter(of_part)
-            row = {"reference_scale": scale, "fits": part or "all", "ceiling": mean(ceiling(chosen)).at().estimate}
-            for law in LAWS:
-                row |= {law: mean(explained(chosen, law)).at().estimate}
-            rows.append(row | {"law over ceiling": share_of_ceiling(chosen, LAW).at().estimate})
+            shares = {law: means(explained(chosen, law).values) for law in LAWS}
+            row = {"reference_scale": scale, "fits": part or "all", "ceiling": shares[LAW][1]}
+            rows.append(row | {law: share[0] for law, share in shares.items()})
     return pl.DataFrame(rows)
 
 

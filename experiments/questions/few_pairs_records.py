@@ -6,7 +6,7 @@ made before the pairs were drawn can explain; the rest is the ceiling.
 
 import polars as pl
 
-from experiments.kit.intervals import Estimate, ratio_of_means
+from experiments.kit.intervals import Estimate, mean, ratio_of_means
 from experiments.kit.per_seed import OK, PerSeed, by_seed, paired, usable
 from experiments.kit.problems import TRAINED
 
@@ -35,41 +35,43 @@ def beside(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     """
     predictions = records["predictions"].select(*SETTING, "seed", "typical", "trusted", status_law="status")
     classes = records["classes"].select(
-        *TASK, "order", "seed", "effective_dimension", "floor", "reference_regret", status_class="status"
+        *TASK, "order", "seed", *(usable(pl.col(name)) for name in ("effective_dimension", "floor", "reference_regret"))
     )
     fits = records["fits"].join(predictions, on=[*SETTING, "seed"], how="left", maintain_order="left")
     fits = fits.join(classes, on=[*TASK, "order", "seed"], how="left", maintain_order="left")
-    leading = pl.col("effective_dimension") / (2 * TRAINED * pl.col("pairs"))
+    leading = pl.col("effective_dimension") / (2 * TRAINED * pl.col("pairs"))  # not finite for some skewed references
     replicates = [*SETTING, "seed"]
     log_regret = pl.when(OK).then(pl.col("regret").log())
     return fits.with_columns(
         log_regret=log_regret,
         law=usable(pl.col("typical")).log(),
-        least=pl.min_horizontal("reference_regret", pl.col("floor") + leading).log(),
+        least=pl.min_horizontal("reference_regret", (pl.col("floor") + leading).fill_nan(None)).log(),
         leading=leading.log(),
         noise=log_regret.var().over(replicates),
     )
 
 
-def _explained(rows: pl.DataFrame, left: pl.Expr) -> PerSeed:
-    """Share of the variance of log regret, over a seed's fits, that is not ``left``, a sum of squares."""
-    whole = ((pl.col("log_regret") - pl.col("log_regret").mean()) ** 2).sum()
-    return by_seed(rows, 1 - left / whole, points=True)
-
-
 def explained(rows: pl.DataFrame, law: str) -> PerSeed:
-    """Share of the variance of log regret that a law explains, R², over the fits of each seed."""
-    return _explained(rows, ((pl.col("log_regret") - pl.col(law)) ** 2).sum())
+    """Share of the variance of log regret that a law explains, R², and its ceiling: two numbers a seed, of its fits.
 
-
-def ceiling(rows: pl.DataFrame) -> PerSeed:
-    """The share that a law would explain that knew the mean of each setting: all but the noise of replicates."""
-    return _explained(rows, pl.col("noise").sum())
+    The ceiling is the share that a law would explain that knew the mean of each setting: all but the replicates' noise.
+    Fits of which the law says no finite number are left out.
+    """
+    whole = ((pl.col("log_regret") - pl.col("log_regret").mean()) ** 2).sum()
+    left = ((pl.col("log_regret") - pl.col(law)) ** 2).sum(), pl.col("noise").sum()
+    return by_seed(rows, *(1 - each / whole for each in left), where=pl.col(law).is_finite(), points=True)
 
 
 def share_of_ceiling(rows: pl.DataFrame, law: str) -> Estimate:
     """How much a law explains of what can be explained."""
-    return ratio_of_means(explained(rows, law), ceiling(rows))
+    both = explained(rows, law)
+    return ratio_of_means(*(both.map(lambda values, k=k: values[:, k]) for k in (0, 1)))
+
+
+def lost_with_another_task(rows: pl.DataFrame) -> Estimate:
+    """What the law explains less, of the same fits, with the tasks of the next seed."""
+    own, other = (explained(each, LAW) for each in (rows, of_another_task(rows)))
+    return mean((own - other).map(lambda values: values[:, 0]))
 
 
 def of_another_task(fits: pl.DataFrame) -> pl.DataFrame:
