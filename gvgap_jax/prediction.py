@@ -37,10 +37,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Bool, Float
 
-from gvgap_jax import metrics, pair_moments
+from gvgap_jax import metrics, pair_moments, policies
 from gvgap_jax.algorithms import PENALTIES
+from gvgap_jax.features import token_contrasts
 from gvgap_jax.soft_rl import soft_optimal_policy
 from gvgap_jax.tasks import Known, Task
+from gvgap_jax.tree import TokenTree
 from gvgap_jax.types import Number, Params, TreePolicy, TreeVerifier
 
 LEAST, MOST = 2, 30  # steps of the fixed point for each candidate, which starts where the one before it ended
@@ -105,6 +107,22 @@ def of_policy(policy: TreePolicy, params: Params, known: Known) -> Linearised:
         return known.beta * (policy.leaf_log_probs(params) - known.reference)
 
     return _linearised(local_rewards, params, known.beta * policy.unit)
+
+
+def of_all_policies(tree: TokenTree, known: Known) -> Linearised:
+    """The local rewards of all policies (``policies.tabular``), as by ``of_policy``, in (V - 1)/V of the coordinates.
+
+    A constant that is added to all logits of a prefix changes no policy, and the ridge holds it at 0.
+    """
+    policy = policies.tabular(tree, tree.conditionals(known.reference))
+    contrasts = jnp.asarray(token_contrasts(tree.vocabulary) / tree.vocabulary**0.5, float)
+    start = tuple(jnp.zeros((*shape[:-1], tree.vocabulary - 1)) for shape in tree.level_shapes)
+
+    def local_rewards(params: Params):
+        logits = tuple(level @ contrasts.T for level in params)
+        return known.beta * (policy.leaf_log_probs(logits) - known.reference)
+
+    return _linearised(local_rewards, start, known.beta * policy.unit)
 
 
 def _linearised(leaf_scores: Callable[[Params], Float[Array, "X L"]], params: Params, unit: Number) -> Linearised:

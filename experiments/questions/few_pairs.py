@@ -159,8 +159,7 @@ def run(program: Program | Law, cell: dict) -> dict:
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     if isinstance(program, Law):
-        fitted = few_pairs.interactions(tree, program.order) if program.order else few_pairs.all_policies(tree, task)
-        return few_pairs.predicted(fitted, task, cell["pairs"])
+        return few_pairs.predicted(few_pairs.fitted(tree, task, program.order), task, cell["pairs"])
     if program.arm == "classes":
         return _class(tree, task, cell["order"])
     policy = policies.tabular(tree, tree.conditionals(task.reference))

@@ -202,6 +202,13 @@ def test_penalties_are_those_of_the_settings_for_policies_too(tree, task):
     at = moments(fitted, task, MANY, 0.05 * MANY * jnp.eye(fitted.dimension))
     local = task.beta * (policy.leaf_log_probs(fit.params) - task.reference)
     np.testing.assert_allclose(fitted.leaf_scores(at.mean), local, atol=1e-5)
+    fewer = prediction.of_all_policies(tree, task.known)
+    same = moments(fewer, task, MANY, 0.05 * MANY * jnp.eye(fewer.dimension))
+    np.testing.assert_allclose(fewer.leaf_scores(same.mean), local, atol=1e-5)
+    felt = [each.gradients(where.mean) @ where.response for each, where in ((fitted, at), (fewer, same))]
+    noise = [each @ where.noise @ jnp.swapaxes(each, 1, 2) for each, where in zip(felt, (at, same), strict=True)]
+    np.testing.assert_allclose(*noise, rtol=1e-4, atol=1e-20)
+    assert fewer.dimension < fitted.dimension
 
 
 @pytest.mark.parametrize("held_out", ["many", "hardly any"])
