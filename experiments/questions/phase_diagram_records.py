@@ -18,11 +18,12 @@ RANGE = 1.0
 TASK = ["task", "vocabulary", "horizon", "gold_order", "beta", "temperature", "reference_scale"]
 POINT = [*TASK, "policy", "policy_order", "verifier_order", "pairs"]
 ARM = [*TASK, "arm", "policy", "policy_order", "verifier_order", "pairs"]
+LAWS = [*TASK, "seed", "pairs", "order", "expected", "trusted"]  # columns of the law's predictions that are read
 SAME_CLASS = (pl.col("policy") == "interactions") & (pl.col("policy_order") == pl.col("verifier_order"))
 IN_RANGE = f"where theory claims to hold, {RANGE:g} or more fitted pairs for each effective dimension"
 
 
-def predicted_regret() -> pl.Expr:
+def leading_regret() -> pl.Expr:
     """Regret of an arm, in nats: min(the reference's, floor + d_eff / (2 n)), with n the pairs that are fitted.
 
     The leading order in 1/n of an unpenalised fit of a class that holds the gold reward. Where the class is too small
@@ -35,27 +36,42 @@ def predicted_regret() -> pl.Expr:
 
 
 def arms(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
-    """One row a fit with its prediction; NaN for the regret and the prediction where either is excluded.
+    """One row a fit with its prediction; NaN for the regret and what theory says where either is excluded.
 
-    Columns beside those of the fit: effective_dimension, floor, reference_regret, predicted, holds (the class
-    holds the gold reward) and in_range (the leading order is trusted).
+    Columns beside those of the fit: effective_dimension, floor, reference_regret, leading (``leading_regret``),
+    predicted (the mean over data sets by the law of few pairs; leading where that law was not asked, of large trees and
+    of policies that are smaller than the reward models), holds (the class holds the gold reward), in_range (the leading
+    order is trusted) and trusted (what is predicted is).
     """
-    offline = pl.col("arm") == "DPO"
+    offline, tabular = pl.col("arm") == "DPO", pl.col("policy") == "tabular"
     classes = records["dimensions"].select(
         *TASK, "seed", "effective_dimension", "floor", "reference_regret",
         order="verifier_order", through="policy_order", status_prediction="status",
     )  # fmt: skip
-    fits = records["fits"].with_columns(
-        order=pl.when(offline).then("policy_order").otherwise("verifier_order"),
-        through=pl.when(offline).then("horizon").otherwise("policy_order"),
+    fits = (
+        records["fits"]
+        .with_columns(
+            order=pl.when(offline).then("policy_order").otherwise("verifier_order"),
+            through=pl.when(offline).then("horizon").otherwise("policy_order"),
+        )
+        .with_columns(
+            law_order=pl.when(offline & tabular).then(0).when(offline | tabular).then("order"),
+        )
     )
     joined = fits.join(classes, on=[*TASK, "seed", "order", "through"], how="left", maintain_order="left")
+    none = pl.DataFrame(schema={name: fits.schema.get(name, pl.Float64) for name in LAWS})
+    laws = records.get("predictions", none)
+    laws = laws.select(*TASK, "seed", "pairs", "expected", law_order="order", law_trusted="trusted")
+    joined = joined.join(laws, on=[*TASK, "seed", "pairs", "law_order"], how="left", maintain_order="left")
+    in_range = TRAINED * pl.col("pairs") > RANGE * pl.col("effective_dimension")
     return joined.with_columns(
         regret=usable(pl.col("regret")),
-        predicted=usable(predicted_regret()),
+        leading=usable(leading_regret()),
+        predicted=usable(pl.coalesce("expected", leading_regret())),
         holds=pl.col("floor") < HOLDS * pl.col("reference_regret"),
-        in_range=TRAINED * pl.col("pairs") > RANGE * pl.col("effective_dimension"),
-    ).drop("order", "through")
+        in_range=in_range,
+        trusted=pl.coalesce(pl.col("law_trusted").cast(pl.Boolean), in_range),
+    ).drop("order", "through", "law_order", "law_trusted", "expected")
 
 
 def gaps(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
@@ -80,7 +96,7 @@ def summary(paired: pl.DataFrame) -> pl.DataFrame:
     """One row a point: the gap with its interval over seeds, the predicted gap (mean over seeds), and what holds.
 
     Columns: gap, low, high, seeds, failed, predicted_gap, holds and holds_rlhf (each class holds every gold reward),
-    in_range (of both arms).
+    trusted (of both arms).
     """
     rows = []
     for point, seeds in paired.group_by(POINT, maintain_order=True):
@@ -91,7 +107,7 @@ def summary(paired: pl.DataFrame) -> pl.DataFrame:
             | {"seeds": interval.seeds, "failed": interval.failed}
             | {"predicted_gap": over_seeds(seeds["predicted_gap"]).estimate}
             | {name: bool(seeds[name].all()) for name in ("holds", "holds_rlhf")}
-            | {"in_range": bool((seeds["in_range"] & seeds["in_range_rlhf"]).all())}
+            | {"trusted": bool((seeds["trusted"] & seeds["trusted_rlhf"]).all())}
         )
     return pl.DataFrame(rows)
 
@@ -111,7 +127,7 @@ def collapse(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     fits = fits.with_columns(
         log_pairs_a_dimension=(TRAINED * pl.col("pairs") / pl.col("effective_dimension")).log(),
         log_regret=pl.col("regret").log(),
-    ).filter(pl.col("log_regret").is_finite(), pl.col("predicted").is_finite())
+    ).filter(pl.col("log_regret").is_finite(), pl.col("leading").is_finite())
     return _with_curve(fits, "log_pairs_a_dimension", "log_regret", increasing=False)
 
 
@@ -167,7 +183,7 @@ def disagreements(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     )
     kind = pl.when(against).then(pl.lit("sign")).when(pl.col("off") > FAR).then(pl.lit("size"))
     off = points.with_columns(kind=kind).filter(pl.col("kind").is_not_null(), pl.col("off").is_finite())
-    return off.sort("kind", "in_range", "off", descending=[False, True, True])
+    return off.sort("kind", "trusted", "off", descending=[False, True, True])
 
 
 def off_the_curve(records: dict[str, pl.DataFrame]) -> pl.DataFrame:

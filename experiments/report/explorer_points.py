@@ -19,7 +19,7 @@ from experiments.kit.intervals import LEAST, Interval, over_seeds, ratio_over_se
 from experiments.kit.per_seed import paired, usable
 from experiments.kit.points import Records
 from experiments.kit.problems import TRAINED
-from experiments.questions.phase_diagram_records import RANGE, gaps, predicted_regret
+from experiments.questions.phase_diagram_records import RANGE, gaps, leading_regret
 
 AXES = {  # columns that make a setting, and what their controls are called
     "experiment": "experiment",
@@ -197,7 +197,7 @@ def _leading(rows: pl.DataFrame, dimension: str) -> pl.Series:
     enough = TRAINED * pl.col("pairs") > RANGE * pl.col("effective_dimension")
     known = {"floor": 0.0, "reference_regret": math.inf}
     found = rows.select("pairs", effective_dimension=dimension, **{name: pl.lit(x) for name, x in known.items()})
-    return found.select(pl.when(enough).then(predicted_regret())).to_series()
+    return found.select(pl.when(enough).then(leading_regret())).to_series()
 
 
 _TRANSFORMERS = {"policies": "transformers"}
