@@ -425,11 +425,11 @@ def test_pairs_for_the_same_regret_are_the_ratio_of_dimensions():
 
 
 def test_predictions_say_where_they_end():
-    skewed = Config(horizon=2, gold_order=2, verifier_order=1, pairs=4096, reference_scale=5.0)
+    skewed = Config(horizon=2, gold_order=2, verifier_order=1, pairs=40960, reference_scale=4.0)
     prediction = predict.predict(skewed, golds=4)
     text = predict.validity(skewed, prediction)
-    assert text.startswith("Out of range: at 4,096 pairs")
-    assert "3 of 4 for DPO, 4 of 4 for RLHF" in text
+    assert text.startswith("Out of range: at 40,960 pairs")
+    assert f"4 of 4 for DPO, {prediction.rlhf.trusted} of 4 for RLHF" in text
     assert "too small for the gold reward" in text
     many = Config(horizon=2, gold_order=1, verifier_order=1, pairs=4096)
     assert predict.validity(many, predict.predict(many, golds=4)).startswith(
