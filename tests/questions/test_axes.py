@@ -25,7 +25,7 @@ VALUES = {  # two of every field, the default or the usual one first
     "family": ("token_counts", "hidden_reference"), "candidates": (2, 4), "setting": ("tree", "arms"),
     "skew": (1.0, 100.0), "unseen": (0.0, 0.3), "features": (3, 2), "similarity": (0.5, 0.9), "test_share": (0.0, 0.5),
     "vertices": (3, 4), "reference_mass": (1e-6, 0.5), "margin": (4.0, 2.0), "gamma": (0.5, 1.0), "dimension": (2, 3),
-    "terms": (1, 3), "penalty": (1.0, 0.1),
+    "terms": (1, 3), "penalty": (1.0, 0.1), "replicate": (0, 1),
 }  # fmt: skip
 OTHERS = {
     "h3_optimisation": {"policy_order": (2, 3)},

@@ -64,6 +64,9 @@ BREAKS = {
         "fits", shifted("gold_reward_best", informed=0), put(gold_reward_best=pl.col("gold_reward_worst") + NOISE),
     ),
     ("h6b_horizon", ""): ("gaps", shifted("restricted_regret")),
+    ("few_pairs", "another seed's tasks"): (
+        "predictions", put(typical=1.0),
+    ),
     ("h6c_verifier_order", ""): ("gaps", shifted("restricted_regret")),
     ("main_table", ""): ("tables", shifted("restricted MLE, optimum: win_rate", 0.1)),
     ("phase_diagram", ""): ("fits", shifted("regret", arm="RLHF")),

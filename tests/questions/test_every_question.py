@@ -231,7 +231,11 @@ def test_a_field_that_is_only_passed_on_is_planned_as_if_it_was_walked(name, bac
             assert quick == [chunk.name for chunk in make_plan(name, module, grid).chunks], field
 
 
-ACROSS_SEEDS = ("phase_diagram", "rival_overoptimisation")  # some of their statistics read the other seeds too
+ACROSS_SEEDS = (
+    "few_pairs",
+    "phase_diagram",
+    "rival_overoptimisation",
+)  # some of their statistics read the other seeds too
 
 
 @pytest.mark.slow
