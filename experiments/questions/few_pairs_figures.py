@@ -21,10 +21,10 @@ CAPTIONS = {
     "few_pairs": (
         "Regret (KL from the policy to the optimal one) measured against predicted, for gold rewards of every order, "
         "numbers of pairs, and classes: offline DPO, and two-stage RLHF with reward models of every order (how many "
-        "token positions they read together). A point is the geometric mean over the data sets of a task; seeds are tasks. Dotted: "
-        "as predicted. Left: the law of few pairs; crosses are predictions that it does not trust itself. Right: the "
-        "least of the reference policy's regret and floor + d_eff/(2n), with d_eff the effective dimension of the "
-        "class and the floor the regret that a class too small cannot get under."
+        "token positions they read together). A point is the geometric mean over the data sets of a task; seeds are "
+        "tasks. Dotted: as predicted. Left: the law of few pairs; crosses are predictions that it does not trust "
+        "itself. Right: the least of the reference policy's regret and floor + d_eff/(2n), with d_eff the effective "
+        "dimension of the class and the floor the regret that a class too small cannot get under."
     ),
 }
 COLOURS = (PALE, RLHF, THIRD, FOURTH, BLACK)
