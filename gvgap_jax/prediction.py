@@ -19,11 +19,11 @@ regression; as n grows q and the scatter vanish and it is the sandwich. Rare res
 fit by more than their pairs allow.
 
 *Selection.* All candidates' fits are imagined on common noise, w_k = mean_k + sqrt(n) A_k S_k^(1/2) e; their expected
-losses, expanded around the mean fits, plus Gaussian noise with the covariance that m held-out pairs give them,
-choose one; its regret is exact.
+losses, expanded around the mean fits, plus Gaussian noise with the covariance that m held-out pairs give them, choose
+one; its regret is exact. A candidate whose fixed point is not found is never chosen.
 
-Limits: margins are linear in w within the noise; scatter and selection are Gaussian; S^(1/2) and the noise of imagined
-fits are deterministic draws (``DRAWS``), which leaves a few per cent; a class is not expected to be multimodal.
+Limits: margins are linear in w within the noise; scatter and selection are Gaussian; draws (``DRAWS``), always the same
+ones, leave a few per cent; a class is not expected to be multimodal.
 """
 
 from collections.abc import Callable
@@ -59,8 +59,7 @@ class Linearised:
 
     Attributes:
       leaf_scores: coordinates [d], in units of reward -> rewards of all leaves [X, L].
-      gradients: coordinates [d] -> [X, L, d].
-      dimension: d.
+      gradients: coordinates [d] -> [X, L, d]; of so many ``dimension``.
     """
 
     leaf_scores: Callable[[Float[Array, "d"]], Float[Array, "X L"]]

@@ -35,6 +35,7 @@ class Headline(NamedTuple):
 
 
 PAIRS = "pairs that DPO needs"
+EXPLAINED = "variance of log regret that theory explains"
 TIMES = "{value} as many labelled pairs for the same regret"
 HEADLINES = (
     Headline(
@@ -83,19 +84,19 @@ HEADLINES = (
         "pairs of DPO for each pair of RLHF, where the gold reward is as complex as a policy",
     ),
     Headline(
-        "phase_diagram",
+        "few_pairs",
         "tree",
-        ("share of points where theory names the sign",),
+        (EXPLAINED,),
         {
-            "supported": "Theory alone, without any fit, names the better method in a share of {value} of the "
-            "settings: more than was expected of it, 0.9.",
-            "contradicted": "Theory alone, without any fit, names the better method in a share of {value} of the "
-            "settings: less than was expected of it, 0.9.",
-            "undecided": "Theory alone, without any fit, names the better method in a share of {value} of the "
-            "settings; whether that is the 0.9 expected of it is undecided.",
+            "supported": "Theory alone, without any fit, predicts regret as well as a repetition of the experiment "
+            "would: it explains a share of {value} of the variance that can be explained.",
+            "contradicted": "Theory alone, without any fit, predicts regret worse than a repetition of the experiment "
+            "would: it explains a share of {value} of the variance that can be explained.",
+            "undecided": "Whether theory alone, without any fit, predicts regret as well as a repetition of the "
+            "experiment would is undecided: it explains a share of {value} of the variance that can be explained.",
         },
-        "In how many settings theory alone names the better method",
-        "share of settings in which theory alone names the better method",
+        "How well theory alone predicts regret",
+        "of the variance of log regret that can be explained is explained by theory alone",
     ),
     Headline(
         "sample_complexity",

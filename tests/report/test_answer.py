@@ -7,12 +7,12 @@ import pytest
 from experiments.kit.findings import Finding
 from experiments.questions import questions
 from experiments.report import answer, page
-from experiments.report.answer import HEADLINES, PAIRS
+from experiments.report.answer import EXPLAINED, HEADLINES, PAIRS
 from tests.kit.fixed import fixed
 from tests.report.pages import CONTROL, Page, asked, missing
 
 SIMPLE, TABLE = f"H=6, simple gold reward: {PAIRS}", f"H=6, full table gold reward: {PAIRS}"
-SHARE = "share of points where theory names the sign of the gap"
+SHARE = f"share of the {EXPLAINED}, over what replicates leave"
 POOR = fixed(2, 3, seeds=4)
 
 
@@ -39,9 +39,10 @@ def sentence_of(number, estimate, claim, bound=1.0, direction="above", unit="tim
         (2, fixed(0.5, 0.7), (TABLE, 1.0, "at"), "the advantage is gone, and RLHF even loses"),
         (2, fixed(2.0, 3.0), (TABLE, 1.0, "at"), "an advantage remains, against the hypothesis"),
         (2, fixed(0.7, 1.1), (TABLE, 1.0, "at"), "it is undecided whether the methods are level"),
-        (3, fixed(0.92, 0.96), (SHARE, 0.9, "above", ""), "<b>0.940</b> (0.920 to 0.960) of the settings: more than"),
-        (3, fixed(0.8, 0.86), (SHARE, 0.9, "above", ""), "of the settings: less than was expected of it, 0.9."),
-        (3, fixed(0.8, 0.96), (SHARE, 0.9, "above", ""), "whether that is the 0.9 expected of it is undecided"),
+        (3, fixed(0.98, 1.0), (SHARE, 0.97, "above", ""), "predicts regret as well as a repetition of the experiment "
+                              "would: it explains a share of <b>0.990</b> (0.980 to 1.00) of the variance"),
+        (3, fixed(0.8, 0.86), (SHARE, 0.97, "above", ""), "predicts regret worse than a repetition of the experiment"),
+        (3, fixed(0.8, 1.0), (SHARE, 0.97, "above", ""), "would is undecided: it explains a share of <b>0.900</b>"),
         (4, fixed(4, 11), (SIMPLE,), "The same holds of small transformers and a simple gold reward: DPO needs <b>7.5"),
         (4, fixed(0.2, 0.9), (SIMPLE,), "It does not hold of small transformers"),
         (4, fixed(0.2, 1.9), (SIMPLE,), "Whether it holds of small transformers is undecided"),
@@ -88,7 +89,7 @@ def test_records_that_lack_the_points_of_a_headline_say_so():
 def test_an_answer_has_three_numbers_and_speaks_of_nothing_that_is_not_there():
     table = Finding(TABLE, fixed(1, 2), "times", 1.0, "at", margin=1.25)
     both = asked("sample_complexity", findings=(table, Finding(SIMPLE, fixed(3, 4), "times", 1.0, "above")), pictures=0)
-    share = asked("phase_diagram", findings=(Finding(SHARE, fixed(0.8, 0.9), "", 0.9, "above"),))
+    share = asked("few_pairs", findings=(Finding(SHARE, fixed(0.8, 0.9), "", 0.97, "above"),))
     found = answer.answer([both, share])
     assert [each.finding.claim for each in found.numbers] == [SIMPLE, TABLE, SHARE]
     assert len(found.sentences) == 3
