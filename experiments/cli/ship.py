@@ -4,15 +4,14 @@ import hashlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from rich.markup import escape
 
-from experiments.kit.backends import BackendName, named, on_backend
+from experiments.kit.backends import BackendName, everywhere, named
 from experiments.kit.comparison import settings_of, unlike
-from experiments.kit.presets import BACKEND_NAMES, RESULTS, default_folder
+from experiments.kit.presets import RESULTS, default_folder
 from experiments.kit.shipped import CORES, SHIPPED, minutes, place_of, shipped
 from experiments.kit.terminal import console
 from experiments.questions import questions
@@ -44,12 +43,6 @@ class Experiment(NamedTuple):
         return self.key, self.module, self.module.PRESETS[SHIPPED]
 
 
-def _experiments() -> Iterator[Experiment]:
-    for backend in BACKEND_NAMES:
-        for name, module in on_backend(questions(), backend).items():
-            yield Experiment(name, backend, module)
-
-
 def ship(results: str = RESULTS) -> None:
     """Take complete records of preset standard into the project.
 
@@ -59,7 +52,7 @@ def ship(results: str = RESULTS) -> None:
       results: local folder of the folders NAME-standard, as ``run NAME --preset standard`` makes them.
     """
     total = 0
-    for each in _experiments():
+    for each in map(Experiment._make, everywhere(questions())):
         folder = Path(default_folder(each.name, SHIPPED, results, each.backend))
         problems = trouble(folder, each.plan)
         if problems:
@@ -96,7 +89,7 @@ def verify(commit: str | None = None) -> None:
       commit: any text that chooses the pieces; the hash of the commit at hand if left out.
     """
     chosen_by, failed, count, started = commit or environment()["revision"], [], 0, time.perf_counter()
-    for each in _experiments():
+    for each in map(Experiment._make, everywhere(questions())):
         folder = shipped(each.name, SHIPPED, each.backend)
         if folder is None:
             continue

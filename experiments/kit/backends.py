@@ -8,7 +8,7 @@ Its settings are those of ``Config``, or of a ``TransformerConfig`` where transf
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from gvgap_jax import TokenTree, policies, verifiers
 from gvgap_jax.algorithms import Settings
@@ -124,3 +124,12 @@ def on_backend(modules: dict, backend: BackendName) -> dict:
     if backend == "tree":
         return dict(modules)
     return {name: on_transformer(module) for name, module in modules.items() if has_transformer(module)}
+
+
+def everywhere(modules: dict) -> list[tuple[str, BackendName, Any]]:
+    """Each of the experiments on each backend that it is there on: its name, the backend, and the experiment."""
+    return [
+        (name, backend, module)
+        for backend in get_args(BackendName)
+        for name, module in on_backend(modules, backend).items()
+    ]

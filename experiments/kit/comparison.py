@@ -98,6 +98,10 @@ def _rows_apart(again: np.ndarray, there: np.ndarray) -> list[str]:
 
 def _means_apart(again: np.ndarray, there: np.ndarray) -> list[str]:
     """The t interval is at a level that hundreds of comparisons need."""
+    known = np.isfinite(again), np.isfinite(there)
+    if known[0].any() != known[1].any():
+        return [f"{known[0].sum()} of {len(again)} rows have a number, and not {known[1].sum()}"]
+    again, there = (values[known[0] & known[1]] for values in (again, there))
     count, differences = len(again), again - there
     if count < 2:
         return []

@@ -5,8 +5,7 @@ import multiprocessing
 import signal
 from concurrent.futures import ProcessPoolExecutor
 
-from experiments.kit.backends import BackendName, on_backend
-from experiments.kit.presets import BACKEND_NAMES
+from experiments.kit.backends import BackendName, everywhere, on_backend
 from experiments.questions import questions
 from experiments.report.evidence import Evidence, gather
 from gvgap_jax.runtime.machine import number_of_cores
@@ -19,7 +18,7 @@ def gather_all(root: str, preset: str | None = None) -> list[Evidence]:
 
     Findings are quick and figures are not: they are drawn in a process a core where there are more than ``FEW``.
     """
-    wanted = [(name, backend) for backend in BACKEND_NAMES for name in on_backend(questions(), backend)]
+    wanted = [(name, backend) for name, backend, _ in everywhere(questions())]
     one = functools.partial(_gathered, root, preset)
     workers = min(number_of_cores(), len(wanted) // FEW)
     if workers < 2:

@@ -149,3 +149,8 @@ def test_of_networks_means_are_compared_and_not_rows():
     assert any(each.startswith("pairs is") for each in unlike(other, stored, SETTINGS, by_row=False))
     half = stored.with_columns(status=pl.when(pl.col("seed") < 4).then(pl.lit("ok")).otherwise(pl.lit("not converged")))
     assert unlike(half, stored, SETTINGS, by_row=False) == []
+    none = stored.with_columns(regret=pl.lit(float("nan"), stored["regret"].dtype))
+    assert any(each.endswith("rows have a number, and not 24") for each in unlike(none, stored, SETTINGS, by_row=False))
+    assert unlike(none, none, SETTINGS, by_row=False) == []
+    first = pl.when(pl.int_range(pl.len()) == 0).then(float("nan")).otherwise(pl.col("regret"))
+    assert unlike(stored.with_columns(regret=first), stored, SETTINGS, by_row=False) == []

@@ -5,9 +5,8 @@ from html.parser import HTMLParser
 
 import matplotlib.pyplot as plt
 
-from experiments.kit.backends import on_backend
+from experiments.kit.backends import everywhere, on_backend
 from experiments.kit.findings import Finding
-from experiments.kit.presets import BACKEND_NAMES
 from experiments.questions import questions
 from experiments.report.evidence import Evidence, Picture, words_of
 from tests.kit.fixed import fixed
@@ -41,7 +40,7 @@ def asked(name, backend="tree", findings=(CLAIM, CONTROL), pictures=1, **changes
 
 def missing():
     """Evidence of all questions on all backends, none of which was run."""
-    return [asked(name, backend, ()) for backend in BACKEND_NAMES for name in on_backend(questions(), backend)]
+    return [asked(name, backend, ()) for name, backend, _ in everywhere(questions())]
 
 
 def whole():

@@ -5,8 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from experiments.kit.backends import on_backend
-from experiments.kit.presets import BACKEND_NAMES
+from experiments.kit.backends import everywhere
 from experiments.kit.shipped import SHIPPED
 from experiments.questions import questions
 from experiments.report import evidence, tables
@@ -26,8 +25,7 @@ def made(tmp_path_factory):
         patch.setattr(evidence, "_draw", lambda *_: ([], []))
         found = [
             evidence.gather(name, module, preset=SHIPPED, backend=backend)
-            for backend in BACKEND_NAMES
-            for name, module in on_backend(questions(), backend).items()
+            for name, backend, module in everywhere(questions())
         ]
     return found, tables.tables(found)
 
