@@ -23,7 +23,7 @@ from experiments.kit.per_seed import by_seed
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, record_of, task_of
 from experiments.questions.phase_diagram_figures import CAPTIONS, draw
-from experiments.questions.phase_diagram_records import FACTOR, IN_RANGE, SAME_CLASS, collapse, explained, gaps, ratios
+from experiments.questions.phase_diagram_records import FACTOR, IN_RANGE, SAME_CLASS, collapse, gaps
 from gvgap_jax import TokenTree, algorithms, complexity, metrics, policies, preferences, tasks, verifiers
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
@@ -253,9 +253,12 @@ def _prediction(
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    """Where RL should win and where it should lose, the control, how often theory names the sign, the collapse."""
+    """Where RL should win and where it should lose, the control, and the limit of many pairs.
+
+    How much of regret theory explains, beside what it could explain, is the question ``few_pairs``.
+    """
     both = gaps(records)
-    return answered([*_gap_findings(both), *_sign_findings(both), *_collapse_findings(records)])
+    return answered([*_gap_findings(both), _many_pairs(records)])
 
 
 def _of_points(rows: pl.DataFrame, statistic: pl.Expr, where: pl.Expr | None = None) -> Estimate:
@@ -283,29 +286,8 @@ def _predicted(both: pl.DataFrame) -> float:
     return _of_points(both, pl.col("predicted_gap").mean()).at().estimate
 
 
-def _sign_findings(both: pl.DataFrame) -> list[Finding]:
-    predicted = both.filter(~SAME_CLASS, pl.col("predicted_gap") != 0)
-    trusted = predicted.filter(pl.col("trusted") & pl.col("trusted_rlhf"))
-    agrees = (pl.col("gap").sign() == pl.col("predicted_gap").sign()).mean()
-    claim = "share of points where theory names the sign of the gap"
-    return [
-        Finding(claim, _of_points(predicted, agrees), "", 0.9, "above"),
-        Finding("the same where theory trusts itself", _of_points(trusted, agrees), "", 0.9, "above"),
-    ]
-
-
-def _collapse_findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    fits = collapse(records)
+def _many_pairs(records: dict[str, pl.DataFrame]) -> Finding:
     ratio = (pl.col("log_regret") - pl.col("leading").log()).mean()
-    claim = f"measured regret over floor + d_eff / (2n), geometric mean of a seed's points, {IN_RANGE}"
-    measured = geometric(by_seed(fits.filter("in_range"), ratio, points=True))
-    rows = [Finding(claim, measured, "times", 1 / FACTOR, "above", predicted=1.0)]
-    claim = (
-        "share of the variance of log regret that pairs over effective dimension d_eff explain, by one falling curve"
-    )
-    rows.append(Finding(claim, _of_points(fits, explained("log_regret", "curve")), "", 0.9, "above"))
-    claim = "share of the variance of log(regret of DPO / RLHF) that the ratio of d_eff explains, by one rising curve, "
-    return [
-        *rows,
-        Finding(claim + IN_RANGE, _of_points(ratios(records), explained("log_ratio", "curve")), "", 0.9, "above"),
-    ]
+    claim = f"measured regret over d_eff / (2n), geometric mean of a seed's points, {IN_RANGE}"
+    measured = geometric(by_seed(collapse(records).filter("in_range"), ratio, points=True))
+    return Finding(claim, measured, "times", 1 / FACTOR, "above", predicted=1.0)

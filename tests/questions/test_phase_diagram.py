@@ -313,7 +313,7 @@ def test_findings_of_records_that_follow_the_theory():
     tables = made_up_records(spread=0.01)
     assert verdict(tables, "hold the gold") == "supported"
     assert verdict(tables, "too simple for the gold") == "supported"
-    assert verdict(tables, "DPO / RLHF") == "supported"
+    assert verdict(tables, "measured regret over") == "supported"
     assert len(phase_diagram_records.disagreements(tables)) == 0
     assert len(phase_diagram_records.off_the_curve(tables)) == 0
 
@@ -334,7 +334,6 @@ def test_arms_of_a_point_have_the_same_policies():
 def test_findings_of_records_in_which_reinforcement_learning_loses():
     tables = made_up_records(dpo=0.1, spread=0.01)
     assert verdict(tables, "hold the gold") == "contradicted"
-    assert verdict(tables, "names the sign") == "contradicted"
     against = phase_diagram_records.disagreements(tables).filter(kind="sign")
     assert set(against["verifier_order"]) == {1}
     assert (against["predicted_gap"] > 0).all()
