@@ -21,7 +21,7 @@ MOST = {"reference_scale": 10}  # responses of a more skewed policy have probabi
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
-AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate"}  # columns of records that are settings
+AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate"}  # settings of records
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",
