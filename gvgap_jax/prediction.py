@@ -50,7 +50,7 @@ PATIENT, WILD = 12, 1.0  # steps after which a fixed point whose margins still m
 INSIDE = 2  # Newton steps to a margin inside of the fit
 DRAWS = 256  # imagined fits, or twice the parameters if that is more
 FOLLOWING = 10  # natural-gradient steps of a second stage that is held to a class
-SETTLED = 0.3  # over sqrt(pairs), log odds: a step of the fixed point that moves no margin by more is the last one
+SETTLED, NEAR = 0.3, 0.1  # log odds that the last step moves a margin: over sqrt(pairs); at most, or it is not found
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ def _candidates(fitted: Linearised, task: Task, law, pairs: Number, ridges: Floa
             return tried & ((count < LEAST) | (hopeful & (moved > limit)))
 
         moments, moved, _ = jax.lax.while_loop(unfinished, step, (moments, jnp.inf, 0))
-        settled = moved <= limit
+        settled = moved <= jnp.maximum(limit, NEAR)
         margin, gradients = _margins(fitted, task, moments.mean)
         wrong = jax.nn.sigmoid(-margin)
         rounding = jnp.finfo(margin.dtype).eps * jnp.trace(moments.noise)

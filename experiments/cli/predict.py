@@ -154,7 +154,10 @@ def _of_gold(dpo: _Asked, rlhf: _Asked, gold: int, dimension: float, floor: floa
     if wanted > floor:
         needed = dimension / (2 * TRAINED * (wanted - floor)) if np.isfinite(dimension) else float(pairs)
         for _ in range(STEPS):
-            needed *= max(float(_law(dpo)(gold, needed)["expected"]) - floor, 0.0) / (wanted - floor)
+            reached = float(_law(dpo)(gold, needed)["expected"])
+            needed *= max(reached - floor, 0.0) / (wanted - floor)
+            if abs(reached - wanted) < DRAWN * wanted:
+                break
     found = {"dpo": float(own["expected"]), "rlhf": wanted, "pairs": needed if needed > 0 else np.nan}
     return found | {"dpo trusted": bool(own["trusted"]), "rlhf trusted": bool(other["trusted"])}
 
@@ -225,7 +228,7 @@ def validity(config: Config, prediction: Prediction) -> str:
         some = [f"{arm.trusted} of {prediction.golds} for {name}" for name, arm in _arms(prediction)]
         sentences = [
             f"Out of range: at {config.pairs:,} pairs the law of few pairs does not trust itself for every gold reward "
-            f"({', '.join(some)}). Responses that the reference policy hardly ever draws are compared too rarely."
+            f"({', '.join(some)}), as where some responses are hardly ever drawn by the reference policy."
         ]
     if not prediction.holds:
         sentences.append(
