@@ -146,11 +146,11 @@ def _of_gold(dpo: _Asked, rlhf: _Asked, gold: int, dimension: float, floor: floa
     """Both regrets with one gold reward, whether they are trusted, and the pairs that DPO needs for RLHF's.
 
     Those begin where the law of many pairs puts them, floor + dimension / (2n), and are corrected by what the law of
-    few says of as many; without end where DPO's floor is above RLHF's regret.
+    few says of as many; without end where DPO's floor is above RLHF's regret, no number where that is not known.
     """
     pairs = dpo.config.pairs
     own, other = _law(dpo)(gold, pairs), _law(rlhf)(gold, pairs)
-    wanted, needed = float(other["expected"]), np.inf
+    wanted, needed = float(other["expected"]), np.nan if np.isnan(floor) else np.inf
     if wanted > floor:
         needed = dimension / (2 * TRAINED * (wanted - floor)) if np.isfinite(dimension) else float(pairs)
         for _ in range(STEPS):
@@ -216,7 +216,9 @@ def _row(rows: Table, name: str, interval: Interval) -> None:
 
 
 def _number(value: float) -> str:
-    """Four digits; a floor of 0 is met to the solver's tolerance only."""
+    """Four digits; a floor of 0 is met to the solver's tolerance only, and has no interval."""
+    if np.isnan(value):
+        return "–"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 6) + 0.0:.4g}"
 
 
