@@ -48,7 +48,7 @@ from gvgap_jax import TokenTree, algorithms, metrics, policies, prediction, pref
 from gvgap_jax.features import interaction_basis
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
-from gvgap_jax.types import Count, Number, PRNGKey, TreePolicy, TreeVerifier
+from gvgap_jax.types import Count, Number, PRNGKey, TreeVerifier
 
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
@@ -171,9 +171,9 @@ def run(program: Program | Law, cell: dict) -> dict:
     """One fit in one geometry, or the regret that theory says of an arm, as scalars."""
     tree = program.tree
     task, pairs_key, key = task_of(cell, tree)
-    policy, verifier = policies.tabular(tree, tree.conditionals(task.reference)), None
     if isinstance(program, Law):
-        return predicted(program, cell, task, policy)
+        return predicted(program, cell, task)
+    policy, verifier = policies.tabular(tree, tree.conditionals(task.reference)), None
     turn_key, fit_key = jax.random.split(key)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     if program.coordinates != USUAL:
@@ -199,12 +199,12 @@ def rewards(key: PRNGKey, tree: TokenTree, decay: Number, powers: Count, order: 
     return verifiers.linear(tree, jnp.asarray(features, float) @ (turn * scale[None]))
 
 
-def predicted(law: Law, cell: dict, task: Task, policy: TreePolicy) -> dict:
+def predicted(law: Law, cell: dict, task: Task) -> dict:
     """Mean and geometric mean of the regret over data sets, by the law of few pairs (``gvgap_jax.prediction``)."""
     pairs = jnp.atleast_1d(cell["pairs"])
     penalties = jnp.array(algorithms.PENALTIES)
     if law.coordinates == USUAL:
-        fitted = prediction.of_policy(policy, policy.init(jax.random.key(0)), task.known)
+        fitted = prediction.of_all_policies(law.tree, task.known)
     else:
         features, degree = interaction_basis(law.tree, law.tree.horizon)
         fitted = prediction.of_features(jnp.asarray(features, float) * (degree <= cell["order"])[None, None])
