@@ -53,6 +53,10 @@ QUOTED = (
         "few_pairs", "tree", (EXPLAINED,),
     ),
     Quoted("the same, with the skewed reference policy", "few_pairs", "tree", (SKEWED, EXPLAINED)),
+    Quoted(
+        "DPO with a prior, a ridge that grows with degree: share that it closes of the gap to RLHF in log regret",
+        "prior_geometry", "tree", ("gold order 1", "share of the log gap"),
+    ),
     Quoted("online DPO from SFT, one batch round: win rate over DPO (paper: +6.4)", "main_table"),
 )  # fmt: skip
 
