@@ -173,6 +173,11 @@ def test_the_limit_is_the_effective_dimension(tree, task, features):
     assert found.regret == pytest.approx(limit, rel=1e-3)
     assert found.bias < 1e-3 * limit
     assert found.penalty.shape == (SIZE, SIZE)
+    elsewhere = jax.nn.log_softmax(jnp.asarray(np.random.default_rng(8).normal(size=features.shape[:2])))
+    other = float(complexity.effective_dimension(features, held, elsewhere)) / (2 * MANY)
+    assert abs(other / limit - 1) > 0.1
+    covered = expected(prediction.of_features(features), held, MANY, jnp.eye(SIZE), coverage=elsewhere)
+    assert covered.regret == pytest.approx(other, rel=1e-3)
     few = expected(prediction.of_features(features), held, 10.0, jnp.eye(SIZE))
     assert few.regret < 0.8 * limit * MANY / 10  # which the ridge and what a pair can do hold down
 
@@ -306,6 +311,9 @@ def test_candidates_whose_fixed_point_is_not_found_are_never_selected():
     assert lost.shares[0, -1] == 0
     assert lost.trusted[0]
     np.testing.assert_allclose(lost.typical, whole.typical, rtol=0.2)
+    again = found((100.0, 0.01, 0.001, 30.0, 10.0, 1.0))  # a stronger one is tried after a weak one
+    assert jnp.sum(again.shares[0, 1:3]) == 0
+    assert jnp.sum(again.shares[0, 3:]) > 0.5
     beside = found((1.0, 0.01))
     assert beside.shares[0, -1] == 0
     assert not beside.trusted[0]
