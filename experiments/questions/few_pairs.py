@@ -1,5 +1,6 @@
-"""Does theory alone say what regret a number of pairs leaves, as well as a repetition of the experiment would?
+"""Does theory alone predict the regret of single fits?
 
+It can do no better than a repetition of the experiment would.
 The law of few pairs (``gvgap_jax.prediction``) is set beside DPO over all policies and two-stage RLHF with reward
 models of every order, and beside two simpler laws: d_eff/(2n), for n pairs and the effective dimension d_eff of the
 class, and the least of the reference policy's regret and floor + d_eff/(2n), where the floor is the regret that a class

@@ -1,5 +1,6 @@
-"""Is the gap one of priors? DPO over all policies, with a ridge that grows with the degree of its implicit reward.
+"""Is the gap one of priors?
 
+DPO over all policies is given a ridge that grows with the degree of its implicit reward.
 A ridge penalty is a prior: independent normal coefficients of the implicit reward beta log(policy / reference), in a
 basis of interactions that are orthonormal over responses. A *flat* one holds every coefficient alike, which is a ridge
 on the rewards of whole responses. The *degree ridge* gives interactions of k token positions the standard deviation

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.kit.backends import everywhere
 from experiments.kit.shipped import SHIPPED
-from experiments.questions import questions
+from experiments.questions import questions, token_tasks
 from experiments.report import evidence, tables
 
 ROOT = Path(__file__).parents[2]
@@ -23,10 +23,12 @@ def made(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch, jax.enable_x64(False):
         patch.chdir(tmp_path_factory.mktemp("empty"))
         patch.setattr(evidence, "_draw", lambda *_: ([], []))
+        token_tasks.exact.cache_clear()  # of tests before, in double precision
         found = [
             evidence.gather(name, module, preset=SHIPPED, backend=backend)
             for name, backend, module in everywhere(questions())
         ]
+        token_tasks.exact.cache_clear()
     return found, tables.tables(found)
 
 
