@@ -18,7 +18,7 @@ def gather_all(root: str, preset: str | None = None) -> list[Evidence]:
 
     Findings are quick and figures are not: they are drawn in a process a core where there are more than ``FEW``.
     """
-    wanted = [(name, backend) for name, backend, _ in everywhere(questions())]
+    wanted: list[tuple[str, BackendName]] = [(name, backend) for name, backend, _ in everywhere(questions())]
     one = functools.partial(_gathered, root, preset)
     workers = min(number_of_cores(), len(wanted) // FEW)
     if workers < 2:
