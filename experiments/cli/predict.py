@@ -180,8 +180,7 @@ def _law(asked: _Asked):
     """The law of few pairs of an arm: number of the gold reward, and of the pairs -> what it says."""
     config, tree = asked.config, TokenTree(asked.config.vocabulary, asked.config.horizon)
     complexity = None if config.task in AT_DATA else config.gold_order
-    names = ("gold_order", "beta", "temperature", "reference_scale")
-    cell = {name: getattr(config, name) for name in names}
+    cell = phase_diagram.numbers_of_task(config)
 
     def law(gold, pairs):
         task, _, _ = task_of(cell | {"seed": gold}, tree, config.task, complexity)

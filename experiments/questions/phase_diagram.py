@@ -180,13 +180,14 @@ def cells(config: Config) -> list[Cell]:
 
 
 def _law(config: Config, tree: TokenTree, order: int) -> Cell:
-    task = _task(config)
+    task = numbers_of_task(config)
     law = Law(order, tree, config.task, None if config.task in AT_DATA else config.gold_order)
     labels: dict[str, str | int] = {"task": config.task, "vocabulary": tree.vocabulary, "horizon": tree.horizon}
     return Cell("predictions", law, labels, task | {"order": order, "pairs": config.pairs})
 
 
-def _task(config: Config) -> dict[str, int | float]:
+def numbers_of_task(config: Config) -> dict[str, int | float]:
+    """The settings that decide a point's task, besides its tree and its family."""
     return {name: getattr(config, name) for name in ("gold_order", "beta", "temperature", "reference_scale")}
 
 
@@ -206,7 +207,7 @@ def _cell(config: Config, tree: TokenTree, arm: str, policy: tuple[str, int], ve
     padded = preferences.padded(config.pairs, SMALLEST) if fitted else 0
     program = Program(arm, kind, tree, padded, config.task, None if config.task in AT_DATA else config.gold_order)
     labels = {"task": config.task, "vocabulary": tree.vocabulary, "horizon": tree.horizon, "arm": arm, "policy": kind}
-    numbers = _task(config) | {"policy_order": policy_order, "verifier_order": verifier_order}
+    numbers = numbers_of_task(config) | {"policy_order": policy_order, "verifier_order": verifier_order}
     if not fitted:
         return Cell("dimensions", program, labels, numbers)
     return Cell("fits", program, labels, numbers | {"pairs": config.pairs})
