@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from gvgap_jax import optimize
 from gvgap_jax.tasks import Task
@@ -55,6 +55,24 @@ def _pair_information(task: Task, coverage: Float[Array, "X L"] | None = None) -
     return probability[:, :, None] * probability[:, None, :] * label_variance
 
 
+def _information_root(
+    gradients: Float[Array, "X L d"], task: Task, coverage: Float[Array, "X L"] | None = None
+) -> Float[Array, "X*L d"]:
+    """A matrix R with R'R = ``fisher_information``: its singular values keep twice the digits of information.
+
+    The pairs of a prompt are the edges of a graph; R has the root of its normalised Laplacian.
+    """
+    weight = 2 * _pair_information(task, coverage)
+    degree = jnp.sum(weight, axis=-1)
+    scale = jnp.where(degree > 0, degree, 1.0) ** -0.5
+    laplacian = jax.vmap(jnp.diag)(degree) - weight
+    normalised = scale[:, :, None] * laplacian * scale[:, None]
+    eigenvalues, vectors = jnp.linalg.eigh(normalised)
+    told = jnp.where(eigenvalues <= jnp.finfo(eigenvalues.dtype).eps ** 0.75, 0.0, eigenvalues)
+    weighted = (task.prompt_probs[:, None] * degree)[..., None] ** 0.5 * gradients
+    return (told[..., None] ** 0.5 * jnp.einsum("xli,xld->xid", vectors, weighted)).reshape(-1, gradients.shape[-1])
+
+
 def policy_covariance(
     gradients: Float[Array, "X L d"], task: Task, policy_gradients: Float[Array, "X L p"] | None = None
 ) -> Float[Array, "d d"]:
@@ -63,18 +81,32 @@ def policy_covariance(
     With the local-reward gradients of a policy class, ``policy_gradients``, only what that class can follow:
     the covariance of their least-squares predictions of grad r under pi*.
     """
-    weight = task.prompt_probs[:, None] * jnp.exp(task.optimal)
+    root = _covariance_root(gradients, task, policy_gradients)
+    return root.T @ root
 
-    def centred(values):
-        return values - jnp.einsum("xl,xld->xd", jnp.exp(task.optimal), values)[:, None]
 
-    def covariance(left, right):
-        return jnp.einsum("xl,xld,xle->de", weight, centred(left), centred(right))
+def _covariance_root(
+    gradients: Float[Array, "X L d"], task: Task, policy_gradients: Float[Array, "X L p"] | None = None
+) -> Float[Array, "n d"]:
+    """A matrix R with R'R = ``policy_covariance``."""
+    optimal = jnp.exp(task.optimal)
 
+    def weighted(values):
+        centred = values - jnp.einsum("xl,xld->xd", optimal, values)[:, None]
+        return ((task.prompt_probs[:, None] * optimal) ** 0.5)[..., None] * centred
+
+    rewards = weighted(gradients).reshape(-1, gradients.shape[-1])
     if policy_gradients is None:
-        return covariance(gradients, gradients)
-    crossed = covariance(policy_gradients, gradients)
-    return crossed.T @ jnp.linalg.pinv(covariance(policy_gradients, policy_gradients), hermitian=True) @ crossed
+        return rewards
+    directions, sizes, _ = jnp.linalg.svd(
+        weighted(policy_gradients).reshape(-1, policy_gradients.shape[-1]), full_matrices=False
+    )
+    return jnp.where(_unseen(sizes), 0.0, directions).T @ rewards
+
+
+def _unseen(sizes: Float[Array, "k"]) -> Bool[Array, "1 k"]:
+    """Which columns belong to singular values, the largest first, that are rounding; what is no number is not."""
+    return (sizes <= sizes[0] * jnp.finfo(sizes.dtype).eps ** 0.8)[None]
 
 
 def effective_dimension(
@@ -88,18 +120,20 @@ def effective_dimension(
     ``gradients`` are those of a verifier class at parameters that attain the gold reward
     (``reward_gradients``). For the local rewards of a policy class (``implicit_verifier``) it is the
     same for offline likelihood, so that the ratio of the two is a number for the
-    generation-verification gap. Infinite where the policy feels a direction that no pair reveals; in single precision
-    also where pairs tell less than 6e-6 of what they tell of the best-known one (a reference that all but never draws
-    some responses), because rounding is larger than that: ``table_dimension`` has no such limit.
+    generation-verification gap. Infinite where the policy feels a direction that no pair reveals. Both matrices are
+    taken as roots, so that in single precision that is where pairs tell less than 1e-11 of what they tell of the
+    best-known direction: a reference that all but never draws some responses leaves 1e-9.
 
     A second stage into a class of policies too small for the verifiers follows only part of their errors;
     ``policy_gradients`` are that class's, at parameters that attain pi* (which it must hold).
     """
-    eigenvalues, vectors = jnp.linalg.eigh(fisher_information(gradients, task, coverage))
-    felt = jnp.sum(vectors * (policy_covariance(gradients, task, policy_gradients) @ vectors), axis=0)
-    unseen = eigenvalues <= eigenvalues[-1] * jnp.finfo(eigenvalues.dtype).eps ** 0.75  # and not what is no number
-    hidden = jnp.sum(jnp.where(unseen, felt, 0.0)) > 1e-6 * jnp.sum(felt)
-    return jnp.where(hidden, jnp.inf, jnp.sum(jnp.where(unseen, 0.0, felt / eigenvalues)) / task.beta**2)
+    _, sizes, directions = jnp.linalg.svd(_information_root(gradients, task, coverage), full_matrices=False)
+    unseen = _unseen(sizes)
+    root = _covariance_root(gradients, task, policy_gradients)
+    along = jnp.where(unseen, 0.0, root @ directions.T)
+    hidden = jnp.sum((root - along @ directions) ** 2) > 1e-6 * jnp.sum(root**2)
+    dimension = jnp.sum((along / jnp.where(unseen, 1.0, sizes[None])) ** 2) / task.beta**2
+    return jnp.where(hidden, jnp.inf, dimension)
 
 
 def table_dimension(task: Task) -> Float[Array, ""]:

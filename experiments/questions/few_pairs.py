@@ -118,7 +118,7 @@ class Program(NamedTuple):
     """What decides a compiled program.
 
     Attributes:
-      arm: ``DPO`` or ``RLHF``, whose fits these are, or ``classes``, for what is known of a class without any pairs.
+      arm: ``DPO`` or ``RLHF``, whose fits these are, or ``limits``, for what is known of a class without any pairs.
       tree: the responses.
       pairs: the padded number of pairs.
     """
@@ -150,7 +150,7 @@ def cells(config: Config) -> list[Cell]:
         made.append(Cell("predictions", Law(order, tree), labels, data))
         if arm == "RLHF":
             made.append(
-                Cell("classes", Program("classes", tree, 0), {"horizon": config.horizon}, task | {"order": order})
+                Cell("classes", Program("limits", tree, 0), {"horizon": config.horizon}, task | {"order": order})
             )
     return made
 
@@ -161,7 +161,7 @@ def run(program: Program | Law, cell: dict) -> dict:
     task, pairs_key, fit_key = task_of(cell, tree)
     if isinstance(program, Law):
         return few_pairs.predicted(few_pairs.fitted(tree, task, program.order), task, cell["pairs"])
-    if program.arm == "classes":
+    if program.arm == "limits":
         return _class(tree, task, cell["order"])
     policy = policies.tabular(tree, tree.conditionals(task.reference))
     classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))

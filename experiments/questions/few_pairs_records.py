@@ -39,7 +39,7 @@ def beside(records: dict[str, pl.DataFrame]) -> pl.DataFrame:
     )
     fits = records["fits"].join(predictions, on=[*SETTING, "seed"], how="left", maintain_order="left")
     fits = fits.join(classes, on=[*TASK, "order", "seed"], how="left", maintain_order="left")
-    leading = pl.col("effective_dimension") / (2 * TRAINED * pl.col("pairs"))  # not finite for some skewed references
+    leading = pl.col("effective_dimension") / (2 * TRAINED * pl.col("pairs"))  # not finite where pairs are blind
     replicates = [*SETTING, "seed"]
     log_regret = pl.when(OK).then(pl.col("regret").log())
     return fits.with_columns(

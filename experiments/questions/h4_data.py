@@ -111,7 +111,7 @@ TRANSFORMER_PRESETS = disjoint(
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: the arm (or the prediction), the tree, and the padded number of pairs."""
+    """What decides a compiled program: the arm (``limits`` of many pairs), the tree, the padded number of pairs."""
 
     arm: str
     tree: TokenTree
@@ -130,7 +130,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
         made.append(Cell("fits", program, labels, numbers | {"pairs": config.pairs}))
     labels = {"horizon": config.horizon}
     for order in sorted({config.gold_order, config.horizon}):
-        made.append(Cell("dimensions", Program("d_eff", tree, 0), labels, numbers | {"order": order}))
+        made.append(Cell("dimensions", Program("limits", tree, 0), labels, numbers | {"order": order}))
     return made
 
 
@@ -139,7 +139,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     coverage = jax.nn.log_softmax(cell["tilt"] * task.reference, axis=-1)
-    if program.arm == "d_eff":
+    if program.arm == "limits":
         verifier = verifiers.nested_interactions(tree, cell["order"])
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task, coverage)}

@@ -30,7 +30,15 @@ PRESETS = disjoint(
     {
         "tiny": Grid({"horizon": (2,), "gold_order": (1, 2), "pairs": (64, 256)}, seeds=2),
         "quick": Grid({"horizon": (5,), "gold_order": (1, 2, 3, 4, 5), "pairs": (128, 512, 2048)}, seeds=24),
-        "standard": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048)}, seeds=32),
+        "standard": Grid(
+            {
+                "horizon": (6,),
+                "gold_order": tuple(range(1, 7)),
+                "pairs": (128, 512, 2048),
+                "reference_scale": (0.0, 1.5),
+            },
+            seeds=32,
+        ),
         "paper": Grid({"horizon": (6,), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384)}, seeds=64),
         "full": Grid(
             {"horizon": (4, 5, 6), "gold_order": tuple(range(1, 7)), "pairs": (128, 512, 2048, 16384, 131072)},

@@ -130,7 +130,7 @@ class Program(NamedTuple):
     """What decides a compiled program.
 
     Attributes:
-      arm: ``DPO`` or ``RLHF``, or ``dimensions`` for the prediction.
+      arm: ``DPO`` or ``RLHF``, or ``limits`` for what theory says of many pairs.
       policy: the class of the policies.
       tree: the responses.
       pairs: the padded number of pairs.
@@ -170,8 +170,8 @@ def cells(config: Config) -> list[Cell]:
     made = [
         _cell(config, tree, "DPO", (config.policy, policy_order), 0),
         _cell(config, tree, "RLHF", second_stage, config.verifier_order),
-        _cell(config, tree, "dimensions", ("tabular", config.horizon), policy_order),
-        _cell(config, tree, "dimensions", second_stage, config.verifier_order),
+        _cell(config, tree, "limits", ("tabular", config.horizon), policy_order),
+        _cell(config, tree, "limits", second_stage, config.verifier_order),
     ]
     if tree.leaves <= MOST_RESPONSES:
         made.append(_law(config, tree, 0 if config.policy == "tabular" else policy_order))
@@ -224,7 +224,7 @@ def run(program: Program | Law, cell: dict) -> dict:
     if program.policy == "interactions":
         teacher = verifiers.nested_interactions(tree, cell["policy_order"])
         policy = verifiers.soft_optimal_class(tree, teacher, task.reference, task.beta)
-    if program.arm == "dimensions":
+    if program.arm == "limits":
         return _prediction(fit_key, tree, policy, verifier, task, cell["policy_order"])
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
     fit = METHODS[program.arm](fit_key, algorithms.Classes(policy, verifier), problem, algorithms.Settings())

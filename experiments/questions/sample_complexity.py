@@ -77,7 +77,7 @@ TRANSFORMER_PRESETS = disjoint(
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: the arm (or the prediction), the tree, and the padded number of pairs."""
+    """What decides a compiled program: the arm (``limits`` of many pairs), the tree, the padded number of pairs."""
 
     arm: str
     tree: TokenTree
@@ -101,7 +101,7 @@ def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
         for arm in orders:
             program = Program(arm, tree, preferences.padded(config.pairs))
             made += [_cell("fits", program, config, gold, order, config.pairs) for order in orders[arm]]
-        program = Program("d_eff", tree, 0)
+        program = Program("limits", tree, 0)
         made += [_cell("dimensions", program, config, gold, order, 0) for order in sorted({gold, config.horizon})]
     return made
 
@@ -117,7 +117,7 @@ def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     verifier = verifiers.nested_interactions(tree, cell["order"])
-    if program.arm == "d_eff":
+    if program.arm == "limits":
         gradients = complexity.reward_gradients(verifier, verifier.init(fit_key))
         return {"effective_dimension": complexity.effective_dimension(gradients, task)}
     policy = backend.policy(tree, tree.conditionals(task.reference))

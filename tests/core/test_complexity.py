@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from gvgap_jax import TokenTree, complexity, losses, policies, preferences, verifiers
+from gvgap_jax import TokenTree, complexity, losses, policies, preferences, tasks, verifiers
+from gvgap_jax.features import interaction_basis
 from tests import helpers
 from tests.helpers import as_table, completions, exponential
 
@@ -145,6 +146,24 @@ def test_dimension_of_tables_is_the_double_loop(tree, task):
     assert float(jax.jit(complexity.table_dimension)(task)) == pytest.approx(expected)
 
 
+@pytest.mark.parametrize("follower", [None, 2], ids=["all policies", "simple policies"])
+def test_single_precision_is_enough_for_a_skewed_reference(follower):
+    """Of some directions pairs tell less than 1e-10 of what they tell of others: a sum in single precision loses it."""
+    tree = TokenTree(3, 4)
+    skewed = tasks.interactions(jax.random.key(3), tree, tree.horizon, reference_scale=3.0)
+    full, followed = (jnp.asarray(interaction_basis(tree, order)[0]) for order in (tree.horizon, follower or 1))
+    information = np.linalg.eigvalsh(complexity.fisher_information(full, skewed))
+    assert 0 < information[0] < 1e-10 * information[-1]
+    twice = jnp.concatenate([followed, followed], axis=-1)  # what is there twice is one direction
+    arguments = full, skewed, None, None if follower is None else twice
+    single = jax.tree.map(lambda values: jnp.asarray(values, jnp.float32), arguments)
+    dimension = jax.jit(complexity.effective_dimension)
+    assert dimension(*single).dtype == jnp.float32
+    assert float(dimension(*single)) == pytest.approx(float(dimension(*arguments)), rel=2e-5)
+    if follower is None:
+        assert float(dimension(*arguments)) == pytest.approx(float(complexity.table_dimension(skewed)), rel=1e-6)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_interactions_can_move_as_many_directions_as_they_have_parameters(tree, order):
     verifier = verifiers.interactions(tree, order)
@@ -169,6 +188,17 @@ def test_a_direction_that_no_pair_reveals_costs_without_bound(task, gradients):
     assert jnp.isfinite(complexity.effective_dimension(revealed, task, shown))
     both = jnp.concatenate([revealed, hidden], axis=-1)
     assert complexity.effective_dimension(both, task, shown) == jnp.inf
+
+
+def test_labels_that_are_certain_tell_no_margin(task, gradients):
+    """Between two groups of responses, one of which always wins; within them labels are noisy."""
+    better = jnp.zeros_like(task.reward).at[:, :3].set(1e4)
+    between = (better > 0)[..., None].astype(float)
+    within = jnp.zeros_like(between).at[:, 0, 0].set(1.0)
+    task = task._replace(reward=better, beta=jnp.asarray(1e4))
+    assert jnp.isfinite(complexity.effective_dimension(within, task))
+    both = jnp.concatenate([within, between], axis=-1)
+    assert complexity.effective_dimension(both, task) == jnp.inf
 
 
 SIZES = {  # parameters that are stored, and directions of reward

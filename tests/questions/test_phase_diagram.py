@@ -182,7 +182,7 @@ def test_bad_settings_are_named(settings, message):
 def test_dimensions_are_those_of_sample_complexity():
     tree = TokenTree(3, 2)
     numbers = {"gold_order": 1, "beta": 1.0, "temperature": 1.0, "reference_scale": 0.0, "seed": 3}
-    other = sample_complexity.run(sample_complexity.Program("d_eff", tree, 0), numbers | {"order": 2})
+    other = sample_complexity.run(sample_complexity.Program("limits", tree, 0), numbers | {"order": 2})
     cell = phase_diagram.cells(Config(horizon=2, verifier_order=2))[3]
     found = phase_diagram.run(cell.program, cell.numbers | {"seed": 3})
     assert found["effective_dimension"] == pytest.approx(float(other["effective_dimension"]))
