@@ -26,7 +26,7 @@ class Backend(NamedTuple):
     """A family of classes, and how its fits are made.
 
     Attributes:
-      policy: tree and the reference's levels of logits -> policies that start at the reference.
+      policy: tree and the reference's levels of logits (None: uniform) -> policies that start at the reference.
       verifier: tree -> reward models as expressive as the policies.
       critic: tree -> value functions of prefixes.
       network_policy: tree, width and the reference's levels of logits -> policies that are networks of that width.
@@ -36,7 +36,7 @@ class Backend(NamedTuple):
     """
 
     name: BackendName
-    policy: Callable[[TokenTree, Levels], TreePolicy]
+    policy: Callable[[TokenTree, Levels | None], TreePolicy]
     verifier: Callable[[TokenTree], TreeVerifier]
     critic: Callable[[TokenTree], Critic]
     network_policy: Callable[[TokenTree, int, Levels | None], TreePolicy]

@@ -6,9 +6,13 @@ likelihood says nothing about them; RLHF's second stage at least keeps to the re
 same pairs and the same ridge penalties, chosen on held-out pairs, or next to none. If coverage is what RLHF gains
 from, its advantage vanishes where nothing is withheld, and a reward model as complex as a policy has it too. If simple
 verifiers are what it gains from, it is there with full coverage, and a full-table reward model has none of it.
+
+Transformers have no ridge penalties: what is chosen on held-out pairs is when to stop. The reward model as complex as a
+policy is there one of the policy's own backbone. A network can generalise to responses that no pair mentions, where a
+table cannot: the mass on them says whether it does.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -17,6 +21,7 @@ import polars as pl
 from jaxtyping import Array, Bool, Float
 from matplotlib.figure import Figure
 
+from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import REGRET, Finding, Question, answered
 from experiments.kit.intervals import Estimate, change, estimate
@@ -24,7 +29,7 @@ from experiments.kit.per_seed import by_seed
 from experiments.kit.plots import DPO, PALE, RLHF, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import METHODS, problem_of, task_of
-from gvgap_jax import TokenTree, algorithms, metrics, policies, preferences, verifiers
+from gvgap_jax import TokenTree, algorithms, metrics, preferences, verifiers
 from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.tasks import Task
@@ -43,6 +48,8 @@ QUESTION = Question(
 )
 
 PENALTIES = {"chosen": algorithms.PENALTIES, "next to none": (0.01,)}  # in pairs
+STOPPED = "early stopping"  # in the place of penalties, on transformers
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies, on transformers
 EQUAL = 0.1  # margin of a mass: a third of the share that is marked
 MARKED = 0.3  # share of the responses that are looked at where none is withheld
 
@@ -83,6 +90,13 @@ PRESETS = disjoint({
         seeds=256,
     ),
 })  # fmt: skip
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"pairs": (512,), "unseen": (0.0, 0.6)}, seeds=16),
+        "standard": Grid({"pairs": (1024,), "unseen": (0.0, 0.3, 0.6)}, seeds=20),  # four minutes of a core
+    }
+)
 
 
 class Program(NamedTuple):
@@ -94,9 +108,10 @@ class Program(NamedTuple):
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """DPO, RLHF with reward models of the gold reward's order and with full tables; each with both sets of penalties.
 
+    On transformers each with early stopping, and reward models of the policy's backbone in the place of full tables.
     None where the gold reward's order is beyond what the tree has.
     """
     if config.gold_order > config.horizon:
@@ -105,16 +120,18 @@ def cells(config: Config) -> list[Cell]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "pairs": config.pairs}
     numbers |= {"unseen": config.unseen, "beta": config.beta, "temperature": 1.0, "reference_scale": 0.0}
     orders = {"DPO": [config.horizon], "RLHF": sorted({config.gold_order, config.horizon})}
+    if backend is not TREE:
+        orders = {"DPO": [config.horizon], "RLHF": [config.gold_order], BACKBONE: [config.horizon]}
     made = []
     for method in orders:
-        for penalty in PENALTIES:
+        for penalty in PENALTIES if backend is TREE else (STOPPED,):
             program = Program(method, penalty, tree, preferences.padded(config.pairs))
             labels: dict[str, str | int] = {"horizon": config.horizon, "method": method, "penalties": penalty}
             made += [Cell("fits", program, labels, numbers | {"order": order}) for order in orders[method]]
     return made
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one method, and the mass that it and the optimal policy put on the withheld responses."""
     tree = program.tree
     task, key, fit_key = task_of(cell, tree)
@@ -123,9 +140,11 @@ def run(program: Program, cell: dict) -> dict:
     hole = random_hole(hole_key, tree, share)
     law = jnp.where(cell["unseen"] > 0, covered(task.reference, hole), task.reference)
     problem = problem_of(cell, tree, task, pairs_key, program.pairs, law)
-    policy = policies.tabular(tree, tree.conditionals(task.reference))
-    classes = algorithms.Classes(policy, verifiers.nested_interactions(tree, cell["order"]))
-    fit = METHODS[program.method](fit_key, classes, problem, algorithms.Settings(penalties=PENALTIES[program.penalty]))
+    policy = backend.policy(tree, tree.conditionals(task.reference))
+    simple = verifiers.nested_interactions(tree, cell["order"])
+    classes = algorithms.Classes(policy, backend.verifier(tree) if program.method == BACKBONE else simple)
+    settings = replace(backend.settings, penalties=PENALTIES.get(program.penalty, backend.settings.penalties))
+    fit = METHODS.get(program.method, algorithms.rlhf)(fit_key, classes, problem, settings)
     leaves = policy.leaf_log_probs(fit.params)
     masses = {"hole_mass": mass_in(hole, leaves, task), "optimal_hole_mass": mass_in(hole, task.optimal, task)}
     kept = {name: getattr(fit, name) for name in ("penalty", "gradient_norm", "converged")}
@@ -149,9 +168,9 @@ def mass_in(hole: Bool[Array, "X L"], log_policy: Float[Array, "X L"], task: Tas
 
 
 def arms(fits: pl.DataFrame) -> pl.DataFrame:
-    """Fits with the columns arm (DPO, RLHF simple, RLHF table) and excess, the hole's mass beyond that of pi*."""
-    table = pl.col("order") == pl.col("horizon")
-    names = pl.when(method="DPO").then(pl.lit("DPO")).when(table).then(pl.lit("RLHF table"))
+    """Fits with the columns arm (DPO, RLHF simple, a name in ``RICH``) and excess: the hole's mass beyond pi*'s."""
+    table, names = pl.col("order") == pl.col("horizon"), pl.when(method="DPO").then(pl.lit("DPO"))
+    names = names.when(method=BACKBONE).then(pl.lit("RLHF backbone")).when(table).then(pl.lit("RLHF table"))
     excess = pl.col("hole_mass") - pl.col("optimal_hole_mass")
     return fits.with_columns(arm=names.otherwise(pl.lit("RLHF simple")), excess=excess)
 
@@ -165,41 +184,60 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     if holes:
         rows += _mass_findings(fits, holes[0], holes[-1], pairs)
     rows += _gap_findings(fits, max(holes, default=0.0), pairs)
-    for penalty in PENALTIES:
-        claim = f"nothing withheld, {pairs}, penalty {penalty}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
+    for penalty, named in _chosen_how(fits).items():
+        claim = f"nothing withheld, {pairs}, {named}: mass of DPO on {MARKED:.0%} of responses - pi*'s"
         chosen = fits.filter(arm="DPO", unseen=0, penalties=penalty)
         level = estimate(chosen, pl.col("excess").mean())
         rows.append(Finding(claim, level, "", 0.0, "at", control=True, margin=EQUAL))
     return answered(rows)
 
 
+RICH = {  # reward models as complex as a policy, in words: one, and many
+    "RLHF table": ("a full-table reward model", "full tables"),
+    "RLHF backbone": ("a reward model of the policy's own backbone", "reward models of the policy's own backbone"),
+}
+
+
+def _rich(fits: pl.DataFrame) -> str:
+    """The arm of reward models as complex as a policy: its name in ``RICH``."""
+    return next((arm for arm in RICH if arm in fits["arm"]), "RLHF table")
+
+
+def _chosen_how(fits: pl.DataFrame) -> dict[str, str]:
+    """The sets of penalties, or early stopping in their place, and how a claim names them."""
+    return {STOPPED: STOPPED} if STOPPED in fits["penalties"] else {each: f"penalty {each}" for each in PENALTIES}
+
+
 def _mass_findings(fits: pl.DataFrame, smallest: float, largest: float, pairs: str) -> list[Finding]:
-    rows, here = [], fits.filter(pl.col("unseen") == largest)
-    for penalty in PENALTIES:
-        where, chosen = f"{largest:.0%} withheld, {pairs}, penalty {penalty}", here.filter(penalties=penalty)
+    rows, here, rich = [], fits.filter(pl.col("unseen") == largest), _rich(fits)
+    for penalty, named in _chosen_how(fits).items():
+        where, chosen = f"{largest:.0%} withheld, {pairs}, {named}", here.filter(penalties=penalty)
         claim = f"{where}: mass of DPO on what no pair mentions - pi*'s"
         rows.append(Finding(claim, estimate(chosen.filter(arm="DPO"), pl.col("excess").mean()), "", 0.0, "above"))
-        claim = f"{where}: mass of DPO there - that of RLHF with a full-table reward model"
-        rows.append(Finding(claim, _between(chosen, "excess", "DPO", "RLHF table"), "", 0.0, "above"))
+        claim = f"{where}: mass of DPO there - that of RLHF with {RICH[rich][0]}"
+        rows.append(Finding(claim, _between(chosen, "excess", "DPO", rich), "", 0.0, "above"))
     if smallest < largest:
-        offline = fits.filter(arm="DPO", penalties="next to none")
+        weakest, named = list(_chosen_how(fits).items())[-1]
+        offline = fits.filter(arm="DPO", penalties=weakest)
         grown = _mean("excess", pl.col("unseen") == largest) - _mean("excess", pl.col("unseen") == smallest)
-        claim = f"{pairs}, penalty next to none: excess mass of DPO with {largest:.0%} withheld - with {smallest:.0%}"
+        claim = f"{pairs}, {named}: excess mass of DPO with {largest:.0%} withheld - with {smallest:.0%}"
         rows.append(Finding(claim, estimate(offline, grown), "", 0.0, "above"))
     return rows
 
 
 def _gap_findings(fits: pl.DataFrame, largest: float, pairs: str) -> list[Finding]:
     """Regret between the arms, where reward models of the gold reward's order are simpler than full tables."""
-    fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties="chosen")
+    rich, first = _rich(fits), next(iter(_chosen_how(fits)))
+    _, many = RICH[rich]
+    fits = fits.filter(pl.col("gold_order") < pl.col("horizon"), penalties=first)
     full, hole = fits.filter(unseen=0), fits.filter(pl.col("unseen") == largest, pl.col("unseen") > 0)
     share = f"{largest:.0%} withheld, {pairs}"
     claim = f"nothing withheld, {pairs}: {REGRET} of DPO - RLHF with simple verifiers, which coverage says is 0"
     rows = [Finding(claim, _between(full, "regret", "DPO", "RLHF simple"), "nats", 0.0, "above")]
-    claim = f"{share}: regret of DPO - RLHF with full tables, which coverage says is above 0"
-    rows.append(Finding(claim, _between(hole, "regret", "DPO", "RLHF table"), "nats", 0.0, "above"))
-    claim = f"{share}: regret of RLHF with full tables - with simple verifiers, which reach what was withheld"
-    rows.append(Finding(claim, _between(hole, "regret", "RLHF table", "RLHF simple"), "nats", 0.0, "above"))
+    claim = f"{share}: regret of DPO - RLHF with {many}, which coverage says is above 0"
+    rows.append(Finding(claim, _between(hole, "regret", "DPO", rich), "nats", 0.0, "above"))
+    claim = f"{share}: regret of RLHF with {many} - with simple verifiers, which reach what was withheld"
+    rows.append(Finding(claim, _between(hole, "regret", rich, "RLHF simple"), "nats", 0.0, "above"))
     if not len(full) or not len(hole):
         return rows
     simple = pl.col("arm").is_in(["DPO", "RLHF simple"])
@@ -228,9 +266,10 @@ CAPTIONS = {
     ),
 }
 ARMS = {
-    "DPO": ("offline DPO, tabular policy", DPO, "s"),
+    "DPO": ("offline DPO", DPO, "s"),
     "RLHF simple": ("two-stage RLHF, simple verifier", RLHF, "o"),
     "RLHF table": ("two-stage RLHF, full-table verifier", PALE, "^"),
+    "RLHF backbone": ("two-stage RLHF, verifier of the policy's backbone", PALE, "^"),
 }
 COLUMNS = {
     "excess": "on the unseen, beyond π*\n[probability]",
@@ -243,13 +282,14 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
     """A row a penalty, for the fewest and the most pairs."""
     fits = arms(records["fits"])
     sizes = sorted(fits["pairs"].unique())
-    rows = [(penalty, pairs) for penalty in PENALTIES for pairs in (sizes[0], sizes[-1])[: len(sizes)]]
+    named = _chosen_how(fits)
+    rows = [(penalty, pairs) for penalty in named for pairs in (sizes[0], sizes[-1])[: len(sizes)]]
     figure, grid = panels(len(rows), len(COLUMNS), 1.5, sharey="none")
     for row, (penalty, pairs) in zip(grid, rows, strict=True):
         here = fits.filter(penalties=penalty, pairs=pairs)
         for axis, name in zip(row, COLUMNS, strict=True):
             _panel(axis, here, name)
-            entitle(axis, f"penalty {penalty}", here)
+            entitle(axis, named[penalty], here)
     for number, label in enumerate(COLUMNS.values()):
         name_axes(grid[:, number : number + 1], "withheld [share of responses]", label)
     legend_below(figure)

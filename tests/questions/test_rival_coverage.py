@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments.kit.backends import TRANSFORMER
 from experiments.questions import rival_coverage as experiment
 from experiments.questions.rival_coverage import Config
 from gvgap_jax import TokenTree, preferences
@@ -111,6 +112,33 @@ def test_a_gold_reward_as_complex_as_a_policy_has_no_simple_verifier():
     claims = [finding.claim for finding in experiment.findings(tables)]
     assert claims
     assert not any("simple" in claim for claim in claims)
+
+
+def on_networks(tables):
+    """The same records with a reward model of the policy's backbone in the place of full tables, stopped early."""
+    rich = (pl.col("method") == "RLHF") & (pl.col("order") == pl.col("horizon"))
+    method = pl.when(rich).then(pl.lit(experiment.BACKBONE)).otherwise("method")
+    chosen = tables["fits"].filter(penalties="chosen")
+    return {"fits": chosen.with_columns(method=method, penalties=pl.lit(experiment.STOPPED))}
+
+
+def test_on_transformers_the_policys_backbone_is_in_the_place_of_full_tables():
+    regrets = {"DPO": lambda share: 0.5 + share, "table": lambda share: 0.1 + share, "simple": lambda share: 0.1}
+    tables = on_networks(made_up(0.5, regrets))
+    assert verdict(tables, "early stopping", "no pair mentions") == "supported"
+    assert verdict(tables, "early stopping: mass of DPO there", "own backbone") == "supported"
+    assert verdict(tables, "early stopping: excess mass of DPO with 60% withheld") == "supported"
+    assert verdict(tables, "DPO - RLHF with reward models of the policy's own backbone") == "supported"
+    assert verdict(tables, "own backbone - with simple verifiers") == "supported"
+    assert {f.verdict for f in experiment.findings(tables) if f.control} == {"equal within 0.1"}
+    assert not any("full table" in f.claim or "penalty" in f.claim for f in experiment.findings(tables))
+
+
+def test_cells_on_transformers_are_stopped_early_and_have_one_rich_reward_model():
+    made = experiment.cells(Config(), TRANSFORMER)
+    told = [(cell.labels["method"], cell.numbers["order"]) for cell in made]
+    assert told == [("DPO", 4), ("RLHF", 1), (experiment.BACKBONE, 4)]
+    assert {cell.labels["penalties"] for cell in made} == {experiment.STOPPED}
 
 
 def test_bad_settings_are_refused():
