@@ -270,6 +270,13 @@ def forward(
     return _normed(ends.norm, x), None if memory is None else Cache(*memory, seen, filled + here)
 
 
+def parts(shape: Shape, params: Params, tokens: Int[Array, "B T"]):
+    """What a pass of another order than ``forward``'s is made of: a block's graph, embedded tokens, the last norm."""
+    graphs, _ = _structure(shape)
+    ends = nnx.merge(graphs["ends"], params["ends"])
+    return graphs["blocks"], ends.embedding(tokens), ends.norm
+
+
 def _check_length(shape: Shape, slots: int) -> None:
     if shape.longest is not None and slots > shape.longest:
         raise ValueError(
