@@ -19,6 +19,29 @@ def reward_gradients(verifier: TreeVerifier, params: Params) -> Float[Array, "X 
     return jax.jacobian(lambda vector: verifier.leaf_scores(unravel(vector)))(flat)
 
 
+def tangent_features(
+    leaf_scores: Callable[[Params], Float[Array, "X L"]], params: Params, directions: int
+) -> Float[Array, "X L r"]:
+    """Features of leaves whose inner products are those of their gradients at ``params``: the tangent kernel's.
+
+    Of a network with more parameters than leaves they are as many as a table has at most, and a ridge on their
+    coefficients is one on the change of the parameters, to first order (Jacot et al., 2018, arXiv 1806.07572). The
+    r = min(``directions``, X L) of the largest eigenvalues, in units in which their squares add up to 1 a leaf, on
+    average.
+    """
+    flat, unravel = ravel_pytree(params)
+
+    def scores(vector):
+        return leaf_scores(unravel(vector))
+
+    values, pull = jax.vjp(scores, flat)
+    gradients = jax.vmap(lambda row: pull(row.reshape(values.shape))[0])(jnp.eye(values.size, dtype=values.dtype))
+    eigenvalues, vectors = jnp.linalg.eigh(gradients @ gradients.T)
+    largest = slice(-min(directions, values.size), None)
+    features = vectors[:, largest] * jnp.sqrt(jnp.maximum(eigenvalues[largest], 0))[None]
+    return (features / jnp.sqrt(jnp.mean(jnp.sum(features**2, axis=1)))).reshape(*values.shape, -1)
+
+
 def generic_dimension(leaves: Callable[[Params], Float[Array, "X L"]], params: Params) -> int:
     """``identifiable_dimension`` of a class at ``params`` moved at random: what it is almost everywhere.
 
