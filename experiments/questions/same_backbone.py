@@ -15,20 +15,47 @@ start. Theory is the law of few pairs for rewards linear in the tangent features
 and once more where the fit ended. What could mislead: networks and trees are small.
 """
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import jax.numpy as jnp
 import polars as pl
 
 from experiments.kit.fields import COIN, check
-from experiments.kit.findings import Finding, Question
+from experiments.kit.findings import EQUAL_TIMES, REGRET, Finding, Question, answered, equality
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import OF
+from experiments.questions.few_pairs_records import share_of_ceiling, share_of_signs
 from experiments.questions.same_backbone_arms import (
+    ALL,
+    DPO,
+    FINAL,
+    HEAD,
+    IMPLICIT,
+    LAST,
+    SUM,
+    TABLE_RLHF,
     TRAIN,
     arms,
     converged,
     measured,
+)
+from experiments.questions.same_backbone_figures import CAPTIONS, draw
+from experiments.questions.same_backbone_records import (
+    AFTER,
+    BASE,
+    LAW,
+    at,
+    of,
+    points,
+    predicted,
+    ratio,
+    removed,
+    replicated,
+    rise,
+    signs,
+    slope,
 )
 from experiments.questions.same_backbone_scenes import INTERACTIONS, ON_TEXTS, STARTS, STYLE, Program, scene_of
 from experiments.questions.token_tasks_families import FAMILIES
@@ -37,8 +64,7 @@ from gvgap_jax.lm.model.shape import llama
 from gvgap_jax.runtime.messages import unknown
 from gvgap_jax.sweep import Cell, Grid
 
-CAPTIONS = {}
-draw = lambda records: {}
+__all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
 QUESTION = Question(
     place=67,
@@ -51,6 +77,7 @@ QUESTION = Question(
 
 GOLDS = (*ON_TEXTS, *(family for family in FAMILIES if family not in ON_TEXTS))
 SMALLEST = 1024  # size that numbers of pairs are padded to
+NOTHING = 0.05  # share of the reference's regret, below which nothing was learned
 FAR = 1e-3  # nats a response, between the texts and the language model that has read them
 LEFT = 0.05  # of the logarithm of regret: what a second stage of so many steps may leave
 
@@ -111,7 +138,7 @@ def _columns(*points: dict) -> dict[str, tuple]:
 
 
 SCALES = (1.5, 0.4)  # of the texts: the two base cells
-PUZZLES = ("subset_sum", "colouring", "hidden_reference")
+EASY_TO_JUDGE = ("subset_sum", "colouring")  # families whose judge reads once, and whose writer must search
 FACTORS = (  # what differs from a base cell, one factor at a time
     *({"start": start} for start in STARTS if start != "text"),
     *({"trained": part} for part in TRAIN if part != "all"),
@@ -131,7 +158,7 @@ _STANDARD = [
     *_CROSSED,
     *(base | {"pairs": 8192} for base in _BASES),
     *(base | factor for base in _BASES for factor in FACTORS if factor != {"gold_order": 2}),
-    *({"gold": gold} for gold in PUZZLES),
+    *({"gold": gold} for gold in (*EASY_TO_JUDGE, "hidden_reference")),
 ]
 _PAPER_PAIRS = tuple(2**power for power in range(7, 14))
 _PAPER = [
@@ -184,4 +211,109 @@ def run(program: Program, cell: dict) -> dict:
 
 
 def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
-    return []
+    """Who has less regret at every point; what each factor does; how far theory explains it; then the controls."""
+    fits = records["fits"]
+    informed = fits.filter(labels="gold")
+    once = informed.filter(replicate=informed["replicate"].min())
+    return answered(_points(once) + _factors(once) + _theory(informed) + _controls(fits))
+
+
+def _points(fits: pl.DataFrame) -> list[Finding]:
+    """DPO over RLHF by texts and gold reward, which RLHF is claimed to win where skewed texts do not carry the gold."""
+    rows, words = [], REGRET
+    for point, here in points(at(fits, gold=None, gold_order=None, pairs=None)):
+        if point["pairs"] > BASE["pairs"] or point["gold_order"] == here["horizon"][0] > 2:
+            continue  # the figures and the slopes say these
+        where, wins = _words(point, here["horizon"][0]), point["text_scale"] > 1 and point["gold"] != STYLE
+        for arm in (FINAL, SUM):
+            claim = f"{where}: {words} of DPO over that of {arm}"
+            shown, theory, direction = ratio(here, arm), predicted(here, arm), "above" if wins else "at"
+            rows.append(Finding(claim, shown, "times", 1.0, direction, margin=EQUAL_TIMES, predicted=theory))
+            words = "regret"
+        if point["gold_order"] == BASE["gold_order"] and point["pairs"] == BASE["pairs"]:
+            claim = f"{where}: regret of DPO over that of RLHF, both over tables"
+            rows.append(Finding(claim, ratio(here, TABLE_RLHF), "times", 1.0, "at", margin=EQUAL_TIMES))
+    return rows
+
+
+def _contrasts() -> Iterator[tuple[str, dict, dict, str, tuple[str, ...]]]:
+    """A factor in words, a point and another that differs in it, where the ratio of ratios is claimed to be, arms."""
+    high, low = SCALES
+    for order in (1, 2):
+        far, near = ({"text_scale": scale, "gold_order": order} for scale in SCALES)
+        yield f"order {order}, texts of s.d. {high:g} over those of {low:g}", far, near, "above", (FINAL, SUM)
+    for scale in SCALES:
+        here, where = {"text_scale": scale}, f"texts of s.d. {scale:g}: "
+        yield f"{where}their own style over order 1", here | {"gold": STYLE, "gold_order": 0}, here, "below", (FINAL,)
+        yield f"{where}texts that were read over none", here, here | {"start": "random"}, "above", (FINAL,)
+        yield (
+            f"{where}texts that go on over texts that end",
+            here,
+            here | {"start": "text that ends"},
+            "above",
+            (FINAL,),
+        )
+        yield f"{where}texts that tell of gold over others", here | {"start": "text with gold"}, here, "above", (FINAL,)
+        yield f"{where}all trained over the head alone", here, here | {"trained": HEAD}, "above", (FINAL,)
+        yield f"{where}all trained over the last layer", here, here | {"trained": LAST}, "above", (FINAL,)
+    hidden = {"gold": "hidden_reference", "gold_order": 0}
+    for puzzle in EASY_TO_JUDGE:
+        words = f"{puzzle.replace('_', ' ')} over a hidden reference"
+        yield words, hidden | {"gold": puzzle}, hidden, "above", (FINAL,)
+
+
+def _factors(fits: pl.DataFrame) -> list[Finding]:
+    """What each factor changes of the ratio of regrets, and how it goes with pairs, where both ends are there."""
+    rows = []
+    for words, far, near, direction, read in _contrasts():
+        one, other = at(fits, **far), at(fits, **near)
+        for arm in read if len(one) and len(other) else ():
+            claim = f"{words}: rise of DPO's regret over that of {arm}"
+            change, theory = rise(one, other, arm), rise(one, other, arm, LAW).at().estimate
+            rows.append(Finding(claim, change, "times", 1.0, direction, margin=EQUAL_TIMES, predicted=theory))
+    for scale, arm in itertools.product(SCALES, (FINAL, SUM)):
+        series = at(fits, text_scale=scale, pairs=None)
+        if series["pairs"].n_unique() > 1:
+            claim = f"texts of s.d. {scale:g}, order 1: slope of log DPO / {arm} on log pairs"
+            theory = slope(series, arm, LAW).at().estimate
+            rows.append(Finding(claim, slope(series, arm), "", 0.0, "above", predicted=theory))
+    return rows
+
+
+def _theory(fits: pl.DataFrame) -> list[Finding]:
+    """How much of what data sets of one task leave to explain theory explains, of regrets and of signs."""
+    rows, table = [], replicated(fits)
+    if not len(table):
+        return []
+    for name, words in ((LAW, "at the common start"), (AFTER, "where the fits ended")):
+        claim = f"tangent features {words}: share of the variance of log regret explained, over what data sets leave"
+        rows.append(Finding(claim, share_of_ceiling(table, name), "", ENOUGH, "above", predicted=1.0))
+        claim = f"tangent features {words}: share of right signs of DPO less RLHF, over that of data sets' own majority"
+        rows.append(Finding(claim, share_of_signs(signs(fits, name), name), "", ENOUGH, "above", predicted=1.0))
+    return rows
+
+
+def _controls(fits: pl.DataFrame) -> list[Finding]:
+    """One read-out on both sides, labels that say nothing, what a second stage leaves, and what was read of texts."""
+    claim = f"the same network and read-out on both sides: regret of DPO over that of {IMPLICIT}"
+    informed, coins = fits.filter(labels="gold"), fits.filter(labels=COIN)
+    one = ratio(informed, IMPLICIT)
+    rows = [Finding(claim, one, "times", 1.0, "at", control=True, margin=EQUAL_TIMES)]
+    for arm in (DPO, FINAL, SUM):
+        claim = f"labels by coin flips: share of the reference's regret that {arm} removes"
+        rows.append(Finding(claim, removed(coins, arm), "", NOTHING, "below", control=True))
+    for arm in (FINAL, SUM):
+        left = of(arm).log() - of(arm, "exact_regret").log()
+        claim = f"{arm}: largest difference of log regret from a second stage that reaches every policy"
+        rows.append(equality(claim, fits.filter(trained="all"), left, LEFT, ""))
+    return [*rows, equality("KL from the texts to the network that has read them", fits, pl.col("distance"), FAR)]
+
+
+def _words(point: dict, horizon: int) -> str:
+    """A point in words."""
+    gold = {INTERACTIONS: f"order {point['gold_order']} of {horizon}", STYLE: "the texts' own style"}
+    words = [f"texts of s.d. {point['text_scale']:g}", gold.get(point["gold"], point["gold"].replace("_", " "))]
+    words.append(f"{point['pairs']:,} pairs")
+    if point["start"] != "text":
+        words.append("random start" if point["start"] == "random" else point["start"])
+    return ", ".join(words if point["trained"] == ALL else [*words, f"{point['trained']} trained"])

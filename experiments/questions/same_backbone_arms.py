@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
     Attributes:
       log_policy: [X, L], of its policy.
-      exact: [X, L], of the policy that is optimal for its reward: where a second stage that can reach every policy ends.
+      exact: [X, L], of the policy that is optimal for its reward, where a second stage over every policy ends.
       fit: of the pairs.
       scores: parameters -> rewards of all leaves [X, L], of the class that is fitted to pairs; None for tables.
       start: parameters that the fit started at.
