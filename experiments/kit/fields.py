@@ -11,17 +11,22 @@ LEAST = {
     "candidates": 2,
     "vertices": 3,  # of a cycle
     "reference_scale": 0,
+    "text_scale": 0,
     "unseen": 0,
     "replicate": 0,
 }
 LEAST |= dict.fromkeys(("horizon", "prompt_length", "gold_order", "policy_order", "verifier_order"), 1)
 LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples", "steps", "terms", "width"), 1)
 POSITIVE = ("beta", "gamma", "human_beta", "margin", "penalty", "skew", "temperature")
-MOST = {"reference_scale": 10}  # responses of a more skewed policy have probabilities that are 0 in single precision
+MOST = {
+    "reference_scale": 10,
+    "text_scale": 10,
+}  # responses of a more skewed policy have probabilities that are 0 in single precision
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
-AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate"}  # settings of records
+AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate", "start"}
+AXES |= {"trained", "gold"}  # settings of records
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",

@@ -214,7 +214,7 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     """Who has less regret at every point; what each factor does; how far theory explains it; then the controls."""
     fits = records["fits"]
     informed = fits.filter(labels="gold")
-    once = informed.filter(replicate=informed["replicate"].min())
+    once = informed.filter(pl.col("replicate") == pl.col("replicate").min())
     return answered(_points(once) + _factors(once) + _theory(informed) + _controls(fits))
 
 

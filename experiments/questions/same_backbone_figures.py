@@ -22,15 +22,15 @@ from experiments.questions.same_backbone_records import (
 CAPTIONS = {
     "same_backbone": (
         "Regret (KL to the optimal policy) of DPO over that of two-stage RLHF whose reward model starts at the "
-        "policy's own network, against the number of labelled pairs; above 1 RLHF wins. Blue: the reward model reads the state "
-        "after the last token; green: the sum over tokens; grey: both methods over tables, without a network. Dashed: "
-        "the law of few pairs for tangent features at the common start. Points are geometric means over seeds, bars 95 "
-        "% intervals. The s.d. is that of the logits of the Markov chains that write the texts."
+        "policy's own network, against the number of labelled pairs; above 1 RLHF wins. Blue: the reward model reads "
+        "the state after the last token; green: the sum over tokens; grey: both methods over tables, without a "
+        "network. Dashed: the law of few pairs for tangent features at the common start. Points are geometric means "
+        "over seeds, bars 95 % intervals. The s.d. is that of the logits of the Markov chains that write the texts."
     ),
     "same_backbone_factors": (
         "The same ratio at 512 pairs, one factor at a time varied around a base cell (first row of each panel: a "
-        "network that has read texts which go on past the response, all of it trained, a gold reward of order 1). Crosses: the "
-        "law of few pairs at the common start. Points are geometric means over seeds, bars 95 % intervals."
+        "network that has read texts which go on past the response, all of it trained, a gold reward of order 1). "
+        "Crosses: the law of few pairs at the common start. Points are geometric means over seeds, bars 95 % intervals."
     ),
     "same_backbone_law": (
         "The same ratio, measured against predicted by the law of few pairs, a point for every point of the sweep and "
@@ -49,7 +49,7 @@ def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure | pl.DataFrame]:
     fits = records["fits"].filter(labels="gold")
     if not len(fits):
         return {}
-    fits = fits.filter(replicate=fits["replicate"].min())
+    fits = fits.filter(pl.col("replicate") == pl.col("replicate").min())
     drawn = {"same_backbone_factors": _factors(fits), "same_backbone_law": _law(fits)}
     crossed = at(fits, gold_order=None, pairs=None)
     first = {"same_backbone": _over_pairs(crossed)} if len(crossed) else {}

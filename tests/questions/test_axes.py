@@ -25,12 +25,14 @@ VALUES = {  # two of every field, the default or the usual one first
     "family": ("token_counts", "hidden_reference"), "candidates": (2, 4), "setting": ("tree", "arms"),
     "skew": (1.0, 100.0), "unseen": (0.0, 0.3), "features": (3, 2), "similarity": (0.5, 0.9), "test_share": (0.0, 0.5),
     "vertices": (3, 4), "reference_mass": (1e-6, 0.5), "margin": (4.0, 2.0), "gamma": (0.5, 1.0), "dimension": (2, 3),
-    "terms": (1, 3), "penalty": (1.0, 0.1), "replicate": (0, 1),
+    "terms": (1, 3), "penalty": (1.0, 0.1), "replicate": (0, 1), "start": ("text", "random"),
+    "trained": ("all", "head"), "gold": ("interactions", "style"), "text_scale": (1.5, 0.4),
 }  # fmt: skip
 OTHERS = {
     "h3_optimisation": {"policy_order": (2, 3)},
     "rival_implicit": {"vocabulary": (4, 8)},
     "main_table": {"horizon": (1, 2)},
+    "same_backbone": {"width": (16, 32)},
     "token_tasks": {"vocabulary": (4, 6), "prompts": (2, 4), "horizon": (2, 3)},
 }
 EVERY = [(name, backend) for backend in ("tree", "transformer") for name in backends.on_backend(questions(), backend)]

@@ -41,6 +41,12 @@ NOISE = 1e-3 * (-1.0) ** pl.col("seed")  # so that no interval is a point
 FALLING = pl.col("prompts") ** -0.5 * NOISE.exp()
 H2 = "h2_regularisation"
 
+NETWORKS = ("DPO", "RLHF, final state", "RLHF, token sum")
+IMPLICIT = "RLHF, implicit reward"
+SAME_READ_OUT = put(**{f"{IMPLICIT}: regret": pl.col("DPO: regret") * NOISE.exp()})
+NO_GAIN = put(labels=pl.lit("coin"), reference_regret=1 + NOISE, **{f"{arm}: regret": 1.0 for arm in NETWORKS})
+SECOND_STAGE = put(**{f"{arm}: exact_regret": pl.col(f"{arm}: regret") for arm in NETWORKS[1:]})
+
 # A control, by its question and a part of its claim: its table, what breaks it, and how its rows are where it holds
 # (the tiny records themselves for an equality; for an average over seeds, of which they have two, made-up values).
 BREAKS = {
@@ -76,6 +82,17 @@ BREAKS = {
     ("prior_geometry", "one degree ridge"): ("fits", shifted("regret", method="RLHF", order=2)),
     ("prior_geometry", "decay 0"): ("fits", shifted("regret", decay=0.0)),
     ("prior_geometry", "along interactions"): ("fits", shifted("regret", geometry="random features")),
+    ("same_backbone", "same network and read-out"): ("fits", shifted(f"{IMPLICIT}: regret", 0.5), SAME_READ_OUT),
+    ("same_backbone", "DPO removes"): ("fits", put(**{"DPO: regret": 0.5, "reference_regret": 1 + NOISE}), NO_GAIN),
+    ("same_backbone", "final state removes"): (
+        "fits", put(**{"RLHF, final state: regret": 0.5, "reference_regret": 1 + NOISE}), NO_GAIN,
+    ),
+    ("same_backbone", "token sum removes"): (
+        "fits", put(**{"RLHF, token sum: regret": 0.5, "reference_regret": 1 + NOISE}), NO_GAIN,
+    ),
+    ("same_backbone", "final state: largest"): ("fits", shifted("RLHF, final state: exact_regret"), SECOND_STAGE),
+    ("same_backbone", "token sum: largest"): ("fits", shifted("RLHF, token sum: exact_regret"), SECOND_STAGE),
+    ("same_backbone", "KL from the texts"): ("fits", put(distance=0.1), put(distance=1e-6)),
     ("rival_coverage", "penalty chosen"): (
         "fits", shifted("hole_mass", 0.3, method="DPO"), put(hole_mass=pl.col("optimal_hole_mass") + NOISE),
     ),

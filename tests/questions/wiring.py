@@ -24,6 +24,8 @@ from experiments.questions import (
     rival_misspecification,
     rival_plateau,
     rival_sparse,
+    same_backbone_arms,
+    same_backbone_scenes,
     token_tasks,
     token_tasks_arms,
 )
@@ -125,8 +127,9 @@ class _Watch:
         patch.setattr(algorithms, "_descend", self.descend_exactly)
         patch.setattr(optimize, "descend", self.descend)
         patch.setattr(loop, "train", self.train)
-        for module in (rival_sparse, main_table_arms, token_tasks_arms):
+        for module in (rival_sparse, main_table_arms, same_backbone_arms, token_tasks_arms):
             patch.setattr(module, "jax", UNROLLED)
+        patch.setattr(same_backbone_scenes, "PRETRAINING", 2)
         patch.setattr(token_tasks, "JUDGED", 8)
         patch.setattr(token_tasks_arms, "CHOOSING", 8)
         patch.setattr(token_tasks_arms, "LEARNING_RATES", token_tasks_arms.LEARNING_RATES[:1])
