@@ -116,7 +116,9 @@ def scene_of(program: Program, cell: dict) -> Scene:
     uniform = jnp.full(tree.prompts, 1 / tree.prompts)
     task = Task(reward, reference, uniform, cell["beta"], cell["temperature"])
     labelled = task._replace(reward=cell["informed"] * reward)  # coin flips are labels of a gold reward of zero
-    problem = problem_of(cell, tree, labelled, pairs_key, program.pairs)
+    # Folded as often as its number says: the first data set is that of a sweep without others.
+    data_key = jax.lax.fori_loop(0, cell["replicate"], lambda number, key: jax.random.fold_in(key, number), pairs_key)
+    problem = problem_of(cell, tree, labelled, data_key, program.pairs)
     distance = jnp.mean(kl(tree.leaf_log_probs(levels[:-1]), reference))
     return Scene(program, task, problem, prompts, start, base, distance, fit_key)
 

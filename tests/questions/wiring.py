@@ -218,7 +218,7 @@ class _Unrolled:
 
     @property
     def lax(self):
-        known = {name: getattr(jax.lax, name) for name in ("switch", "scan", "while_loop")}
+        known = {name: getattr(jax.lax, name) for name in ("switch", "scan", "stop_gradient", "while_loop")}
         return SimpleNamespace(map=lambda function, values: self.vmap(function)(values), **known)
 
 
