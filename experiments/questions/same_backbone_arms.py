@@ -213,6 +213,10 @@ def rare_regret(log_policy: Float[Array, "X L"], scene: Scene, pairs: Number) ->
 
 
 def converged(outcomes: dict[str, Outcome]) -> Bool[Array, ""]:
-    """Whether every fit to pairs ended of its own accord, and every policy is finite."""
-    ended = [outcome.fit.converged & jnp.all(jnp.isfinite(outcome.log_policy)) for outcome in outcomes.values()]
-    return jnp.all(jnp.stack(ended))
+    """Whether every policy is finite, and tables are solved.
+
+    Networks have a budget of steps, and the best of them by held-out pairs.
+    """
+    finite = [jnp.all(jnp.isfinite(outcome.log_policy)) for outcome in outcomes.values()]
+    solved = [outcomes[arm].fit.converged for arm in (TABLE_DPO, TABLE_RLHF)]
+    return jnp.all(jnp.stack(finite + solved))

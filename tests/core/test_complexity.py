@@ -222,3 +222,27 @@ def test_a_dimension_of_what_is_not_a_number_is_none(task, gradients):
     poisoned = task._replace(reward=task.reward.at[0, 0].set(jnp.nan))
     assert jnp.isnan(complexity.effective_dimension(gradients, poisoned))
     assert jnp.isnan(complexity.table_dimension(poisoned))
+
+
+def test_tangent_features_have_the_gradients_inner_products():
+    """And a ridge on their coefficients is one on the change of the parameters of the linearised class."""
+    tree = TokenTree(2, 3)
+    verifier = verifiers.mlp_verifier(tree, 5)
+    params = jax.tree.map(lambda leaf: leaf + 0.3, verifier.init(jax.random.key(0)))
+    gradients = np.asarray(complexity.reward_gradients(verifier, params)).reshape(8, -1)
+    features = np.asarray(complexity.tangent_features(verifier.leaf_scores, params, 8))[0]
+    kernel = gradients @ gradients.T
+    np.testing.assert_allclose(features @ features.T, 8 * kernel / np.trace(kernel), atol=1e-9)
+    target, unit = np.random.default_rng(0).normal(size=8), np.trace(kernel) / 8
+    change = gradients.T @ np.linalg.solve(kernel + 0.3 * np.eye(8), target)
+    coefficients = np.linalg.solve(features.T @ features + 0.3 / unit * np.eye(8), features.T @ target)
+    np.testing.assert_allclose(features @ coefficients, gradients @ change, atol=1e-9)
+
+
+def test_tangent_features_may_be_the_largest_directions_alone():
+    tree = TokenTree(2, 3)
+    verifier = verifiers.interactions(tree, 3)
+    scale = jnp.array([4.0, 3.0, 2.0, 1.0, 0.5, 0.5, 0.5])
+    features = complexity.tangent_features(lambda params: verifier.leaf_scores(params * scale), jnp.zeros(7), 3)
+    assert features.shape == (1, 8, 3)
+    np.testing.assert_allclose(np.linalg.svd(features[0])[1] ** 2, 8 * np.array([16, 9, 4]) / 29, rtol=1e-9)

@@ -250,10 +250,22 @@ def test_theory_is_asked_at_the_start_and_at_the_end(monkeypatch):
 
 
 class _Ended:
-    """A fit of which only the parameters are asked for."""
+    """What is asked for of a fit."""
 
-    def __init__(self, params):
-        self.params = params
+    def __init__(self, params, converged=True):
+        self.params, self.converged = params, converged
+
+
+def test_networks_have_a_budget_and_tables_are_solved():
+    law = jnp.full((1, 9), -np.log(9))
+    ended, going_on = (_Ended((), jnp.array(converged)) for converged in (True, False))
+    outcomes = {arm: arms.Outcome(law, law, going_on) for arm in arms.ARMS}
+    tables = {arm: arms.Outcome(law, law, ended) for arm in (arms.TABLE_DPO, arms.TABLE_RLHF)}
+    assert arms.converged(outcomes | tables)
+    assert not arms.converged(outcomes | {arms.TABLE_DPO: tables[arms.TABLE_DPO]})
+    for arm in arms.ARMS:
+        broken = (outcomes | tables)[arm]._replace(log_policy=law * jnp.nan)
+        assert not arms.converged(outcomes | tables | {arm: broken})
 
 
 @pytest.fixture

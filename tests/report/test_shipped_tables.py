@@ -11,7 +11,14 @@ from experiments.questions import questions, token_tasks
 from experiments.report import evidence, tables
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/index.md", "docs/results.md", "docs/findings.md", "docs/findings_rivals.md")
+PAGES = (
+    "README.md",
+    "docs/index.md",
+    "docs/results.md",
+    "docs/findings.md",
+    "docs/findings_rivals.md",
+    "docs/findings_networks.md",
+)
 
 
 @pytest.fixture(scope="module")
