@@ -230,6 +230,9 @@ def _points(fits: pl.DataFrame) -> list[Finding]:
             shown, theory, direction = ratio(here, arm), predicted(here, arm), "above" if wins else "at"
             rows.append(Finding(claim, shown, "times", 1.0, direction, margin=EQUAL_TIMES, predicted=theory))
             words = "regret"
+        if wins and point["gold"] == INTERACTIONS and point["pairs"] == BASE["pairs"]:
+            claim = f"{where}: the part of regret after prefixes that are rare in the pairs, DPO over {FINAL}"
+            rows.append(Finding(claim, ratio(here, FINAL, "rare_regret"), "times", 1.0, "above"))
         if point["gold_order"] == BASE["gold_order"] and point["pairs"] == BASE["pairs"]:
             claim = f"{where}: regret of DPO over that of RLHF, both over tables"
             rows.append(Finding(claim, ratio(here, TABLE_RLHF), "times", 1.0, "at", margin=EQUAL_TIMES))
