@@ -247,6 +247,14 @@ def test_theory_is_asked_at_the_start_and_at_the_end(monkeypatch):
         expected = float(found.typical[0]) if bool(found.trusted[0]) else 0.0
         assert float(said[name]) == pytest.approx(expected, rel=1e-4)
     assert float(said["law"]) != float(said["law_after"])
+    predict = arms.prediction.predict
+
+    def doubtful(*given):
+        return predict(*given)._replace(trusted=jnp.array([False]))
+
+    monkeypatch.setattr(arms.prediction, "predict", doubtful)
+    (said,) = arms.predicted(here, {"RLHF": outcome}, 50).values()
+    assert float(said["law"]) == float(said["law_after"]) == 0.0
 
 
 class _Ended:
