@@ -234,6 +234,8 @@ def _points(fits: pl.DataFrame) -> list[Finding]:
             claim = f"{where}: the part of regret after prefixes that are rare in the pairs, DPO over {FINAL}"
             rows.append(Finding(claim, ratio(here, FINAL, "rare_regret"), "times", 1.0, "above"))
         if point["gold_order"] == BASE["gold_order"] and point["pairs"] == BASE["pairs"]:
+            claim = f"{where}: regret of DPO over that of {FINAL}, whose second stage reaches every policy"
+            rows.append(Finding(claim, ratio(here, FINAL, "exact_regret"), "times", 1.0, direction, margin=EQUAL_TIMES))
             claim = f"{where}: regret of DPO over that of RLHF, both over tables"
             rows.append(Finding(claim, ratio(here, TABLE_RLHF), "times", 1.0, "at", margin=EQUAL_TIMES))
     return rows

@@ -44,7 +44,7 @@ QUOTED = (
         "sample_complexity", "transformer", ("simple gold", "own backbone"),
     ),
     Quoted(
-        "one pretrained network for both, texts as skewed, order 1, 512 pairs: regret of DPO over that of RLHF",
+        "one pretrained network for both, skewed reference, simple gold reward, 512 pairs: regret of DPO over RLHF's",
         "same_backbone",
     ),
     Quoted("equal classes (Theorem 2.2): largest KL between the two methods' policies", "equivalence"),
