@@ -301,10 +301,16 @@ def of_claims(rows, *parts: str):
 
 
 def test_a_ratio_is_of_dpo_over_the_arm(made):
-    final = of_claims(made, "over that of RLHF, final state", "s.d. 1.5, order 1")
+    final = of_claims(made, "regret (KL to the optimal policy) of DPO over that of RLHF, final state", "s.d. 1.5")
     assert final.interval.estimate == pytest.approx(2.0)
     assert final.verdict == "supported"
     assert final.predicted == pytest.approx(3.0)
+    exact = of_claims(made.with_columns(pl.lit(0.05).alias("RLHF, final state: exact_regret")), "reaches every policy")
+    assert exact.interval.estimate == pytest.approx(4.0)
+    assert not [claim for claim in findings(point(made, gold_order=2)) if "tables" in claim or "reaches" in claim]
+    rare = {"DPO: rare_regret": pl.lit(0.3), "RLHF, final state: rare_regret": pl.lit(0.1)}
+    assert of_claims(made.with_columns(**rare), "rare in the pairs").interval.estimate == pytest.approx(3.0)
+    assert not [claim for claim in findings(point(made, gold="style", gold_order=0)) if "rare" in claim]
     summed = of_claims(made, "over that of RLHF, token sum", "s.d. 1.5, order 1")
     assert summed.interval.estimate == pytest.approx(0.5)
     assert summed.verdict == "contradicted"
