@@ -305,7 +305,8 @@ def test_a_ratio_is_of_dpo_over_the_arm(made):
     assert final.interval.estimate == pytest.approx(2.0)
     assert final.verdict == "supported"
     assert final.predicted == pytest.approx(3.0)
-    exact = of_claims(made.with_columns(pl.lit(0.05).alias("RLHF, final state: exact_regret")), "reaches every policy")
+    ends = {"DPO: exact_regret": pl.lit(0.2), "RLHF, final state: exact_regret": pl.lit(0.05)}
+    exact = of_claims(made.with_columns(**ends), "whose second stage reaches every policy")
     assert exact.interval.estimate == pytest.approx(4.0)
     assert not [claim for claim in findings(point(made, gold_order=2)) if "tables" in claim or "reaches" in claim]
     rare = {"DPO: rare_regret": pl.lit(0.3), "RLHF, final state: rare_regret": pl.lit(0.1)}
