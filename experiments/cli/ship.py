@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from rich.markup import escape
 
-from experiments.kit.backends import BackendName, everywhere, named
+from experiments.kit.backends import BackendName, everywhere, is_of_networks, named
 from experiments.kit.comparison import settings_of, unlike
 from experiments.kit.presets import RESULTS, default_folder
 from experiments.kit.shipped import CORES, SHIPPED, minutes, place_of, shipped
@@ -94,8 +94,9 @@ def verify(commit: str | None = None) -> None:
         if folder is None:
             continue
         began, count = time.perf_counter(), count + 1
+        by_row = not is_of_networks(each.module, each.backend)
         wrong = trouble(folder, each.plan) or _differences(
-            folder, plan_in(folder, *each.plan), f"{chosen_by} {each.key}", by_row=each.backend == "tree"
+            folder, plan_in(folder, *each.plan), f"{chosen_by} {each.key}", by_row
         )
         took = f"{time.perf_counter() - began:.0f} s"
         for phrase in wrong:

@@ -100,6 +100,11 @@ def has_transformer(module) -> bool:
     return hasattr(module, "TRANSFORMER_PRESETS")
 
 
+def is_of_networks(module, backend: BackendName) -> bool:
+    """Whether rows of an experiment are of networks, which rounding decides: on transformers, or by ``NETWORKS``."""
+    return backend == "transformer" or getattr(module, "NETWORKS", False)
+
+
 def on_transformer(module) -> SimpleNamespace:
     """The experiment of a module on transformers; its name, in plans and folders, is another one (``named``)."""
     same = {name: getattr(module, name) for name in ("__doc__", "MEANING", "QUESTION", "findings", "CAPTIONS", "draw")}

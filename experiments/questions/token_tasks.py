@@ -52,6 +52,7 @@ from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.token_tasks import Objectives, environment, objectives
 
 MEANING = 2
+NETWORKS = True  # its rows cannot be expected again, but for their means
 QUESTION = Question(
     place=65,
     label="H6",

@@ -103,3 +103,10 @@ def test_claims_of_one_side_alone_keep_their_row():
         ("both", False, False),
         ("two", True, False),
     ]
+
+
+def test_rows_of_networks_are_told_apart():
+    """Those on transformers, and of the questions that have no others."""
+    of_networks = {name for name, module in questions().items() if backends.is_of_networks(module, "tree")}
+    assert of_networks == {"same_backbone", "token_tasks"}
+    assert backends.is_of_networks(backends.on_transformer(sample_complexity), "transformer")
