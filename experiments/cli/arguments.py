@@ -32,12 +32,13 @@ def parsed(command: Callable[..., Parsed], words: str, arguments: list[str]) -> 
 
 
 def known_experiment(name: str, backend: BackendName = "tree") -> str:
-    """``name`` itself; a name that is unknown, or not on that backend, raises ValueError with those that are."""
+    """``name`` itself; ValueError where it is unknown, or not on that backend: why, and which are."""
     known, there = name.replace("-", "_"), on_backend(questions(), backend)
     if known not in questions():
         raise ValueError(unknown("experiment", known, questions()))
     if known not in there:
-        raise ValueError(f"{known} does not run on the backend {backend!r}; these do: {', '.join(there)}.")
+        reason = questions()[known].NOT_ON_TRANSFORMERS
+        raise ValueError(f"{known} does not run on the backend {backend!r}: {reason} These do: {', '.join(there)}.")
     return known
 
 

@@ -5,7 +5,8 @@ under scrutiny, what its authors reported, and its place among the questions), `
 ``PRESETS`` (grids over it, ``tiny`` for the tests among them), ``cells(config)``, the pure function
 ``run(program, cell)``, ``findings(records)`` with at least one control, ``CAPTIONS`` and ``draw(records)``. Both get
 the records of one point of all fields that ``QUESTION.axes`` does not name (see ``kit.points``). With
-``TRANSFORMER_PRESETS`` it can be rerun on transformers (see ``kit.backends``).
+``TRANSFORMER_PRESETS`` it can be rerun on transformers (see ``kit.backends``); otherwise ``NOT_ON_TRANSFORMERS`` says
+in a sentence why not.
 """
 
 import functools

@@ -26,6 +26,9 @@ from gvgap_jax.losses import weighted_mean
 from gvgap_jax.sweep import Cell, Grid
 
 MEANING = 2
+NOT_ON_TRANSFORMERS = (
+    "Theorem 2.2 is about optima of fits that have only one; a network's fit has many, and Adam stops short of them."
+)
 QUESTION = Question(
     place=90,
     label="theorem 2.2",

@@ -43,6 +43,9 @@ from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import Environment, Params, PRNGKey, TreePolicy
 
 MEANING = 2
+NOT_ON_TRANSFORMERS = (
+    "it checks sampled estimators against exact sums for a given policy, whatever that policy is made of."
+)
 QUESTION = Question(
     place=91,
     label="sampling",

@@ -40,6 +40,9 @@ from gvgap_jax.tasks import Task
 
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
+NOT_ON_TRANSFORMERS = (
+    "the law of few pairs is of fits that are convex in fixed features; a network's features change as it learns."
+)
 QUESTION = Question(
     place=65,
     label="H6: the law",

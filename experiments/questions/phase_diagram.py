@@ -29,6 +29,10 @@ from gvgap_jax.sweep import Cell, Grid
 from gvgap_jax.types import TreePolicy, TreeVerifier
 
 MEANING = 2
+NOT_ON_TRANSFORMERS = (
+    "its points stand beside what theory predicts of classes with fixed features; on networks h6b_horizon, "
+    "h6c_verifier_order and sample_complexity measure the gap."
+)
 QUESTION = Question(
     place=64,
     label="H6",

@@ -53,6 +53,7 @@ from gvgap_jax.types import Count, Number, PRNGKey, TreeVerifier
 
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
+NOT_ON_TRANSFORMERS = "its priors are ridges over the coefficients of interactions, which a network does not have."
 QUESTION = Question(
     place=66,
     label="H6: priors",

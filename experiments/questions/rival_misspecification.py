@@ -29,6 +29,10 @@ from gvgap_jax.types import HeldOut
 from theory.rivals import ARMS, REWARD, comparisons
 
 MEANING = 2
+NOT_ON_TRANSFORMERS = (
+    "it needs to know what a class can hold and where it ends with infinitely many pairs; of a network neither is "
+    "known."
+)
 QUESTION = Question(
     place=80,
     label="rival",

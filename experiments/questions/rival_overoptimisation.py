@@ -6,6 +6,9 @@ exact RL at smaller and smaller beta. DPO is fitted at each of those betas too. 
 d = sqrt(KL(policy || reference)) and a gold reward, so that the methods can be compared at the same distance. If RLHF
 gains by stopping in time, nothing is left of the gap at a matched KL; if its simple verifier is simply a better
 one, the gap is there at every KL. Best-of-n and RL on the gold reward itself can never over-optimise.
+
+On transformers DPO's policies are networks, and so is the reward model that is as rich as they are, of their own
+backbone. What optimises a reward model stays exact: a second stage of transformers would add an error of its own.
 """
 
 from dataclasses import dataclass
@@ -17,6 +20,7 @@ import polars as pl
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
+from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_REWARD, Finding, Question
 from experiments.kit.intervals import largest, mean
@@ -85,19 +89,28 @@ PRESETS = disjoint({
         seeds=256,
     ),
 })  # fmt: skip
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"pairs": (128,)}, seeds=20),
+        "standard": Grid({"pairs": (128, 512)}, seeds=24),  # four minutes of a core
+    }
+)
+BACKBONE = "RLHF, same backbone"  # reward models as expressive as policies, on transformers
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: ``RLHF`` or ``gold`` frontiers, or ``DPO``; the tree, the padded pairs."""
+    """What decides a compiled program: frontiers of ``RLHF``, ``BACKBONE``, ``gold``; ``DPO``; tree; padded pairs."""
 
     arm: str
     tree: TokenTree
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """Frontiers of reward models of the gold reward's order and of full tables, and of the gold reward; DPO's points.
 
+    On transformers reward models of the policy's backbone are in the place of full tables; DPO has every other beta.
     None where the gold reward's order is beyond what the tree has.
     """
     if config.gold_order > config.horizon:
@@ -107,29 +120,30 @@ def cells(config: Config) -> list[Cell]:
     numbers: dict[str, int | float] = {"gold_order": config.gold_order, "temperature": 1.0}
     numbers["reference_scale"] = config.reference_scale
     fitted = numbers | {"pairs": config.pairs}
-    orders = sorted({config.gold_order, config.horizon})
     made = [Cell("gold", Program("gold", tree, 0), labels, numbers | {"beta": 1.0})]
-    made += [
-        Cell("frontiers", Program("RLHF", tree, size), labels, fitted | {"beta": 1.0, "order": order})
-        for order in orders
-    ]
-    return made + [Cell("dpo", Program("DPO", tree, size), labels, fitted | {"beta": beta}) for beta in BETAS]
+    for order in sorted({config.gold_order, config.horizon}):
+        arm = "RLHF" if backend is TREE or order < config.horizon else BACKBONE
+        said = labels if backend is TREE else labels | {"arm": arm}
+        made.append(Cell("frontiers", Program(arm, tree, size), said, fitted | {"beta": 1.0, "order": order}))
+    betas = BETAS if backend is TREE else BETAS[::2]
+    return made + [Cell("dpo", Program("DPO", tree, size), labels, fitted | {"beta": beta}) for beta in betas]
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """The frontier of one reward model, a column for each of its points; or the point of one fit of DPO."""
     tree = program.tree
     task, pairs_key, fit_key = task_of(cell, tree)
     if program.arm == "gold":
         return frontier(task, task.reward)
-    problem, settings = problem_of(cell, tree, task, pairs_key, program.pairs), algorithms.Settings()
+    problem, settings = problem_of(cell, tree, task, pairs_key, program.pairs), backend.settings
     if program.arm == "DPO":
-        policy = policies.tabular(tree, tree.conditionals(task.reference))
+        policy = backend.policy(tree, tree.conditionals(task.reference))
         fit = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, settings)
         log_policy = policy.leaf_log_probs(fit.params)
         results = {"gold": _gain(task, task.reward, log_policy), "kl": _distance(task, log_policy)}
     else:
-        verifier = verifiers.nested_interactions(tree, cell["order"])
+        simple = verifiers.nested_interactions(tree, cell["order"])
+        verifier = backend.verifier(tree) if program.arm == BACKBONE else simple
         classes = algorithms.Classes(policies.tabular(tree), verifier)
         fit = algorithms.reward_model(fit_key, classes, problem, settings)
         results = frontier(task, verifier.leaf_scores(fit.params))
@@ -226,23 +240,28 @@ def findings(records: dict[str, pl.DataFrame]) -> list[Finding]:
     return [*rows, Finding(claim, fallen, "reward", EXACT, "below", control=True)]
 
 
+def _rich(frontiers: pl.DataFrame) -> str:
+    """Reward models as rich as policies, in words."""
+    return "same backbone" if "arm" in frontiers.columns else "full-table"
+
+
 def _point_findings(frontiers: pl.DataFrame, offline: pl.DataFrame, where: str) -> list[Finding]:
     simple = frontiers.filter(pl.col("order") == pl.col("gold_order"))
     table = frontiers.filter(pl.col("order") == pl.col("horizon"))
-    rows = []
+    rows, rich = [], _rich(frontiers)
     for method in STRENGTHS if len(table) else ():
-        claim = f"{where}, full-table verifier, {method}: gold reward where others peak - at the strongest optimisation"
+        claim = f"{where}, {rich} verifier, {method}: gold reward where others peak - at the strongest optimisation"
         rows.append(Finding(claim, mean(points(table, method, "gold").map(decline)), "reward", EXACT, "above"))
-        rows.append(_form_finding(table, method, where))
+        rows.append(_form_finding(table, method, f"{where}, {rich} verifier"))
     if not len(simple) or not len(table) or simple.equals(table):
         return rows
     more = points(table, "RL", "gold").map(lost) - points(simple, "RL", "gold").map(lost)
-    claim = f"{where}, RL: how much more a full-table verifier falls from its own peak than a simple one"
+    claim = f"{where}, RL: how much more a {rich} verifier falls from its own peak than a simple one"
     rows.append(Finding(claim, mean(more), "reward", 0.0, "above"))
     dpo = together(at_matched_kl, dpo_points(offline, "kl"), dpo_points(offline, "gold"))
     for model, name, rival, direction in (
         (simple, "simple", "over-optimisation", "above"),
-        (table, "full-table", "simplicity", "at"),
+        (table, rich, "simplicity", "at"),
     ):
         rlhf = together(at_matched_kl, points(model, "RL", "kl"), points(model, "RL", "gold"))
         claim = f"{where}, at {MATCHED:g} nat: gold reward of RLHF, {name} verifier - DPO, which {rival} says is 0"
@@ -259,10 +278,7 @@ def _form_finding(model: pl.DataFrame, method: str, where: str) -> Finding:
         return together(lambda d, y: [explained(*each, form) for each in zip(np.sqrt(d), y, strict=True)], nats, gold)
 
     own = explains(method)
-    claim = (
-        f"{where}, full-table verifier, {method}: "
-        f"R^2 of its own form ({mean(own).at().estimate:.3f}) - of the other form"
-    )
+    claim = f"{where}, {method}: R^2 of its own form ({mean(own).at().estimate:.3f}) - of the other form"
     return Finding(claim, mean(own - explains(other)), "", 0.0, "above")
 
 
@@ -274,7 +290,7 @@ CAPTIONS = {
         "the proxy goes on rising. Black: the gold reward as its own proxy. Bars are 95 % intervals."
     ),
 }
-MODELS = {"simple verifier": ("gold_order", RLHF, "o"), "full-table verifier": ("horizon", PALE, "^")}
+MODELS = {"gold_order": ("simple", RLHF, "o"), "horizon": ("", PALE, "^")}  # by order; the last as ``_rich`` says
 
 
 def draw(records: dict[str, pl.DataFrame]) -> dict[str, Figure]:
@@ -307,10 +323,11 @@ def _panel(axis, method: str, records: dict[str, pl.DataFrame], gold: pl.DataFra
         return points(rows, method, name).values
 
     axis.plot(_distances(shown(gold, "kl")), means(shown(gold, "gold")), color=BLACK, label="gold reward itself")
-    for label, (order, colour, marker) in MODELS.items():
+    for order, (kind, colour, marker) in MODELS.items():
         model = records["frontiers"].filter(pl.col("order") == pl.col(order))
         if not len(model):
             continue
+        label = f"{kind or _rich(model)} verifier"
         distances, values = _distances(shown(model, "kl")), shown(model, "gold")
         curve(axis, distances, values, f"{label}: gold reward", color=colour, marker=marker, linestyle="none")
         columns = FORMS[method](distances)

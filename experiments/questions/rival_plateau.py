@@ -39,6 +39,7 @@ from gvgap_jax.tasks import Task
 from gvgap_jax.types import Count, Fit, HeldOut, Preferences, PRNGKey
 
 MEANING = 2
+NOT_ON_TRANSFORMERS = "one stage is over all policies of ten responses, and a forward KL counts them: both are tables."
 QUESTION = Question(
     place=85,
     label="rival: distribution learning",

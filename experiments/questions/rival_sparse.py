@@ -11,6 +11,9 @@ over responses.
 The generation-verification gap, measured by the effective dimension d_eff of a class, says that dense RLHF gains
 nothing from sparsity, and that the known support costs d_eff/(2n). Compressed sensing charges the unknown support
 terms * ln(d / terms) / n on top. The two part on the sparse arm: its regret over that of the known support.
+
+On transformers all policies are networks, and a fifth arm has a reward model of the policy's own backbone. The other
+reward models stay what they are; which fit of each is kept, early stopping says in the place of a ridge penalty.
 """
 
 from dataclasses import dataclass
@@ -23,11 +26,12 @@ import polars as pl
 from jaxtyping import Array, Float
 from matplotlib.figure import Figure
 
+from experiments.kit.backends import TREE, Backend
 from experiments.kit.fields import check
 from experiments.kit.findings import EQUAL_LOG, EQUAL_TIMES, REGRET, Finding, Question, equality
 from experiments.kit.intervals import Estimate, change, estimate, geometric
 from experiments.kit.per_seed import PerSeed, by_seed, paired, side_by_side
-from experiments.kit.plots import DPO, FOURTH, RLHF, THIRD, curve_of, entitle, legend_below, name_axes, panels
+from experiments.kit.plots import DPO, FOURTH, PALE, RLHF, THIRD, curve_of, entitle, legend_below, name_axes, panels
 from experiments.kit.presets import disjoint
 from experiments.kit.problems import TRAINED, problem_of
 from gvgap_jax import Fit, TokenTree, algorithms, complexity, metrics, optimize, policies, preferences, tasks, verifiers
@@ -47,6 +51,7 @@ QUESTION = Question(
 )
 
 ARMS = ("DPO", "dense", "known", "sparse")
+BACKBONE = "backbone"  # reward models as expressive as policies, on transformers
 
 
 @dataclass(frozen=True)
@@ -85,17 +90,25 @@ PRESETS = disjoint(
         ),
     }
 )
+TRANSFORMER_PRESETS = disjoint(
+    PRESETS
+    | {
+        "quick": Grid({"horizon": (5,), "terms": (1, 31), "pairs": (64, 512)}, seeds=20),
+        # Some minutes of a core.
+        "standard": Grid({"horizon": (5,), "terms": (1, 4, 31), "pairs": (64, 512)}, seeds=20),
+    }
+)
 
 
 class Program(NamedTuple):
-    """What decides a compiled program: the fit (DPO, dense or known, sparse, or d_eff), the tree, padded pairs."""
+    """What decides a program: the fit (DPO, dense or known, sparse, backbone, or d_eff), the tree, padded pairs."""
 
     fit: str
     tree: TokenTree
     pairs: int
 
 
-def cells(config: Config) -> list[Cell]:
+def cells(config: Config, backend: Backend = TREE) -> list[Cell]:
     """Every arm, and the effective dimension of the known support and of all interactions."""
     tree = TokenTree(config.vocabulary, config.horizon)
     if config.terms >= tree.leaves:
@@ -104,7 +117,7 @@ def cells(config: Config) -> list[Cell]:
     numbers = {"terms": config.terms, "beta": config.beta}
     labels: dict[str, str | int] = {"horizon": config.horizon, "interactions": tree.leaves - 1}
     made = []
-    for arm in ARMS:
+    for arm in ARMS if backend is TREE else (*ARMS, BACKBONE):
         program = Program("RLHF" if arm in ("dense", "known") else arm, tree, padded)
         data = {"pairs": config.pairs, "known": int(arm == "known")}
         made.append(Cell("fits", program, {"arm": arm} | labels, numbers | data))
@@ -113,7 +126,7 @@ def cells(config: Config) -> list[Cell]:
     return made
 
 
-def run(program: Program, cell: dict) -> dict:
+def run(program: Program, cell: dict, backend: Backend = TREE) -> dict:
     """One fit of one arm, or the effective dimension of one support, as scalars."""
     tree = program.tree
     task_key, pairs_key, fit_key = jax.random.split(jax.random.key(cell["seed"]), 3)
@@ -123,14 +136,21 @@ def run(program: Program, cell: dict) -> dict:
     if program.fit == "d_eff":
         return {"effective_dimension": complexity.effective_dimension(features * candidates[None, None], task)}
     problem = problem_of(cell, tree, task, pairs_key, program.pairs)
-    if program.fit == "DPO":
-        policy = policies.tabular(tree)
-        fit = algorithms.dpo(fit_key, algorithms.Classes(policy), problem, algorithms.Settings())
+    policy = backend.policy(tree, None)
+    if program.fit in ("DPO", BACKBONE):
+        method = algorithms.dpo if program.fit == "DPO" else algorithms.rlhf
+        fit = method(fit_key, algorithms.Classes(policy, backend.verifier(tree)), problem, backend.settings)
         log_policy, kept = policy.leaf_log_probs(fit.params), jnp.ones(features.shape[-1])
     else:
         learn = choose_support if program.fit == "sparse" else reward_model
-        kept, fit = learn(fit_key, tree, features, candidates, problem)
-        log_policy = soft_optimal_policy(features @ fit.params, task.reference, task.beta)
+        kept, fit = learn(fit_key, tree, features, candidates, problem, backend.settings)
+        reward = features @ fit.params
+        if backend is TREE:
+            log_policy = soft_optimal_policy(reward, task.reference, task.beta)
+        else:
+            second = algorithms.second_stage(fit_key, policy, reward, problem.known, backend.settings)
+            log_policy = policy.leaf_log_probs(second.params)
+            fit = fit._replace(converged=fit.converged & second.converged)
     truth = support(features, task.reward)
     return {
         "regret": metrics.evaluate(log_policy, task).regret,
@@ -148,10 +168,12 @@ def support(features: Float[Array, "1 L d"], reward: Float[Array, "1 L"]) -> Flo
     return (jnp.abs(coefficients) > 1e-3 * jnp.max(jnp.abs(coefficients))).astype(features.dtype)
 
 
-def reward_model(key: PRNGKey, tree: TokenTree, features, kept: Float[Array, "d"], problem) -> tuple[Array, Fit]:
+def reward_model(
+    key: PRNGKey, tree: TokenTree, features, kept: Float[Array, "d"], problem, settings: algorithms.Settings
+) -> tuple[Array, Fit]:
     """The Bradley-Terry fit over the kept interactions; coefficients [d] of the others are 0."""
     classes = algorithms.Classes(policies.tabular(tree), verifiers.linear(tree, features * kept[None, None]))
-    fit = algorithms.reward_model(key, classes, problem, algorithms.Settings())
+    fit = algorithms.reward_model(key, classes, problem, settings)
     return kept, fit._replace(params=fit.params * kept)
 
 
@@ -166,11 +188,11 @@ def support_sizes(dimension: int) -> tuple[int, ...]:
     return (*(2**power for power in range((dimension - 1).bit_length())), dimension)
 
 
-def choose_support(key: PRNGKey, tree: TokenTree, features, candidates: Float[Array, "d"], problem):
+def choose_support(key: PRNGKey, tree: TokenTree, features, candidates: Float[Array, "d"], problem, settings):
     """The support of the lowest held-out loss among those nested by the dense fit (screen, then refit)."""
-    _, dense = reward_model(key, tree, features, candidates, problem)
+    _, dense = reward_model(key, tree, features, candidates, problem, settings)
     nested = nested_supports(dense.params, support_sizes(features.shape[-1]))
-    kept, fits = jax.vmap(lambda rows: reward_model(key, tree, features, rows, problem))(nested)
+    kept, fits = jax.vmap(lambda rows: reward_model(key, tree, features, rows, problem, settings))(nested)
     converged = dense.converged & jnp.all(fits.converged)
     kept, chosen = optimize.lowest(fits.held_out_loss, (kept, fits))
     return kept, chosen._replace(converged=converged)
@@ -222,6 +244,9 @@ def _whole(fits: pl.DataFrame, where: str) -> list[Finding]:
     if len(sparse):
         claim = f"{name}, all sparse gold rewards: regret of DPO over dense RLHF (equal effective dimensions)"
         rows.append(Finding(claim, regret_ratio(sparse, "DPO", "dense"), "times", 1.0, "at", margin=EQUAL_TIMES))
+        if BACKBONE in sparse["arm"]:
+            claim = f"{name}, all sparse gold rewards: the same, reward models of the policy's own backbone"
+            rows.append(Finding(claim, regret_ratio(sparse, "DPO", BACKBONE), "times", 1.0, "at", margin=EQUAL_TIMES))
     if len(full):
         claim = f"{name}, every term in the gold reward: largest |log of sparse over dense RLHF's regret|"
         rows.append(equality(claim, arms(full, "sparse", "dense"), log_gap("sparse"), EQUAL_LOG))
@@ -281,6 +306,7 @@ _LOOK = {
     "dense": ("RLHF, all interactions", {"color": THIRD, "linestyle": "--"}),
     "known": ("RLHF, the true interactions", {"color": FOURTH, "marker": "^"}),
     "sparse": ("RLHF, few interactions, chosen on held-out pairs", {"color": RLHF}),
+    BACKBONE: ("RLHF, the policy's own backbone", {"color": PALE, "marker": "v", "linestyle": ":"}),
 }
 
 
@@ -307,7 +333,8 @@ def _panel(axis, fits: pl.DataFrame, dimensions: pl.DataFrame) -> None:
     axis.set_yscale("log")
     pairs = np.array(sorted(fits["pairs"].unique()))
     for arm, (label, look) in _LOOK.items():
-        curve_of(axis, fits.filter(arm=arm), "pairs", "regret", label, **look)
+        if len(here := fits.filter(arm=arm)):
+            curve_of(axis, here, "pairs", "regret", label, **look)
     dimension = estimate(dimensions.filter(known=1), pl.col("effective_dimension").mean()).at().estimate
     predicted = dimension / (2 * TRAINED * pairs)
     axis.plot(pairs, predicted, color="0.45", linestyle="--", linewidth=1, zorder=1,

@@ -66,6 +66,7 @@ from gvgap_jax.sweep import Cell, Grid
 
 __all__ = ["CAPTIONS", "draw"]  # its second room's, so that a question is one module
 MEANING = 1
+NOT_ON_TRANSFORMERS = "its policies and reward models are transformers already: leave out --backend."
 NETWORKS = True  # its rows cannot be expected again, but for their means
 QUESTION = Question(
     place=67,

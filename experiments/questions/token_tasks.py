@@ -53,6 +53,7 @@ from gvgap_jax.token_tasks import Objectives, environment, objectives
 
 MEANING = 2
 NETWORKS = True  # its rows cannot be expected again, but for their means
+NOT_ON_TRANSFORMERS = "its policies are transformers already: leave out --backend."
 QUESTION = Question(
     place=65,
     label="H6",

@@ -11,12 +11,13 @@ from experiments.cli import main as command
 from experiments.cli.arguments import backend_in, grid_of, options_of
 from experiments.kit import backends
 from experiments.kit.presets import default_folder
-from experiments.questions import questions, sample_complexity
+from experiments.questions import equivalence, questions, sample_complexity
 from experiments.report import evidence, page
 from gvgap_jax import TokenTree
 from tests.report.toy_questions import install, toy
 
 KEY = jax.random.key(0)
+GUIDE = Path(__file__).parents[2] / "docs/guides/sweeps.md"
 
 
 def said(capsys, *arguments):
@@ -54,9 +55,21 @@ def test_the_backend_decides_presets_and_folders():
     assert Path(folder).name == "sample_complexity-transformer-paper"
 
 
+@pytest.mark.parametrize("name", list(questions()))
+def test_an_experiment_runs_on_transformers_or_says_why_not_and_so_does_the_guide(name):
+    module = questions()[name]
+    reason = getattr(module, "NOT_ON_TRANSFORMERS", None)
+    assert backends.has_transformer(module) == (reason is None)
+    rows = [line for line in GUIDE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{name}` |")]
+    assert (f"| `{name}` | {reason} |" in rows) == (reason is not None)
+    assert len(rows) == 1 + (reason is not None), "what decides, and why it does not run on transformers"
+    assert reason is None or (reason.endswith(".") and reason.count(". ") == 0)
+
+
 def test_an_experiment_without_transformers_is_refused_with_those_that_have_them(capsys, tmp_path):
     message = said(capsys, "run", "equivalence", "--backend", "transformer", "--out", str(tmp_path))
-    assert "equivalence does not run on the backend 'transformer'; these do: h1_information" in message
+    assert f"equivalence does not run on the backend 'transformer': {equivalence.NOT_ON_TRANSFORMERS} These" in message
+    assert "do: h1_information" in message
     assert "sample_complexity" in said(capsys, "figures", "equivalence", "--backend", "transformer")
 
 

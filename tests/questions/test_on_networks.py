@@ -4,15 +4,26 @@ Fits are those of ``wiring``, and networks are small ones that stand for transfo
 """
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from gvgap_jax import algorithms
 from tests.questions.wiring import NETWORKS, cells_of, wired
 
 pytestmark = pytest.mark.slow
 POLICY, SIMPLE, RICH = "policy", "simple reward model", "reward model of the policy's backbone"
 TRAINED = {  # by question: the label or name of each arm, and what its fits train, in order
     "rival_coverage": {"DPO": [POLICY], "RLHF": [SIMPLE, POLICY], "RLHF, same backbone": [RICH, POLICY]},
+    "rival_overoptimisation": {"gold": [], "DPO": [POLICY], "RLHF": [SIMPLE], "RLHF, same backbone": [RICH]},
+    "rival_sparse": {
+        "DPO": [POLICY],
+        "dense": [SIMPLE, POLICY],
+        "known": [SIMPLE, POLICY],
+        "sparse": [SIMPLE, SIMPLE, SIMPLE, SIMPLE, POLICY],  # all three interactions; then one, two and three of them
+        "backbone": [RICH, POLICY],
+        "d_eff": [],
+    },
 }
 
 
@@ -42,3 +53,16 @@ def test_every_arm_trains_its_own_classes_by_the_backends_settings(name):
         made[arm_of(cell)] = [trained(cell.program.tree, fit["params"]) for fit in fits]
         assert {fit["settings"].solver for fit in fits} <= {"adam"}
     assert made == TRAINED[name]
+
+
+@pytest.mark.parametrize("arm", ["dense", "sparse", "backbone"])
+def test_a_row_whose_second_stage_is_not_solved_is_not_converged(arm):
+    (cell,) = (cell for cell in cells_of("rival_sparse", "transformer") if cell.labels.get("arm") == arm)
+    stage = algorithms.second_stage
+
+    def unsolved(*given):
+        return stage(*given)._replace(converged=jnp.array(False))
+
+    assert wired("rival_sparse", cell, "transformer").records["converged"]
+    patch = (algorithms, "second_stage", unsolved)
+    assert not wired("rival_sparse", cell, "transformer", patches=[patch]).records["converged"]

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments.kit.backends import TRANSFORMER
 from experiments.questions import rival_overoptimisation as experiment
 from experiments.questions.rival_overoptimisation import Config
 from tests import helpers
@@ -134,6 +135,23 @@ def test_points_that_did_not_converge_are_failed_seeds():
     )
     for finding in experiment.findings(tables):
         assert (finding.interval.seeds, finding.interval.failed) == ((32, 0) if finding.control else (31, 1))
+
+
+def test_on_transformers_the_rich_verifier_has_the_policys_backbone():
+    made = experiment.cells(Config(), TRANSFORMER)
+    frontiers = [(cell.labels["arm"], cell.numbers["order"]) for cell in made if cell.table == "frontiers"]
+    assert frontiers == [("RLHF", 1), (experiment.BACKBONE, 4)]
+    betas = [cell.numbers["beta"] for cell in made if cell.table == "dpo"]
+    assert betas == [8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.125]
+    alone = [cell.labels["arm"] for cell in experiment.cells(Config(gold_order=4), TRANSFORMER) if "arm" in cell.labels]
+    assert alone == [experiment.BACKBONE]
+    tables = made_up(decline=1.0, simple=0.3)
+    rich = pl.when(order=4).then(pl.lit(experiment.BACKBONE)).otherwise(pl.lit("RLHF"))
+    tables["frontiers"] = tables["frontiers"].with_columns(arm=rich)
+    claims = [finding.claim for finding in experiment.findings(tables)]
+    assert not any("full-table" in claim for claim in claims)
+    assert sum("same backbone verifier" in claim for claim in claims) == 6
+    assert verdict(tables, "same backbone verifier, RL: gold reward where") == "supported"
 
 
 def test_bad_settings_are_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from experiments.kit.backends import TRANSFORMER
 from experiments.questions import rival_sparse
 from gvgap_jax import TokenTree, tasks
 from gvgap_jax.features import interaction_basis
@@ -92,6 +93,17 @@ def test_controls_pass_and_break_where_sparse_is_not_dense():
     broken = pl.when(pl.col("arm") == "sparse").then(1.5 * pl.col("regret")).otherwise(pl.col("regret"))
     records["fits"] = records["fits"].with_columns(regret=broken)
     assert verdict(records, "largest |log of sparse over dense") == "contradicted"
+
+
+def test_on_transformers_an_arm_has_the_policys_own_backbone():
+    made = rival_sparse.cells(rival_sparse.Config(), TRANSFORMER)
+    assert [cell.labels["arm"] for cell in made if cell.table == "fits"] == [*rival_sparse.ARMS, "backbone"]
+    records = made_up()
+    dense = records["fits"].filter(arm="dense")
+    worse = dense.with_columns(arm=pl.lit("backbone"), regret=2.0 * pl.col("regret"))
+    records["fits"] = pl.concat([records["fits"], worse])
+    assert verdict(records, "policy's own backbone") == "different: below"
+    assert verdict(records, "of DPO over dense RLHF") == "equal within a factor of 1.25"
 
 
 def test_a_grid_of_one_point_has_findings():
