@@ -25,7 +25,7 @@ DPO, FINAL, SUM, IMPLICIT, TABLE_DPO, TABLE_RLHF = ARMS = (
     "DPO, tables",
     "RLHF, tables",
 )
-READ_OUTS = {FINAL: "final", SUM: "token_sum"}
+READ_OUTS: dict[str, nodes.ReadOut] = {FINAL: "final", SUM: "token_sum"}
 NETWORKS = Settings(solver="adam", adam_steps=1000, patience=50, learning_rate=3e-3, rl_tolerance=1e-4, rl_steps=400)
 LEARNING_RATES = (1e-3, 3e-3, 1e-2)  # that held-out pairs choose from, in every arm
 DIRECTIONS = 81  # of a tangent kernel, the largest: all of them where there is one prompt of 3**4 responses
@@ -174,11 +174,11 @@ def predicted(scene: Scene, outcomes: dict[str, Outcome], pairs: Number) -> dict
 
     For rewards linear in tangent features: at the start (``law``), and where the fit ended (``law_after``).
     """
-    read = {arm: outcome for arm, outcome in outcomes.items() if outcome.scores is not None}
+    read = {arm: scores for arm, outcome in outcomes.items() if (scores := outcome.scores) is not None}
     features = []
-    for outcome in read.values():
-        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), outcome.start, outcome.fit.params)
-        of = functools.partial(complexity.tangent_features, outcome.scores, directions=DIRECTIONS)
+    for arm, scores in read.items():
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), outcomes[arm].start, outcomes[arm].fit.params)
+        of = functools.partial(complexity.tangent_features, scores, directions=DIRECTIONS)
         features.append(jax.lax.map(of, both))
     counts = jnp.atleast_1d(pairs)
 

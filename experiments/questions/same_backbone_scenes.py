@@ -4,6 +4,7 @@ Texts are of ``STYLES`` hidden styles, equally frequent. Each is a Markov chain 
 the text goes on past the response. Logits are normal; the same draws serve every scale, so that seeds are paired.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -173,7 +174,7 @@ def pretrained(
             jnp.sum(weight * jnp.exp(target) * (target - jax.nn.log_softmax(level)))
             for weight, target, level in zip(weights, targets, read, strict=True)
         ]
-        return sum(losses) / len(prompts)
+        return functools.reduce(jnp.add, losses) / len(prompts)
 
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, PRETRAINING), b2=EXACT_MEMORY)
     return optimize.minimise(loss, params, optimiser, steps).params

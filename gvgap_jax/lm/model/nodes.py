@@ -7,6 +7,8 @@ its own ancestors, which are repeated for the nodes of a level and never looked 
 Further axes: D width, K key-value heads, W width of a head; level h of a tree has V**h nodes, h = 0 is the prompt.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -92,4 +94,4 @@ def scores(shape: Shape, params: Params, at: States, read_out: ReadOut) -> Float
         transformer.read(shape, params, level)[..., 0] for level in (at[1:] if read_out == "token_sum" else at[-1:])
     ]
     leaves = read[-1].shape[1]
-    return sum(jnp.repeat(level, leaves // level.shape[1], axis=1) for level in read)
+    return functools.reduce(jnp.add, (jnp.repeat(level, leaves // level.shape[1], axis=1) for level in read))
