@@ -130,6 +130,8 @@ class _Watch:
         for module in (rival_sparse, main_table_arms, same_backbone_arms, token_tasks_arms):
             patch.setattr(module, "jax", UNROLLED)
         patch.setattr(same_backbone_scenes, "PRETRAINING", 2)
+        # What theory says compiles a program for each class, and a process has room for so many (memory maps) alone.
+        patch.setattr(same_backbone_arms, "predicted", lambda *_: {})
         patch.setattr(token_tasks, "JUDGED", 8)
         patch.setattr(token_tasks_arms, "CHOOSING", 8)
         patch.setattr(token_tasks_arms, "LEARNING_RATES", token_tasks_arms.LEARNING_RATES[:1])
