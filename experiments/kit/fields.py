@@ -26,7 +26,8 @@ SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
 AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate", "start"}
-AXES |= {"trained", "gold"}  # settings of records
+AXES |= {"trained"}  # settings of records
+WORDS = {"gold"}  # settings where they are words: elsewhere a measured number has the name
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself
     "vocabulary": "tokens of the vocabulary (V).",

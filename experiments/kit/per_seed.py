@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import ArrayLike
 
-from experiments.kit.fields import AXES
+from experiments.kit.fields import AXES, WORDS
 
 CHOSEN = {"penalty", "steps"}  # settings of some experiments, which fits choose in others
 
@@ -179,7 +179,8 @@ def _missing(seeds: list) -> str:
 
 def _axes(rows: pl.DataFrame) -> dict[str, tuple]:
     """Settings of the rows; what fits chose, such as their penalty, has other values in every seed."""
-    values = {name: tuple(rows[name].drop_nulls().unique().sort()) for name in rows.columns if name in AXES}
+    names = [name for name in rows.columns if name in AXES or (name in WORDS and rows[name].dtype == pl.String)]
+    values = {name: tuple(rows[name].drop_nulls().unique().sort()) for name in names}
     chosen = [name for name in CHOSEN.intersection(values) if _differs_by_seed(rows, name)]
     return {name: there for name, there in values.items() if name not in chosen}
 

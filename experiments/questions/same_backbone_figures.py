@@ -103,7 +103,7 @@ def _factors(fits: pl.DataFrame) -> Figure:
     scales = sorted(here["text_scale"].unique(), reverse=True)
     shown = {scale: list(points(here.filter(text_scale=scale))) for scale in scales}
     longest = max(map(len, shown.values()))
-    figure, grid = panels(1, len(scales), 0.7 + 0.24 * longest, sharey="none")
+    figure, grid = panels(1, len(scales), max(1.7, 0.7 + 0.24 * longest), sharey="none", ratios=(1,) * len(scales))
     for axis, (scale, rows) in zip(grid[0], shown.items(), strict=True):
         axis.set_xscale("log")
         axis.axvline(1, color="0.4", linewidth=0.6, zorder=1)
@@ -117,7 +117,7 @@ def _factors(fits: pl.DataFrame) -> Figure:
         axis.plot([], [], "x", color="0.4", label="the law of few pairs, in each colour")
         axis.set_yticks(-np.arange(len(rows)), [_short(point) for point, _ in rows])
         entitle(axis, f"texts of s.d. {scale:g}", here.filter(text_scale=scale))
-    name_axes(grid, "DPO / RLHF regret [times]", "what is varied [name]")
+    name_axes(grid, "DPO / RLHF regret [times]", "varied [name]")
     legend_below(figure)
     return figure
 
