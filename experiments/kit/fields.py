@@ -18,15 +18,13 @@ LEAST = {
 LEAST |= dict.fromkeys(("horizon", "prompt_length", "gold_order", "policy_order", "verifier_order"), 1)
 LEAST |= dict.fromkeys(("dimension", "features", "layers", "prompts", "samples", "steps", "terms", "width"), 1)
 POSITIVE = ("beta", "gamma", "human_beta", "margin", "penalty", "skew", "temperature")
-MOST = {
-    "reference_scale": 10,
-    "text_scale": 10,
-}  # responses of a more skewed policy have probabilities that are 0 in single precision
+# Responses of a more skewed policy have probabilities that are 0 in single precision.
+MOST = {"reference_scale": 10, "text_scale": 10}
 SHARES = ("reference_mass", "similarity")  # between 0 and 1, neither of them
 
 AXES = {*LEAST, *POSITIVE, *SHARES, "labels", "tilt", "test_share", "setting", "family", "policy_width"}
-AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate", "start"}
-AXES |= {"trained"}  # settings of records
+AXES |= {"verifier_width", "task", "policy", "regulariser", "decay", "replicate"}
+AXES |= {"start", "trained"}  # settings of records
 WORDS = {"gold"}  # settings where they are words: elsewhere a measured number has the name
 
 MEANINGS = {  # of fields that a ``Config`` does not describe itself

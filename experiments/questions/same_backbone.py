@@ -199,7 +199,7 @@ def cells(config: Config) -> list[Cell]:
 
 
 def run(program: Program, cell: dict) -> dict:
-    """All arms of one point; a column is named by its arm and by what was measured (see ``by_arm``)."""
+    """All arms of one point; a column is named by its arm and by what was measured."""
     scene = scene_of(program, cell)
     outcomes = arms(scene, cell["moves"])
     columns = {

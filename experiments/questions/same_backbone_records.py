@@ -78,9 +78,8 @@ def replicated(fits: pl.DataFrame) -> pl.DataFrame:
 
     ``noise`` is an unbiased estimate of the variance of log regret between data sets of one task.
     """
-    several = pl.col("replicate").n_unique().over([*POINT, "seed"]) > 1
     arms = [
-        fits.filter(several).select(
+        _several(fits).select(
             *POINT, "seed", "replicate", "status", pl.lit(arm).alias("arm"), log_regret=of(arm).log(),
             **{name: pl.when(of(arm, name) > 0).then(of(arm, name)).log() for name in (LAW, AFTER)},
         )
@@ -95,10 +94,8 @@ def signs(fits: pl.DataFrame, name: str) -> pl.DataFrame:
 
     ``share`` of the data sets of one task agree with their majority; ``higher`` is null where theory says nothing.
     """
-    several = pl.col("replicate").n_unique().over([*POINT, "seed"]) > 1
-    rows = fits.filter(several)
     arms = [
-        rows.select(
+        _several(fits).select(
             *POINT, "seed", "replicate", "status", pl.lit(arm).alias("arm"), higher=log_ratio(arm) > 0,
             **{name: log_ratio(arm, name) > 0},
         )
@@ -107,3 +104,8 @@ def signs(fits: pl.DataFrame, name: str) -> pl.DataFrame:
     table = pl.concat(arms).with_columns(higher=pl.when(OK & pl.col(name).is_not_null()).then("higher"))
     often = pl.col("higher").mean().over([*POINT, "seed", "arm"])
     return table.with_columns(share=pl.max_horizontal(often, 1 - often))
+
+
+def _several(fits: pl.DataFrame) -> pl.DataFrame:
+    """Records of the points that have several data sets of a task."""
+    return fits.filter(pl.col("replicate").n_unique().over([*POINT, "seed"]) > 1)

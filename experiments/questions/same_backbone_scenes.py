@@ -113,7 +113,8 @@ def scene_of(program: Program, cell: dict) -> Scene:
     first = transformer.init(shape, shape.vocabulary, start_key)
     start = pretrained(first, shape, prompts, levels, reward, cell["follows"], PRETRAINING * cell["pretrained"])
     base = tuple((1 - cell["pretrained"]) * level for level in levels[:-1])
-    reference = tree.leaf_log_probs(_added(base, nodes.logits(shape, start, _states(shape, start, prompts, tree)[:-1])))
+    own = nodes.logits(shape, start, nodes.states(shape, start, prompts, tree.horizon)[:-1])
+    reference = tree.leaf_log_probs(tuple(one + other for one, other in zip(base, own, strict=True)))
     uniform = jnp.full(tree.prompts, 1 / tree.prompts)
     task = Task(reward, reference, uniform, cell["beta"], cell["temperature"])
     labelled = task._replace(reward=cell["informed"] * reward)  # coin flips are labels of a gold reward of zero
@@ -178,11 +179,3 @@ def pretrained(
 
     optimiser = optax.adam(optax.cosine_decay_schedule(RATE, PRETRAINING), b2=EXACT_MEMORY)
     return optimize.minimise(loss, params, optimiser, steps).params
-
-
-def _states(shape: Shape, params: Params, prompts: Int[Array, "X P"], tree: TokenTree) -> nodes.States:
-    return nodes.states(shape, params, prompts, tree.horizon)
-
-
-def _added(base: Levels, levels: Levels) -> Levels:
-    return tuple(one + other for one, other in zip(base, levels, strict=True))
