@@ -1,4 +1,4 @@
-"""Does RLHF beat DPO where the reward model is the policy's network?
+"""Does RLHF beat DPO where one network serves both?
 
 Policy and reward model start at one network, and it asks where simplicity could come from.
 Small transformers write responses whose every prefix is evaluated, so that regret is an exact sum. Texts have three

@@ -142,7 +142,7 @@ def test_records_go_to_an_object_store(capsys):
         (["run", "equivalance"], "there is no experiment 'equivalance'"),
         (["run", "equivalance"], "Did you mean 'equivalence'?"),
         (["run", "--preset", "paper"], "the experiment's name comes before its options"),
-        (["run", "rival_sparse", "--backend", "transformer"], "does not run on the backend 'transformer'; these do:"),
+        (["run", "rival_plateau", "--backend", "transformer"], "'transformer': one stage is over all policies of ten"),
         (["figures", "equivalance"], "Did you mean 'equivalence'?"),
         (["report", "--tables", "none.md"], "none.md: No such file or directory."),
         (["bench", "--experiment", "equivalence"], "only sweeps and kills run an --experiment"),

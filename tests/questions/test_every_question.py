@@ -266,7 +266,7 @@ def test_a_record_that_is_not_ok_decides_nothing(records, name):
 @pytest.mark.parametrize("backend", ["tree", "transformer"])
 def test_every_setting_in_the_records_can_be_named_by_an_estimand(name, backend):
     module = backends.on_backend(questions(), backend).get(name, questions()[name])
-    assert {field.name for field in dataclasses.fields(module.Config)} <= fields.AXES
+    assert {field.name for field in dataclasses.fields(module.Config)} <= fields.AXES | fields.WORDS
 
 
 @pytest.mark.slow
